@@ -1,0 +1,231 @@
+"""Every option, its range and default; the only reader of the environment and of TOML files.
+
+Precedence: argument > environment > TOML file > default. An option `workers` of group `transfer` is `[transfer] workers`
+in TOML, `CKPTSYNC_TRANSFER_WORKERS` in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ckptsync.errors import ConfigError
+
+MIB = 1 << 20
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often and how long a request is tried.
+
+    Attributes:
+        attempts: tries of one request, 1 or more, counted anew whenever bytes moved.
+        base_s: the first pause is random between 0 and this; it doubles each time (full jitter).
+        cap_s: no pause is longer, unless the service asks for it by Retry-After.
+        deadline_s: no new try begins this long after the first.
+    """
+
+    attempts: Count = 10
+    base_s: Positive = 0.25
+    cap_s: Positive = 20.0
+    deadline_s: Positive = 600.0
+
+
+class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Time limits of one request.
+
+    Attributes:
+        connect_timeout_s: to open a connection.
+        read_timeout_s: longest silence while a request is under way.
+    """
+
+    connect_timeout_s: Positive = 10.0
+    read_timeout_s: Positive = 60.0
+
+
+class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Amazon S3 and services that speak its protocol.
+
+    Attributes:
+        endpoint_url: another service's address; None leaves it to boto3 (which honours AWS_ENDPOINT_URL[_S3]).
+        region: None leaves it to boto3.
+        profile: a named profile of the AWS configuration files.
+        addressing: `path` puts the bucket into the path; `auto` does so when `endpoint_url` is set.
+        checksum: sent with every part and compared with what the service stored. `auto` is `crc64nvme`, quietly unchecked on
+            services that do not answer with it; `none` sends no checksum header at all.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    checksum: Literal["auto", "crc64nvme", "none"] = "auto"
+
+
+class Gcs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Google Cloud Storage.
+
+    Attributes:
+        endpoint_url: another address; None honours STORAGE_EMULATOR_HOST, else the real service.
+        project: billing project; None leaves it to the credentials.
+        anonymous: send no credentials; set by itself when an emulator is used.
+    """
+
+    endpoint_url: str | None = None
+    project: str | None = None
+    anonymous: bool = False
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How bytes are moved.
+
+    Attributes:
+        part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
+        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`.
+        copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.
+    """
+
+    part_bytes: Annotated[int, Meta(ge=5 * MIB, le=5 << 30)] = 16 * MIB
+    workers: Annotated[int, Meta(ge=1, le=256)] = 8
+    copy_unchanged: bool = True
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set.
+
+    Attributes:
+        single_writer: the caller vouches that nobody else writes to the run; needed where a store cannot prove
+            conditional puts.
+        state_dir: where journals lie; None is `$XDG_STATE_HOME/ckptsync`, or `~/.local/state/ckptsync`.
+    """
+
+    retry: Retry = Retry()
+    http: Http = Http()
+    s3: S3 = S3()
+    gcs: Gcs = Gcs()
+    transfer: Transfer = Transfer()
+    single_writer: bool = False
+    state_dir: str | None = None
+
+    def state_path(self) -> Path:
+        """Return the directory for journals; it may not exist yet."""
+        if self.state_dir:
+            return Path(self.state_dir)
+        base = os.environ.get("XDG_STATE_HOME") or str(Path("~/.local/state").expanduser())
+        return Path(base) / "ckptsync"
+
+
+_GROUPS = ("retry", "http", "s3", "gcs", "transfer")
+_RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG"})
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]?i?b?)", re.IGNORECASE)
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[smhdw]?)", re.IGNORECASE)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def parse_size(text: str) -> int:
+    """Turn `64MiB`, `1.5 GB` or `1048576` into bytes; `k`, `M`, `G`, `T` count in 1000s, `Ki`, `Mi`… in 1024s.
+
+    Raises:
+        ConfigError: it is not a size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ConfigError(f"{text!r} is not a size; write it like 64MiB or 1.5GB")
+    unit = found["unit"].lower().removesuffix("b")
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(found["number"]) * base ** " kmgt".index(unit[:1] or " "))
+
+
+def parse_duration(text: str) -> float:
+    """Turn `90`, `30s`, `10m`, `6h`, `2d` or `1w` into seconds.
+
+    Raises:
+        ConfigError: it is not a duration.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if not found:
+        raise ConfigError(f"{text!r} is not a duration; write it like 30s, 6h or 2d")
+    return float(found["number"]) * _SECONDS[found["unit"].lower()]
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    """Sort CKPTSYNC_* variables into option groups."""
+    found: dict[str, dict[str, str]] = {}
+    top: dict[str, object] = {}
+    known = {f"CKPTSYNC_{name.upper()}": name for name in Config.__struct_fields__ if name not in _GROUPS}
+    for name, value in environ.items():
+        if not name.startswith("CKPTSYNC_") or name in _RESERVED or name.startswith("CKPTSYNC_TEST_"):
+            continue
+        if name in known:
+            top[known[name]] = value
+            continue
+        group, _, option = name.removeprefix("CKPTSYNC_").lower().partition("_")
+        if group not in _GROUPS:
+            raise ConfigError(
+                f"environment variable {name} is not an option of ckptsync; `ckptsync doctor` prints them all"
+            )
+        found.setdefault(group, {})[option] = value
+    return {**top, **found}
+
+
+def _from_toml(path: str) -> dict[str, object]:
+    """Read a TOML file of option groups."""
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
+
+
+def _overlay(below: dict[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """Lay one set of options over another, group by group."""
+    merged = dict(below)
+    for name, value in above.items():
+        lower = merged.get(name)
+        merged[name] = {**lower, **value} if isinstance(value, Mapping) and isinstance(lower, Mapping) else value
+    return merged
+
+
+def _with_bytes(options: dict[str, object]) -> dict[str, object]:
+    """Let sizes be written with units."""
+    transfer = options.get("transfer")
+    if isinstance(transfer, Mapping) and isinstance(size := transfer.get("part_bytes"), str):
+        return {**options, "transfer": {**transfer, "part_bytes": parse_size(size)}}
+    return options
+
+
+def resolve(
+    arguments: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: str | None = None,
+) -> Config:
+    """Put the options together from every place they may come from.
+
+    Args:
+        arguments: nested like the TOML file; strings are converted. These win.
+        environ: None reads the process's own.
+        file: a TOML file; None takes CKPTSYNC_CONFIG when that is set.
+
+    Raises:
+        ConfigError: an unknown option, or a value out of its range, named.
+    """
+    environ = os.environ if environ is None else environ
+    file = file or environ.get("CKPTSYNC_CONFIG")
+    options = _from_toml(file) if file else {}
+    options = _overlay(_overlay(options, _from_environment(environ)), arguments or {})
+    try:
+        return msgspec.convert(_with_bytes(options), Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"bad option: {error}") from error

@@ -1,0 +1,94 @@
+"""Buckets: `open_store` turns a run URL into a `Store`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ckptsync.clock import SYSTEM, Clock
+from ckptsync.config import Config
+from ckptsync.errors import ConfigError
+from ckptsync.events import Observer, log_observer
+from ckptsync.store.base import Store
+
+__all__ = ["open_store"]
+
+_SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_MANGLED = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/(?P<rest>[^/].*)", re.IGNORECASE | re.DOTALL)
+
+
+def open_store(
+    url: str, config: Config | None = None, *, clock: Clock = SYSTEM, observer: Observer = log_observer
+) -> Store:
+    """Open the bucket a run URL names, with retries around it. Nothing is asked of the service yet.
+
+    Args:
+        url: `s3://bucket/prefix`, `gs://bucket/prefix`, `file:///dir`, a plain directory, `memory://name`, or any URL fsspec
+            understands.
+        config: None takes the defaults.
+        clock: replaced in tests.
+        observer: told of retries.
+
+    Raises:
+        ConfigError: the URL cannot be used, or the extra for its scheme is not installed.
+    """
+    from ckptsync.store.retry import Retrying  # noqa: PLC0415  tenacity costs 50 ms to import
+
+    config = Config() if config is None else config
+    return Retrying(_open(str(url), config, clock), config.retry, clock=clock, observer=observer)
+
+
+def _open(url: str, config: Config, clock: Clock) -> Store:
+    """Choose the store by scheme; each store's module is imported on use."""
+    if not (found := _SCHEME.fullmatch(url)):
+        return _open_directory(url)
+    scheme = found["scheme"].lower()
+    if scheme == "file":
+        return _open_directory(_file_path(url))
+    if scheme == "memory":
+        from ckptsync.store.memory import MemoryStore  # noqa: PLC0415
+
+        return MemoryStore.named(found["rest"], clock=clock)
+    if scheme in {"s3", "gs"}:
+        bucket, prefix = _bucket_and_prefix(url, found["rest"])
+        connections = config.transfer.workers + 2
+        if scheme == "s3":
+            from ckptsync.store.s3 import S3Store  # noqa: PLC0415
+
+            return S3Store(bucket, prefix, config.s3, config.http, connections=connections)
+        from ckptsync.store.gcs import GcsStore  # noqa: PLC0415
+
+        return GcsStore(bucket, prefix, config.gcs, config.http, connections=connections)
+    from ckptsync.store.fsspec import FsspecStore  # noqa: PLC0415
+
+    return FsspecStore(url)
+
+
+def _open_directory(path: str) -> Store:
+    """Open the embedded default: a plain directory."""
+    from ckptsync.store.local import LocalStore  # noqa: PLC0415
+
+    if mangled := _MANGLED.fullmatch(path):
+        raise ConfigError(
+            f"{path!r} looks like a URL that went through pathlib; pass it as text: {mangled['scheme']}://{mangled['rest']}"
+        )
+    if not path:
+        raise ConfigError("the run URL is empty")
+    return LocalStore(Path(path))
+
+
+def _file_path(url: str) -> str:
+    """Path of a file URL."""
+    parts = urlsplit(url)
+    if parts.netloc not in {"", "localhost"}:
+        raise ConfigError(f"{url!r} names a host; write file:///absolute/path")
+    return unquote(parts.path)
+
+
+def _bucket_and_prefix(url: str, rest: str) -> tuple[str, str]:
+    """Split the part of a URL behind the scheme. The prefix is taken to the letter, less slashes at its ends."""
+    bucket, _, prefix = rest.partition("/")
+    if not bucket or "@" in bucket:
+        raise ConfigError(f"{url.partition('://')[0]} URL names no bucket; write it like s3://bucket/run")
+    return bucket, prefix.strip("/")
