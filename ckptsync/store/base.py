@@ -7,6 +7,7 @@ memoryview it was handed beyond the call.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ class Traits:
         min_part_bytes: smallest part that is not the last one.
         max_part_bytes: largest part.
         max_parts: most parts of one object.
-        max_put_bytes: largest object a single `put` or `copy` takes.
+        max_put_bytes: largest object a single `put` takes.
+        max_copy_bytes: largest object `copy` takes.
     """
 
     conditional_put: bool = True
@@ -45,6 +47,7 @@ class Traits:
     max_part_bytes: int = 5 << 30
     max_parts: int = 10_000
     max_put_bytes: int = 5 << 30
+    max_copy_bytes: int = 5 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class Stat:
         tag: version of the object; a `get` pinned to it fails when the object was replaced. May be empty in listings.
         modified_s: seconds since the Unix epoch by the service's clock.
         hashes: digests of the whole object that the service itself vouches for, lower-case hex by algorithm name
-            (`md5`, `crc32c`, `crc64nvme`); empty when it tells none.
+            (`md5`, `crc32c`, `crc64nvme`, and `md5-of-parts`: S3's multipart ETag, `hex-count`); empty when it tells none.
     """
 
     key: str
@@ -182,6 +185,26 @@ class Store(ABC):
         count = self.get(key, memoryview(content), tag=found.tag) if found.size else 0
         return bytes(content[:count])
 
+    def vouches(self, hashes: Mapping[str, str], chunks: Iterable[Buffer]) -> bool:
+        """Tell whether the service's own digests prove that it holds these bytes.
+
+        Args:
+            hashes: from a `Stat` or `PartTag`.
+            chunks: the bytes, cut where the object's parts were cut; read at most once.
+
+        Returns:
+            False also when the digests are too weak to prove it (CRC32C), so that the bytes are sent again.
+        """
+        if whole := hashes.get("md5"):
+            digest = hashlib.md5(usedforsecurity=False)
+            for chunk in chunks:
+                digest.update(chunk)
+            return digest.hexdigest() == whole
+        if joined := hashes.get("md5-of-parts"):
+            parts = [hashlib.md5(chunk, usedforsecurity=False).digest() for chunk in chunks]
+            return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}" == joined
+        return False
+
     def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
         """Duplicate a whole object on the server. `tag` pins the source's version. Needs `traits.copy`."""
         del source, tag
@@ -284,6 +307,14 @@ class StoreWrapper(Store):
     def delete(self, keys: Iterable[str]) -> None:
         """As the inner store's."""
         self.inner.delete(keys)
+
+    def read(self, key: str) -> bytes:
+        """As the inner store's."""
+        return self.inner.read(key)
+
+    def vouches(self, hashes: Mapping[str, str], chunks: Iterable[Buffer]) -> bool:
+        """As the inner store's."""
+        return self.inner.vouches(hashes, chunks)
 
     def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
         """As the inner store's."""

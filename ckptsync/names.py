@@ -1,0 +1,146 @@
+"""Names for snapshots: ids, steps, `latest`, `best:METRIC:min|max`, aliases; and pins, which retention honours."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ckptsync.catalog import Catalog, timestamp
+from ckptsync.errors import ConfigError, ConflictError, ManifestError, NoSnapshotError
+from ckptsync.snapshot import layout
+from ckptsync.snapshot.layout import SnapshotId
+
+
+class Alias(msgspec.Struct, frozen=True, kw_only=True):
+    """A name for a snapshot.
+
+    Attributes:
+        name: as given to `promote`.
+        snapshot: the id it stands for.
+        version: 1 at first, one more at each change.
+        created: RFC 3339, UTC.
+    """
+
+    name: str
+    snapshot: str
+    version: int
+    created: str
+
+
+def find(catalog: Catalog, name: str) -> SnapshotId:
+    """Resolve a snapshot id, a step, `latest`, `best:METRIC:min|max` or an alias.
+
+    A step that several epochs saved means the newest of them.
+
+    Raises:
+        NoSnapshotError: nothing committed fits.
+        ConfigError: `best:` is not written right.
+    """
+    if name == "latest":
+        if (manifest := catalog.latest()) is None:
+            raise NoSnapshotError(f"there is no snapshot in {catalog.store.url}")
+        return manifest.id
+    if snapshot := layout.parse_snapshot_id(name):
+        return snapshot
+    if name.isdigit():
+        return _at_step(catalog, int(name))
+    if name.startswith("best:"):
+        return _best(catalog, name)
+    return _aliased(catalog, name)
+
+
+def _at_step(catalog: Catalog, step: int) -> SnapshotId:
+    """Newest snapshot of a step."""
+    for listed in catalog.listed():
+        if listed.id.step == step:
+            return listed.id
+    raise NoSnapshotError(f"no snapshot of step {step} is committed in {catalog.store.url}")
+
+
+def _best(catalog: Catalog, name: str) -> SnapshotId:
+    """Snapshot with the least or greatest value of a metric; the newest of equals."""
+    parts = name.split(":")
+    if len(parts) != 3 or parts[2] not in {"min", "max"} or not parts[1]:  # noqa: PLR2004  best, metric, mode
+        raise ConfigError(f"{name!r} is not like best:METRIC:min or best:METRIC:max")
+    best: tuple[float, SnapshotId] | None = None
+    for manifest in catalog.history():
+        value = manifest.metrics.get(parts[1])
+        if value is None:
+            continue
+        if best is None or (value < best[0] if parts[2] == "min" else value > best[0]):
+            best = value, manifest.id
+    if best is None:
+        raise NoSnapshotError(f"no snapshot in {catalog.store.url} has a metric {parts[1]!r}")
+    return best[1]
+
+
+def _aliased(catalog: Catalog, name: str) -> SnapshotId:
+    """Snapshot an alias stands for."""
+    alias = read_alias(catalog, name)
+    snapshot = layout.parse_snapshot_id(alias.snapshot) if alias else None
+    if snapshot is None:
+        raise NoSnapshotError(f"there is no snapshot or alias {name!r} in {catalog.store.url}")
+    return snapshot
+
+
+def read_alias(catalog: Catalog, name: str) -> Alias | None:
+    """Return what a name stands for; None when it was never set. One listing and one get."""
+    for found in catalog.store.list(layout.alias_prefix(name), limit=1):
+        try:
+            return msgspec.json.decode(catalog.store.read(found.key), type=Alias)
+        except msgspec.DecodeError as error:
+            raise ManifestError(f"alias {name!r} is damaged: {error}") from error
+    return None
+
+
+def all_aliases(catalog: Catalog) -> dict[str, Alias]:
+    """Return every alias by name."""
+    names = {found.key.split("/")[1] for found in catalog.store.list(layout.ALIASES) if found.key.count("/") > 1}
+    return {name: alias for name in sorted(names) if (alias := read_alias(catalog, name)) is not None}
+
+
+def promote(catalog: Catalog, snapshot: SnapshotId, name: str) -> Alias:
+    """Let a name stand for a committed snapshot from now on. Safe to call again.
+
+    Each change creates the alias' next version, only if it is absent: of two who change it at once, one is told.
+
+    Raises:
+        NoSnapshotError: the snapshot is not committed.
+        ConflictError: somebody changed the alias meanwhile.
+    """
+    if not catalog.exists(snapshot):
+        raise NoSnapshotError(f"snapshot {snapshot} is not committed in {catalog.store.url}")
+    current = read_alias(catalog, name)
+    if current is not None and current.snapshot == str(snapshot):
+        return current
+    version = current.version + 1 if current else 1
+    alias = Alias(name=name, snapshot=str(snapshot), version=version, created=timestamp(catalog.clock))
+    data = msgspec.json.encode(alias, order="sorted")
+    try:
+        catalog.store.put(layout.alias_key(name, version), data, if_absent=catalog.store.traits.conditional_put)
+    except ConflictError as error:
+        if (now := read_alias(catalog, name)) != alias:
+            stands_for = now.snapshot if now else "nothing"
+            raise ConflictError(f"alias {name!r} was set to {stands_for} meanwhile; look and promote again") from error
+    return alias
+
+
+def pin(catalog: Catalog, snapshot: SnapshotId) -> None:
+    """Keep a committed snapshot from retention until it is unpinned. Safe to call again.
+
+    Raises:
+        NoSnapshotError: it is not committed.
+    """
+    if not catalog.exists(snapshot):
+        raise NoSnapshotError(f"snapshot {snapshot} is not committed in {catalog.store.url}")
+    catalog.store.put(layout.pin_key(snapshot), b"")
+
+
+def unpin(catalog: Catalog, snapshot: SnapshotId) -> None:
+    """Leave a snapshot to retention again. Safe to call again."""
+    catalog.store.delete([layout.pin_key(snapshot)])
+
+
+def pins(catalog: Catalog) -> set[SnapshotId]:
+    """Return the pinned snapshots."""
+    names = (found.key.removeprefix(layout.PINS) for found in catalog.store.list(layout.PINS))
+    return {snapshot for name in names if (snapshot := layout.parse_snapshot_id(name)) is not None}

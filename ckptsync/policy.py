@@ -1,0 +1,134 @@
+"""What to keep: pure functions over what is known of each snapshot, joined with `|`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ckptsync.errors import ConfigError
+from ckptsync.snapshot.layout import SnapshotId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A committed snapshot, as retention sees it.
+
+    Attributes:
+        id: newer epochs come first, then higher steps.
+        created_s: when it was committed, seconds since the Unix epoch by the store's clock.
+        metrics: from the manifest; None for values that are no numbers.
+    """
+
+    id: SnapshotId
+    created_s: float
+    metrics: dict[str, float | None]
+
+
+class KeepPolicy(Protocol):
+    """Chooses snapshots that stay."""
+
+    def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return what stays.
+
+        Args:
+            candidates: every committed snapshot, the newest first.
+            now_s: seconds since the Unix epoch.
+        """
+        ...
+
+
+class _Joinable:
+    """Lets policies be joined with `|`: what either keeps is kept."""
+
+    __slots__ = ()
+
+    def __or__(self: KeepPolicy, other: KeepPolicy) -> AnyOf:
+        return AnyOf(policies=(self, other))
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf(_Joinable):
+    """Keeps what any of its policies keeps."""
+
+    policies: tuple[KeepPolicy, ...]
+
+    def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return the union."""
+        return set[SnapshotId]().union(*(policy.keeps(candidates, now_s) for policy in self.policies))
+
+
+@dataclass(frozen=True, slots=True)
+class LatestN(_Joinable):
+    """Keeps the newest `n` snapshots, 1 or more."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        _at_least_one("LatestN", self.n)
+
+    def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return the first `n`."""
+        del now_s
+        return {candidate.id for candidate in candidates[: self.n]}
+
+
+@dataclass(frozen=True, slots=True)
+class BestN(_Joinable):
+    """Keeps the `n` snapshots with the least (`min`) or greatest (`max`) value of a metric; newer ones win ties."""
+
+    metric: str
+    mode: Literal["min", "max"]
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least_one("BestN", self.n)
+        if self.mode not in {"min", "max"}:
+            raise ConfigError(f"BestN: mode is {self.mode!r}; it must be 'min' or 'max'")
+
+    def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return those with a value, best first."""
+        del now_s
+        sign = 1 if self.mode == "min" else -1
+        scored = [
+            (sign * value, index, candidate.id)
+            for index, candidate in enumerate(candidates)
+            if (value := candidate.metrics.get(self.metric)) is not None
+        ]
+        return {snapshot for _, _, snapshot in sorted(scored)[: self.n]}
+
+
+@dataclass(frozen=True, slots=True)
+class EveryNSteps(_Joinable):
+    """Keeps snapshots whose step is a multiple of `n`, 1 or more."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        _at_least_one("EveryNSteps", self.n)
+
+    def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return the multiples."""
+        del now_s
+        return {candidate.id for candidate in candidates if candidate.id.step % self.n == 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Within(_Joinable):
+    """Keeps snapshots committed in the last `seconds_s` seconds, more than 0."""
+
+    seconds_s: float
+
+    def __post_init__(self) -> None:
+        if self.seconds_s <= 0:
+            raise ConfigError(f"Within: {self.seconds_s} seconds would keep nothing")
+
+    def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return the young ones."""
+        return {candidate.id for candidate in candidates if now_s - candidate.created_s <= self.seconds_s}
+
+
+def _at_least_one(name: str, n: int) -> None:
+    """Refuse counts that would keep nothing."""
+    if n < 1:
+        raise ConfigError(f"{name}: {n} would keep nothing; it must be 1 or more")

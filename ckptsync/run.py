@@ -1,0 +1,62 @@
+"""A run, opened: its bucket, its catalog and the options, handed to every verb."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptsync.catalog import Catalog
+from ckptsync.clock import SYSTEM, Clock
+from ckptsync.config import Config, resolve
+from ckptsync.events import Observer, log_observer
+from ckptsync.store import open_store
+from ckptsync.store.base import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What every verb works on.
+
+    Attributes:
+        url: the run URL, without credentials.
+        store: its bucket, with retries.
+        catalog: its snapshots.
+        config: the options in force.
+        observer: told of everything that happens.
+        clock: replaced in tests.
+    """
+
+    url: str
+    store: Store
+    catalog: Catalog
+    config: Config
+    observer: Observer
+    clock: Clock
+
+
+@contextmanager
+def open_run(
+    url: str | Path, config: Config | None = None, *, observer: Observer = log_observer, clock: Clock = SYSTEM
+) -> Iterator[Run]:
+    """Open a run for as long as the `with` block lasts. Nothing is asked of the store yet.
+
+    Args:
+        url: `s3://bucket/prefix`, `gs://bucket/prefix`, `file:///dir`, a plain directory, or any URL fsspec understands.
+        config: None resolves environment, TOML file and defaults.
+        observer: told of everything that happens.
+        clock: replaced in tests.
+
+    Raises:
+        ConfigError: the URL or an option cannot be used.
+    """
+    config = resolve() if config is None else config
+    with open_store(str(url), config, clock=clock, observer=observer) as store:
+        yield run_on(store, config, observer=observer, clock=clock)
+
+
+def run_on(store: Store, config: Config, *, observer: Observer = log_observer, clock: Clock = SYSTEM) -> Run:
+    """Make a run of a store that is open already, as tests and wrappers need it."""
+    catalog = Catalog(store, single_writer=config.single_writer, clock=clock)
+    return Run(url=store.url, store=store, catalog=catalog, config=config, observer=observer, clock=clock)

@@ -1,0 +1,1 @@
+"""What a snapshot is: values without I/O."""

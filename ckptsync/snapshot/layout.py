@@ -1,0 +1,194 @@
+"""Every key in the bucket is made and read here. See docs/design/format.md, which this file implements.
+
+Stores list in ascending order only, so keys that are asked "which is the newest?" carry the complement of their number:
+the newest sorts first, and one listing of one key answers.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+from ckptsync.errors import ConfigError, ManifestError
+
+EPOCH_DIGITS, STEP_DIGITS, VERSION_DIGITS = 8, 12, 8
+MAX_EPOCH, MAX_STEP, MAX_VERSION = 10**EPOCH_DIGITS - 1, 10**STEP_DIGITS - 1, 10**VERSION_DIGITS - 1
+MAX_KEY_BYTES = 900  # S3 and GCS take 1024; what is left is for the run URL's own prefix
+
+MANIFESTS, DATA, WRITERS, JOURNALS, PINS, ALIASES = (
+    "manifests/",
+    "data/",
+    "writers/",
+    "journals/",
+    "pins/",
+    "aliases/",
+)
+
+_ID = re.compile(r"(\d{8})-(\d{12})-([a-z0-9]{8})")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NONCE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SnapshotId:
+    """Names one attempt to save one step; later epochs come after earlier ones whatever their steps.
+
+    Attributes:
+        epoch: which writer of the run, 1 to 99 999 999.
+        step: training step, 0 to 999 999 999 999.
+        nonce: eight random characters, so that two attempts never share a key.
+    """
+
+    epoch: int
+    step: int
+    nonce: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.epoch <= MAX_EPOCH:
+            raise ConfigError(f"epoch {self.epoch} is out of range 1..{MAX_EPOCH}")
+        if not 0 <= self.step <= MAX_STEP:
+            raise ConfigError(f"step {self.step} is out of range 0..{MAX_STEP}")
+
+    def __str__(self) -> str:
+        return f"{self.epoch:0{EPOCH_DIGITS}d}-{self.step:0{STEP_DIGITS}d}-{self.nonce}"
+
+
+def new_snapshot_id(epoch: int, step: int) -> SnapshotId:
+    """Make the id of a new attempt.
+
+    Raises:
+        ConfigError: epoch or step out of range.
+    """
+    return SnapshotId(epoch, step, "".join(secrets.choice(_NONCE_ALPHABET) for _ in range(8)))
+
+
+def parse_snapshot_id(text: str) -> SnapshotId | None:
+    """Read an id back, or return None when the text is none."""
+    found = _ID.fullmatch(text)
+    return SnapshotId(int(found[1]), int(found[2]), found[3]) if found and int(found[1]) else None
+
+
+def _newest_first(snapshot: SnapshotId) -> str:
+    """The id with epoch and step complemented, so that the newest sorts first."""
+    epoch, step = MAX_EPOCH - snapshot.epoch, MAX_STEP - snapshot.step
+    return f"{epoch:0{EPOCH_DIGITS}d}-{step:0{STEP_DIGITS}d}-{snapshot.nonce}"
+
+
+def _from_newest_first(text: str) -> SnapshotId | None:
+    """The id back from its complement; None for anything else."""
+    found = _ID.fullmatch(text)
+    if not found or int(found[1]) == MAX_EPOCH:
+        return None
+    return SnapshotId(MAX_EPOCH - int(found[1]), MAX_STEP - int(found[2]), found[3])
+
+
+def manifest_key(snapshot: SnapshotId) -> str:
+    """Key of the commit record: the newest sorts first."""
+    return f"{MANIFESTS}{_newest_first(snapshot)}.json"
+
+
+def snapshot_of_manifest_key(key: str) -> SnapshotId | None:
+    """Read the id out of a manifest's key; None for foreign keys."""
+    name = key.removeprefix(MANIFESTS)
+    return _from_newest_first(name.removesuffix(".json")) if name.endswith(".json") else None
+
+
+def data_prefix(snapshot: SnapshotId) -> str:
+    """Folder of an attempt's files."""
+    return f"{DATA}{snapshot}/"
+
+
+def data_key(snapshot: SnapshotId, path: str) -> str:
+    """Key of one file of an attempt.
+
+    Raises:
+        ConfigError: the key would be longer than the clouds take.
+    """
+    key = f"{data_prefix(snapshot)}{path}"
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise ConfigError(f"path {path[:60]!r}… is too long: its key would pass {MAX_KEY_BYTES} bytes")
+    return key
+
+
+def writer_key(epoch: int) -> str:
+    """Key of the claim on an epoch: the newest sorts first."""
+    return f"{WRITERS}{MAX_EPOCH - epoch:0{EPOCH_DIGITS}d}.json"
+
+
+def epoch_of_writer_key(key: str) -> int | None:
+    """Read the epoch out of a claim's key; None for foreign keys."""
+    name = key.removeprefix(WRITERS).removesuffix(".json")
+    return MAX_EPOCH - int(name) if re.fullmatch(r"\d{8}", name) and int(name) < MAX_EPOCH else None
+
+
+def journal_prefix(snapshot: SnapshotId) -> str:
+    """Folder of what is known about an attempt: the newest sorts first."""
+    return f"{JOURNALS}{_newest_first(snapshot)}/"
+
+
+def journal_key(snapshot: SnapshotId) -> str:
+    """Key of the record of what an attempt may have written."""
+    return f"{journal_prefix(snapshot)}journal.json"
+
+
+def adoption_key(earlier: SnapshotId, later: SnapshotId) -> str:
+    """Key that says: `later` continues `earlier` and may name its data."""
+    return f"{journal_prefix(earlier)}adopted-by/{later}"
+
+
+def journal_of_key(key: str) -> tuple[SnapshotId, SnapshotId | None] | None:
+    """Read the attempt out of a journal's key, and the adopter where it is an adoption; None for foreign keys."""
+    folder, _, name = key.removeprefix(JOURNALS).partition("/")
+    attempt = _from_newest_first(folder)
+    if attempt is None:
+        return None
+    if name == "journal.json":
+        return attempt, None
+    adopter = parse_snapshot_id(name.removeprefix("adopted-by/"))
+    return (attempt, adopter) if adopter and name.startswith("adopted-by/") else None
+
+
+def pin_key(snapshot: SnapshotId) -> str:
+    """Key that keeps a snapshot from retention."""
+    return f"{PINS}{snapshot}"
+
+
+def alias_prefix(name: str) -> str:
+    """Folder of an alias' versions.
+
+    Raises:
+        ConfigError: the name cannot be used.
+    """
+    if not _ALIAS.fullmatch(name) or name == "latest" or name.isdigit() or parse_snapshot_id(name):
+        raise ConfigError(
+            f"{name!r} cannot be an alias: use letters, digits, '.', '_' and '-', neither a number nor `latest`"
+        )
+    return f"{ALIASES}{name}/"
+
+
+def alias_key(name: str, version: int) -> str:
+    """Key of one version of an alias: the newest sorts first."""
+    return f"{alias_prefix(name)}{MAX_VERSION - version:0{VERSION_DIGITS}d}.json"
+
+
+def version_of_alias_key(key: str) -> int | None:
+    """Read the version out of an alias' key; None for foreign keys."""
+    name = key.rpartition("/")[2].removesuffix(".json")
+    return MAX_VERSION - int(name) if re.fullmatch(r"\d{8}", name) else None
+
+
+def check_path(path: str) -> str:
+    """Return `path` when it is a plain relative path that stays below whatever it is joined to.
+
+    Raises:
+        ManifestError: empty, absolute, with `..`, `.`, empty or NUL-bearing segments, or not valid Unicode.
+    """
+    segments = path.split("/")
+    if any(segment in {"", ".", ".."} or "\0" in segment for segment in segments):
+        raise ManifestError(f"unsafe path {path!r}")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"path {path!r} is not valid Unicode") from error
+    return path

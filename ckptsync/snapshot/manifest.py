@@ -1,0 +1,286 @@
+"""The commit record: what a snapshot holds, as a value, and its bytes.
+
+See docs/design/format.md, which this file implements. Decoding trusts nothing: a manifest from a stranger can neither name
+files outside the target nor objects outside its run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ckptsync.errors import ConfigError, ManifestError
+from ckptsync.snapshot.digest import DIGEST_BYTES, file_digest, part_count, part_digest
+from ckptsync.snapshot.layout import SnapshotId, check_path, parse_snapshot_id
+
+FORMAT, VERSION = "ckptsync-manifest", 1
+MAX_MANIFEST_BYTES = 1 << 30
+
+_HEX = re.compile(rf"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
+_Natural = Annotated[int, Meta(ge=0)]
+_Mode = Annotated[int, Meta(ge=0, le=0o7777)]
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="file"):
+    """One regular file.
+
+    Attributes:
+        path: relative to the snapshot's root, `/` between segments.
+        size: bytes.
+        mode: permission bits.
+        mtime_ns: modification time, nanoseconds since the Unix epoch.
+        key: the object that holds it, relative to the run.
+        part_bytes: where it is cut; every part but the last is so long. 0 when it is empty.
+        parts: BLAKE3 of each part, in order.
+    """
+
+    path: str
+    size: _Natural
+    mode: _Mode = 0o644
+    mtime_ns: int = 0
+    key: str
+    part_bytes: _Natural
+    parts: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole file, 64 hex digits."""
+        return file_digest(self.parts)
+
+
+class LinkEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="symlink"):
+    """One symbolic link whose target stays inside the snapshot.
+
+    Attributes:
+        path: where the link stands.
+        target: relative to the link's own folder, as `readlink` gives it.
+    """
+
+    path: str
+    target: str
+
+
+class DirectoryEntry(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="directory"
+):
+    """One directory, the root (path `.`) left out.
+
+    Attributes:
+        path: relative to the snapshot's root.
+        mode: permission bits.
+    """
+
+    path: str
+    mode: _Mode = 0o755
+
+
+Entry = FileEntry | LinkEntry | DirectoryEntry
+
+
+class Writer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who wrote it.
+
+    Attributes:
+        host: the machine's name.
+        pid: the process.
+    """
+
+    host: str
+    pid: int
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What it was made with, as far as known.
+
+    Attributes:
+        versions: `python`, `torch`, `cuda`, `ckptsync` and so on.
+        git_commit: of the working directory, with `-dirty` behind it when files differ.
+        config_fingerprint: digest of the training configuration, from the caller.
+    """
+
+    versions: dict[str, str] = {}
+    git_commit: str = ""
+    config_fingerprint: str = ""
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What saving it took.
+
+    Attributes:
+        seconds: from the first look at the source to the commit.
+        bytes_sent: payload sent by this attempt.
+        bytes_reused: payload that was in the bucket already or was copied there.
+    """
+
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_reused: int = 0
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A committed snapshot.
+
+    Attributes:
+        snapshot: its id, `epoch-step-nonce`.
+        commit_id: 32 random hex digits; tells our own commit from another's when an answer was lost.
+        kind: whether the root is a directory or a single file.
+        created: RFC 3339, UTC, by the writer's clock; for people, nothing is ordered by it.
+        entries: files, links and directories, sorted by path.
+        metrics: numbers to choose by; None stands for NaN and infinities, which JSON lacks.
+        meta: free text by name.
+        parent: id of the snapshot that was the latest at the time, empty when there was none.
+    """
+
+    snapshot: str
+    commit_id: str
+    kind: Literal["directory", "file"] = "directory"
+    created: str
+    entries: tuple[Entry, ...]
+    metrics: dict[str, float | None] = {}
+    meta: dict[str, str] = {}
+    parent: str = ""
+    writer: Writer
+    provenance: Provenance = Provenance()
+    cost: Cost = Cost()
+
+    @property
+    def id(self) -> SnapshotId:
+        """The id, taken apart."""
+        found = parse_snapshot_id(self.snapshot)
+        if found is None:
+            raise ManifestError(f"{self.snapshot!r} is not a snapshot id")
+        return found
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The regular files alone."""
+        return tuple(entry for entry in self.entries if isinstance(entry, FileEntry))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in the object: the manifest and its digest, in canonical JSON."""
+
+    blake3: str
+    format: str
+    manifest: msgspec.Raw
+    version: int
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the manifest as canonical JSON: keys sorted, no spaces, UTF-8. Equal manifests give equal bytes."""
+    body = msgspec.json.encode(manifest, order="sorted")
+    envelope = _Envelope(blake3=part_digest(body), format=FORMAT, manifest=msgspec.Raw(body), version=VERSION)
+    return msgspec.json.encode(envelope, order="sorted")
+
+
+def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
+    """Read a manifest, believing nothing.
+
+    Args:
+        data: the object's content.
+        snapshot: the id its key named; another one inside is refused.
+
+    Raises:
+        ManifestError: damaged, of another format version, or unsafe; the sentence says which.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"manifest of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
+    try:
+        envelope = msgspec.json.decode(data, type=_Envelope)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"manifest is damaged: {error}") from error
+    if envelope.format != FORMAT or envelope.version != VERSION:
+        raise ManifestError(
+            f"manifest is of format {envelope.format!r} version {envelope.version}; "
+            f"this ckptsync reads {FORMAT!r} version {VERSION}: install a newer ckptsync"
+        )
+    body = bytes(envelope.manifest)
+    if part_digest(body) != envelope.blake3:
+        raise ManifestError("manifest is damaged: its digest does not match")
+    try:
+        manifest = msgspec.json.decode(body, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"manifest cannot be understood: {error}") from error
+    if snapshot is not None and manifest.snapshot != str(snapshot):
+        raise ManifestError(f"manifest of {manifest.snapshot} stands under the key of {snapshot}")
+    check_entries(manifest)
+    return manifest
+
+
+def check_entries(manifest: Manifest) -> None:
+    """Refuse entries that do not make one tree below the target.
+
+    Raises:
+        ManifestError: an unsafe or repeated path, a path below a file or link, a link that leaves the tree, parts that do
+            not cover the file, or a key outside the run.
+    """
+    _ = manifest.id
+    solid = {entry.path for entry in manifest.entries if not isinstance(entry, DirectoryEntry)}
+    seen: set[str] = set()
+    for entry in manifest.entries:
+        check_path(entry.path)
+        if entry.path in seen:
+            raise ManifestError(f"path {entry.path!r} stands twice in the manifest")
+        seen.add(entry.path)
+        if below := next((parent for parent in _parents(entry.path) if parent in solid), None):
+            raise ManifestError(f"path {entry.path!r} lies below {below!r}, which is no directory")
+        if isinstance(entry, FileEntry):
+            _check_file(entry)
+        elif isinstance(entry, LinkEntry) and not link_stays_inside(entry.path, entry.target):
+            raise ManifestError(f"link {entry.path!r} leaves the snapshot: it points to {entry.target!r}")
+    if manifest.kind == "file" and (len(manifest.entries) != 1 or not manifest.files or "/" in manifest.files[0].path):
+        raise ManifestError("a snapshot of a single file holds something else")
+
+
+def _parents(path: str) -> Iterable[str]:
+    """Every folder above a path, nearest first."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _check_file(entry: FileEntry) -> None:
+    """Refuse parts that do not cover the file, and keys outside the run."""
+    check_path(entry.key)
+    if entry.size and not entry.part_bytes:
+        raise ManifestError(f"file {entry.path!r} has {entry.size} bytes but no part size")
+    expected = part_count(entry.size, entry.part_bytes) if entry.size else 0
+    if len(entry.parts) != expected:
+        raise ManifestError(f"file {entry.path!r} needs {expected} part digests and has {len(entry.parts)}")
+    if not all(_HEX.fullmatch(part) for part in entry.parts):
+        raise ManifestError(f"file {entry.path!r} has a part digest that is not BLAKE3 in hex")
+
+
+def link_stays_inside(path: str, target: str) -> bool:
+    """Tell whether a link at `path` (relative to the root) points below the root, whatever other links there are.
+
+    The target may climb only out of the link's own folders, and only at its beginning.
+    """
+    if not target or target.startswith("/") or "\0" in target:
+        return False
+    segments = [segment for segment in target.split("/") if segment not in {"", "."}]
+    climbs = 0
+    while climbs < len(segments) and segments[climbs] == "..":
+        climbs += 1
+    return ".." not in segments[climbs:] and climbs <= path.count("/")
+
+
+def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Turn metrics into what JSON can hold: NaN and infinities become None.
+
+    Raises:
+        ConfigError: a name is empty or has `:` or `=` in it, which `best:NAME:min` could not address.
+    """
+    for name in metrics:
+        if not name or ":" in name or "=" in name:
+            raise ConfigError(f"metric name {name!r} is empty or has ':' or '=' in it")
+    return {name: float(value) if abs(float(value)) < float("inf") else None for name, value in metrics.items()}

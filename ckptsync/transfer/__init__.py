@@ -1,0 +1,1 @@
+"""Bytes between the disk and a bucket."""

@@ -1,0 +1,244 @@
+"""Files out of a bucket: ranged reads in parallel, each part hashed before it is written.
+
+The files being filled are their own journal: what a killed restore left is hashed, and parts that match are not fetched
+again. Parts not yet written are holes, which are recognised without reading them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from ckptsync.errors import ConflictError, DiskError, IntegrityError, NotFoundError
+from ckptsync.events import Event, Kind, Observer
+from ckptsync.snapshot.digest import part_digest, part_span
+from ckptsync.snapshot.manifest import FileEntry
+from ckptsync.store.base import Store, Tag
+from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.workers import Task, run_tasks
+
+
+@dataclass(slots=True)
+class Received:
+    """Counts of one download; safe for many threads.
+
+    Attributes:
+        bytes_received: payload fetched and found good.
+        bytes_kept: payload that was on the disk already, verified.
+        parts_received: good parts fetched.
+        parts_refetched: parts that were bad at the first try.
+    """
+
+    bytes_received: int = 0
+    bytes_kept: int = 0
+    parts_received: int = 0
+    parts_refetched: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, *, received: int = 0, kept: int = 0, refetched: int = 0) -> None:
+        """Count one part."""
+        with self.lock:
+            self.bytes_received += received
+            self.bytes_kept += kept
+            self.parts_received += bool(received)
+            self.parts_refetched += refetched
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Fetches parts and believes none of them.
+
+    Attributes:
+        store: where from.
+        buffers: memory for parts in flight.
+        observer: told of every part.
+        received: counts.
+    """
+
+    store: Store
+    buffers: Buffers
+    observer: Observer
+    received: Received
+
+    def fetch(self, entry: FileEntry, number: int, into: memoryview, tag: Tag | None) -> None:
+        """Fill `into` with one part, fetched a second time when its digest does not match.
+
+        Args:
+            entry: the file.
+            number: 1-based part number.
+            into: exactly as long as the part.
+            tag: version of the object all parts are read from.
+
+        Raises:
+            IntegrityError: bad twice; names file and part.
+            ConflictError: the object was replaced.
+        """
+        offset, size = part_span(number, entry.size, entry.part_bytes)
+        problem = ""
+        for attempt in range(2):
+            count = self.store.get(entry.key, into, offset=offset, tag=tag)
+            if count == size and part_digest(into) == entry.parts[number - 1]:
+                self.received.add(received=size, refetched=attempt)
+                self.observer(Event(kind=Kind.RECEIVED, path=entry.path, bytes=size))
+                return
+            problem = "is not what was committed" if count == size else f"ends after {count} of {size} bytes"
+            if not attempt:
+                message = f"part {number} of {entry.path} {problem}; it is fetched once more"
+                self.observer(Event(kind=Kind.REFETCHED, path=entry.path, bytes=size, message=message))
+        raise IntegrityError(f"part {number} of {len(entry.parts)} of {entry.path} {problem} (key {entry.key!r})")
+
+    def pin(self, entry: FileEntry) -> Tag | None:
+        """Return the version all parts of a file must come from; None when one request fetches it whole.
+
+        Raises:
+            IntegrityError: the object is gone or of another size.
+        """
+        if len(entry.parts) <= 1:
+            return None
+        try:
+            found = self.store.stat(entry.key)
+        except NotFoundError as error:
+            raise IntegrityError(f"{entry.path} is missing from the bucket (key {entry.key!r})") from error
+        if found.size != entry.size:
+            raise IntegrityError(
+                f"{entry.path} has {found.size} bytes in the bucket instead of {entry.size} (key {entry.key!r})"
+            )
+        return found.tag
+
+
+class _Target:
+    """One file being filled."""
+
+    def __init__(self, entry: FileEntry, location: Path, reader: Reader, *, done: Callable[[_Target], None]) -> None:
+        self.entry = entry
+        self.done = done
+        self.location = location
+        self.reader = reader
+        self.left = len(entry.parts)
+        self.lock = threading.Lock()
+        self.tag: Tag | None = None
+        self.descriptor = -1
+        self.had_bytes = False
+
+    def start(self) -> Iterable[Task]:
+        """Open the file and give it its length."""
+        self.tag = self.reader.pin(self.entry)
+        with _disk_errors(self.location):
+            if self.location.is_file() and not self.location.is_symlink():
+                self.location.chmod(0o600)  # an earlier restore may have made it read-only
+            self.descriptor = os.open(self.location, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self.had_bytes = os.fstat(self.descriptor).st_blocks > 0
+            os.ftruncate(self.descriptor, self.entry.size)
+        if not self.entry.parts:
+            self._finish()
+            return ()
+        return [partial(self._part, number) for number in range(1, len(self.entry.parts) + 1)]
+
+    def _part(self, number: int) -> None:
+        """Keep one part when it is there and good, else fetch and write it."""
+        offset, size = part_span(number, self.entry.size, self.entry.part_bytes)
+        with self.reader.buffers.take(size) as view:
+            if self._is_there(number, offset, view):
+                self.reader.received.add(kept=size)
+                self.reader.observer(Event(kind=Kind.SKIPPED, path=self.entry.path, bytes=size))
+            else:
+                try:
+                    self.reader.fetch(self.entry, number, view, self.tag)
+                except NotFoundError as error:
+                    missing = f"{self.entry.path} is missing from the bucket (key {self.entry.key!r})"
+                    raise IntegrityError(missing) from error
+                except ConflictError as error:
+                    raise IntegrityError(f"{self.entry.path} was replaced in the bucket while it was read") from error
+                self._write(view, offset)
+        with self.lock:
+            self.left -= 1
+            last = not self.left
+        if last:
+            self._finish()
+
+    def _is_there(self, number: int, offset: int, view: memoryview) -> bool:
+        """Whether an earlier restore left this part whole."""
+        if not self.had_bytes or _is_hole(self.descriptor, offset, len(view)):
+            return False
+        with _disk_errors(self.location):
+            count = os.preadv(self.descriptor, [view], offset)
+        return count == len(view) and part_digest(view) == self.entry.parts[number - 1]
+
+    def _write(self, view: memoryview, offset: int) -> None:
+        """Put verified bytes where they belong."""
+        done = 0
+        with _disk_errors(self.location):
+            while done < len(view):
+                done += os.pwrite(self.descriptor, view[done:], offset + done)
+
+    def _finish(self) -> None:
+        """Make the bytes durable and give the file its mode and time."""
+        with _disk_errors(self.location):
+            os.fsync(self.descriptor)
+            os.fchmod(self.descriptor, self.entry.mode & 0o777)
+            if self.entry.mtime_ns:
+                os.utime(self.descriptor, ns=(self.entry.mtime_ns, self.entry.mtime_ns))
+        self.close()
+        self.reader.observer(Event(kind=Kind.FILE_DONE, path=self.entry.path, bytes=self.entry.size, count=1))
+
+    def close(self) -> None:
+        """Close the file; safe to call again."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        self.done(self)
+
+
+def _is_hole(descriptor: int, offset: int, size: int) -> bool:
+    """Whether nothing was ever written to a range; False where the filesystem cannot tell."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA) >= offset + size
+    except OSError as error:
+        return error.errno == errno.ENXIO
+
+
+class _disk_errors:  # noqa: N801  reads as a statement
+    """Turn an OSError on a path into ours."""
+
+    def __init__(self, location: Path) -> None:
+        self.location = location
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, DiskError):
+            raise DiskError(f"cannot write {self.location}: {error.strerror}") from error
+
+
+def download_files(entries: Iterable[FileEntry], folder: Path, reader: Reader, *, workers: int) -> None:
+    """Fill files below `folder`, whose directories are there already; each is durable when this returns.
+
+    Args:
+        entries: checked entries of one manifest.
+        folder: where to.
+        reader: what to fetch with.
+        workers: parts in flight.
+
+    Raises:
+        IntegrityError: a file is missing, or a part was bad twice.
+        DiskError: the disk is full or read-only.
+        StoreError: the bucket failed for good. What was fetched stays for the next call.
+    """
+    targets: set[_Target] = set()
+
+    def task(entry: FileEntry) -> Task:
+        target = _Target(entry, folder / entry.path, reader, done=targets.discard)
+        targets.add(target)
+        return target.start
+
+    try:
+        run_tasks((task(entry) for entry in entries), workers)
+    finally:
+        for target in list(targets):
+            target.close()

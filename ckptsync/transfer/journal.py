@@ -1,0 +1,191 @@
+"""What this machine knows of an upload in progress, so that a killed one is continued.
+
+One file of JSON lines for each source and run, held by an advisory lock while a save is under way. Lines are appended, never
+changed; a line torn by a kill is ignored. Losing the file costs speed only: the bucket's own records take over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from ckptsync.events import Event, Kind, Observer
+from ckptsync.snapshot.layout import SnapshotId, parse_snapshot_id
+from ckptsync.snapshot.manifest import FileEntry
+from ckptsync.store.base import PartTag, Tag, Upload
+
+
+class _Attempt(msgspec.Struct, frozen=True, kw_only=True, tag="attempt"):
+    snapshot: str
+
+
+class _Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
+    path: str
+    key: str
+    upload: str
+    part_bytes: int
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, tag="part"):
+    path: str
+    upload: str
+    number: int
+    size: int
+    digest: str
+    tag: str
+    hashes: dict[str, str] = {}
+
+
+class _Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    entry: FileEntry
+
+
+_Line = _Attempt | _Begun | _Part | _Finished
+_decoder = msgspec.json.Decoder(_Line)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one file had come.
+
+    Attributes:
+        upload: the unfinished multipart upload, None when there is none.
+        part_bytes: where that upload cuts the file, 0 when unknown.
+        parts: digest and tag by part number, as far as this machine recorded them.
+        entry: set once the file was whole in the bucket.
+    """
+
+    upload: Upload | None = None
+    part_bytes: int = 0
+    parts: dict[int, tuple[str, PartTag]] = field(default_factory=dict)
+    entry: FileEntry | None = None
+
+
+class Journal:
+    """The open journal of one save; safe for many threads. Made by `open_journal`."""
+
+    def __init__(self, descriptor: int | None, location: Path) -> None:
+        """Read what is there; None keeps nothing."""
+        self._descriptor = descriptor
+        self._location = location
+        self._lock = threading.Lock()
+        self.attempts: list[SnapshotId] = []
+        self.files: dict[str, Progress] = {}
+        if descriptor is not None:
+            self._read()
+
+    def _read(self) -> None:
+        """Take in every whole line; stop at the first that is torn or strange."""
+        content = Path(self._location).read_bytes()
+        good = 0
+        for line in content.splitlines(keepends=True):
+            try:
+                record = _decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                break
+            if not line.endswith(b"\n"):
+                break
+            good += len(line)
+            self._apply(record)
+        assert self._descriptor is not None  # noqa: S101  only called with one
+        os.ftruncate(self._descriptor, good)
+
+    def _apply(self, record: _Line) -> None:
+        """Fold one line into what is known."""
+        if isinstance(record, _Attempt):
+            if snapshot := parse_snapshot_id(record.snapshot):
+                self.attempts.append(snapshot)
+        elif isinstance(record, _Begun):
+            self.files[record.path] = Progress(Upload(key=record.key, id=record.upload), record.part_bytes)
+        elif isinstance(record, _Finished):
+            self.files[record.entry.path] = Progress(entry=record.entry)
+        else:
+            progress = self.files.get(record.path)
+            if progress and progress.upload and progress.upload.id == record.upload:
+                tag = PartTag(number=record.number, size=record.size, tag=Tag(record.tag), hashes=record.hashes)
+                progress.parts[record.number] = (record.digest, tag)
+
+    def attempt(self, snapshot: SnapshotId) -> None:
+        """Note that an attempt begins."""
+        self._append(_Attempt(snapshot=str(snapshot)))
+
+    def begun(self, path: str, upload: Upload, part_bytes: int) -> None:
+        """Note that a file's multipart upload is open."""
+        self._append(_Begun(path=path, key=upload.key, upload=upload.id, part_bytes=part_bytes))
+
+    def part(self, path: str, upload: Upload, digest: str, tag: PartTag) -> None:
+        """Note that a part is in the bucket."""
+        self._append(
+            _Part(
+                path=path,
+                upload=upload.id,
+                number=tag.number,
+                size=tag.size,
+                digest=digest,
+                tag=tag.tag,
+                hashes=dict(tag.hashes),
+            )
+        )
+
+    def finished(self, entry: FileEntry) -> None:
+        """Note that a file is whole in the bucket."""
+        self._append(_Finished(entry=entry))
+
+    def forget(self) -> None:
+        """Start empty: what is recorded belongs to another step."""
+        self.attempts, self.files = [], {}
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+
+    def remove(self) -> None:
+        """Drop the file: everything in it is committed."""
+        if self._descriptor is not None:
+            self._location.unlink(missing_ok=True)
+
+    def _append(self, record: _Line) -> None:
+        """Write one line in one call."""
+        if self._descriptor is None:
+            return
+        line = msgspec.json.encode(record) + b"\n"
+        with self._lock:
+            try:
+                os.write(self._descriptor, line)
+            except OSError:  # a full disk must not stop an upload; the line is only a help
+                self._descriptor = None
+
+
+def journal_path(state: Path, run: str, source: Path) -> Path:
+    """Where the journal of a source and run lies."""
+    name = hashlib.blake2b(f"{run}\n{source.absolute()}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return state / "uploads" / f"{name}.jsonl"
+
+
+@contextmanager
+def open_journal(location: Path, *, observer: Observer) -> Iterator[Journal]:
+    """Open and lock a journal; where that cannot be done the save goes on without one, and a notice says so."""
+    descriptor = None
+    try:
+        location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(location, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink == 0:  # another save finished and removed it between the two calls
+            raise BlockingIOError("journal was removed meanwhile")
+    except OSError as error:
+        why = "another save of it is under way" if isinstance(error, BlockingIOError) else str(error.strerror)
+        observer(Event(kind=Kind.NOTICE, path=str(location), message=f"saving without a journal on disk: {why}"))
+        if descriptor is not None:
+            os.close(descriptor)
+            descriptor = None
+    try:
+        yield Journal(descriptor, location)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

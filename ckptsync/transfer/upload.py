@@ -1,0 +1,161 @@
+"""Files into a bucket: parts in parallel, each hashed once as it is read; what the bucket has already is not sent again.
+
+Three places may have a part already: an unfinished upload of an earlier attempt (its parts are kept), a file an earlier attempt
+finished (it is named where it is), and the previous snapshot (the part is copied on the server). Times and sizes decide
+nothing: every part is read and hashed, and only equal digests are reused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ckptsync.config import MIB, Transfer
+from ckptsync.errors import ConfigError
+from ckptsync.events import Event, Kind, Observer
+from ckptsync.snapshot.digest import part_count
+from ckptsync.snapshot.layout import SnapshotId, data_key
+from ckptsync.snapshot.manifest import FileEntry
+from ckptsync.store.base import Stat, Store, Traits, Upload
+from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.journal import Journal, Progress
+from ckptsync.transfer.source import SourceFile
+from ckptsync.transfer.workers import Task, run_tasks
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one upload; safe for many threads.
+
+    Attributes:
+        bytes_sent: payload that crossed the network.
+        bytes_reused: payload that was in the bucket already or was copied there.
+        parts_sent: requests that carried payload.
+    """
+
+    bytes_sent: int = 0
+    bytes_reused: int = 0
+    parts_sent: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def sent(self, size: int) -> None:
+        """Count a part that was sent."""
+        with self.lock:
+            self.bytes_sent += size
+            self.parts_sent += 1
+
+    def reused(self, size: int) -> None:
+        """Count bytes that were not sent."""
+        with self.lock:
+            self.bytes_reused += size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftovers:
+    """What the bucket shows of an earlier attempt whose journal is lost.
+
+    Attributes:
+        uploads: unfinished uploads by path.
+        objects: finished files by path.
+    """
+
+    uploads: Mapping[str, Upload]
+    objects: Mapping[str, Stat]
+
+
+NOTHING_LEFT = Leftovers(uploads={}, objects={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every file's upload works with.
+
+    Attributes:
+        store: where to.
+        snapshot: the attempt, which makes the keys.
+        transfer: part size and workers.
+        buffers: memory for parts in flight.
+        journal: where progress is noted.
+        observer: told of every part.
+        tally: counts.
+    """
+
+    store: Store
+    snapshot: SnapshotId
+    transfer: Transfer
+    buffers: Buffers
+    journal: Journal
+    observer: Observer
+    tally: Tally
+
+    def tell_sent(self, path: str, size: int) -> None:
+        """Count and tell a part that was sent."""
+        self.tally.sent(size)
+        self.observer(Event(kind=Kind.SENT, path=path, bytes=size))
+
+    def tell_reused(self, path: str, size: int) -> None:
+        """Count and tell bytes that were not sent."""
+        self.tally.reused(size)
+        self.observer(Event(kind=Kind.REUSED, path=path, bytes=size))
+
+    def key(self, path: str) -> str:
+        """Where a file of this attempt goes."""
+        return data_key(self.snapshot, path)
+
+
+def choose_part_bytes(size: int, wanted: int, traits: Traits, path: str) -> int:
+    """Return the smallest multiple of 1 MiB, at least `wanted`, that fits a file into the store's number of parts.
+
+    Raises:
+        ConfigError: the file is too large for this store.
+    """
+    needed = max(-(-size // traits.max_parts), traits.min_part_bytes)
+    chosen = max(wanted, -(-needed // MIB) * MIB)
+    if chosen > traits.max_part_bytes:
+        chosen = traits.max_part_bytes
+        if part_count(size, chosen) > traits.max_parts:
+            raise ConfigError(f"{path} has {size} bytes, more than this store takes as one object")
+    return chosen
+
+
+def fits(part_bytes: int, size: int, traits: Traits) -> bool:
+    """Tell whether a file may be cut so; a part size from an earlier run or another store need not."""
+    return (
+        max(traits.min_part_bytes, MIB) <= part_bytes <= traits.max_part_bytes
+        and part_count(size, part_bytes) <= traits.max_parts
+    )
+
+
+def upload_files(
+    files: Iterable[SourceFile],
+    bench: Bench,
+    *,
+    previous: Mapping[str, FileEntry],
+    leftovers: Leftovers = NOTHING_LEFT,
+) -> tuple[FileEntry, ...]:
+    """Bring files into the bucket.
+
+    Args:
+        files: what to send.
+        bench: what to work with; its journal may know of an earlier attempt.
+        previous: the previous snapshot's files by path.
+        leftovers: unfinished work found in the bucket itself.
+
+    Returns:
+        An entry for each file, sorted by path. Nothing is committed by this.
+
+    Raises:
+        SourceChangedError: a file changed while it was read.
+        StoreError: the bucket failed for good; what was sent stays for the next attempt.
+    """
+    from ckptsync.transfer.upload_file import start_file  # noqa: PLC0415  the two modules know each other
+
+    entries: list[FileEntry] = []
+
+    def task(file: SourceFile) -> Task:
+        progress = bench.journal.files.get(file.path) or Progress()
+        return lambda: start_file(file, bench, progress, previous.get(file.path), leftovers, entries.append)
+
+    run_tasks((task(file) for file in files), bench.transfer.workers)
+    return tuple(sorted(entries, key=lambda entry: entry.path))

@@ -1,0 +1,325 @@
+"""One file into a bucket: in one put when it is one part, else as a multipart upload that may be continued."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from ckptsync.errors import ConflictError, IntegrityError, NotFoundError, StoreError
+from ckptsync.events import Event, Kind
+from ckptsync.snapshot.digest import part_count, part_digest, part_span
+from ckptsync.snapshot.manifest import FileEntry
+from ckptsync.store.base import PartTag, Stat, Upload
+from ckptsync.transfer.journal import Progress
+from ckptsync.transfer.source import SourceFile
+from ckptsync.transfer.upload import Bench, Leftovers, choose_part_bytes, fits
+from ckptsync.transfer.workers import Task
+
+_RESTARTS = 2
+"""How often an upload that vanished or was tampered with is begun anew."""
+
+Done = Callable[[FileEntry], None]
+
+
+class FileUpload:
+    """The upload of one file, shared by the threads that send its parts."""
+
+    def __init__(self, file: SourceFile, bench: Bench, done: Done) -> None:
+        self.file = file
+        self.bench = bench
+        self.done = done
+        self.lock = threading.Lock()
+        self.part_bytes = choose_part_bytes(file.size, bench.transfer.part_bytes, bench.store.traits, file.path)
+        self.base: FileEntry | None = None  # where unchanged parts can be had
+        self.base_is_ours = False  # an earlier attempt of this save, to be named rather than copied
+        self.held: dict[int, tuple[str, PartTag]] = {}  # parts the unfinished upload has; digest empty when unknown
+        self.upload: Upload | None = None
+        self.restarts = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget what this run has found out about the parts."""
+        self.count = part_count(self.file.size, self.part_bytes)
+        self.digests = [""] * self.count
+        self.tags: dict[int, PartTag] = {}
+        self.unchanged: list[int] = []
+        self.left = self.count
+
+    # -- what to begin with ------------------------------------------------------------------------------------------
+
+    def continue_from(self, progress: Progress, previous: FileEntry | None, leftovers: Leftovers) -> None:
+        """Find out what the bucket has of this file already."""
+        upload = progress.upload or (None if progress.entry else leftovers.uploads.get(self.file.path))
+        if progress.entry is not None and self._still_there(progress.entry):
+            self._take_base(progress.entry, ours=True)
+        elif upload is not None and self._take_upload(upload, progress):
+            if previous is not None and previous.part_bytes == self.part_bytes:
+                self.base = previous
+        elif (found := leftovers.objects.get(self.file.path)) and (entry := self._proven(found)):
+            self._take_base(entry, ours=True)
+        elif previous is not None and self.bench.transfer.copy_unchanged:
+            self._take_base(previous, ours=False)
+        self._reset()
+
+    def _still_there(self, entry: FileEntry) -> bool:
+        """Whether a file an earlier attempt finished is in the bucket yet."""
+        try:
+            return self.bench.store.stat(entry.key).size == entry.size
+        except NotFoundError:
+            return False
+
+    def _take_base(self, entry: FileEntry, *, ours: bool) -> None:
+        """Compare parts with those of `entry`, cut where they were cut there."""
+        if entry.size and fits(entry.part_bytes, self.file.size, self.bench.store.traits):
+            self.base, self.base_is_ours, self.part_bytes = entry, ours, entry.part_bytes
+
+    def _take_upload(self, upload: Upload, progress: Progress) -> bool:
+        """Keep the parts an unfinished upload has; False when it is gone."""
+        try:
+            there = self.bench.store.parts(upload)
+        except NotFoundError:
+            return False
+        part_bytes = progress.part_bytes or max((part.size for part in there.values()), default=0)
+        if not fits(part_bytes, self.file.size, self.bench.store.traits):
+            return False
+        self.upload, self.part_bytes = upload, part_bytes
+        for number, part in there.items():
+            digest, noted = progress.parts.get(number, ("", part))
+            if noted.tag == part.tag:
+                self.held[number] = (digest, noted)
+        return True
+
+    def _proven(self, found: Stat) -> FileEntry | None:
+        """Read the file and compare it with what the service vouches for; its entry when both are the same."""
+        if found.size != self.file.size or not found.size:
+            return None
+        store, digests = self.bench.store, list[str]()
+
+        def chunks() -> Iterator[memoryview]:
+            for number in range(1, part_count(self.file.size, self.part_bytes) + 1):
+                offset, size = part_span(number, self.file.size, self.part_bytes)
+                with self.bench.buffers.take(size) as view:
+                    self.file.read_into(view, offset)
+                    digests.append(part_digest(view))
+                    yield view
+
+        try:
+            hashes = store.stat(found.key).hashes
+        except NotFoundError:
+            return None
+        if not store.vouches(hashes, chunks()) or len(digests) != part_count(self.file.size, self.part_bytes):
+            return None
+        return self._entry(found.key, tuple(digests))
+
+    # -- the parts ---------------------------------------------------------------------------------------------------
+
+    def tasks(self) -> list[Task]:
+        """What is to be done first."""
+        if not self.count:
+            return [self._put_empty]
+        return [partial(self._part, number, self.restarts) for number in range(1, self.count + 1)]
+
+    def _put_empty(self) -> None:
+        """Make an object of no bytes."""
+        key = self.bench.key(self.file.path)
+        self.file.read_into(memoryview(bytearray()), 0)
+        self.bench.store.put(key, b"")
+        self._finished(key)
+
+    def _part(self, number: int, generation: int) -> Iterable[Task] | None:
+        """Read and hash one part, and send it unless the bucket has it."""
+        if generation != self.restarts:
+            return None
+        offset, size = part_span(number, self.file.size, self.part_bytes)
+        with self.bench.buffers.take(size) as view:
+            self.file.read_into(view, offset)
+            digest = self.digests[number - 1] = part_digest(view)
+            if self._is_held(number, digest, view):
+                self.tags[number] = self.held[number][1]
+                self.bench.tell_reused(self.file.path, size)
+            elif self._is_in_base(number, digest):
+                with self.lock:
+                    self.unchanged.append(number)
+            elif self.count == 1 and self.upload is None:
+                return self._put(view)
+            elif (again := self._send(number, digest, view, generation)) is not None:
+                return again
+        return self._part_done(generation)
+
+    def _is_held(self, number: int, digest: str, view: memoryview) -> bool:
+        """Whether the unfinished upload has exactly these bytes."""
+        known, tag = self.held.get(number, ("", None))
+        if tag is None or tag.size != len(view):
+            return False
+        if known:
+            return known == digest
+        if not self.bench.store.vouches(tag.hashes, [view]):
+            return False
+        self._note_part(digest, tag)
+        return True
+
+    def _is_in_base(self, number: int, digest: str) -> bool:
+        """Whether the file we compare with has the same part at the same place."""
+        return self.base is not None and number <= len(self.base.parts) and self.base.parts[number - 1] == digest
+
+    def _put(self, view: memoryview) -> list[Task]:
+        """Send a file of one part; nothing is left to do."""
+        key = self.bench.key(self.file.path)
+        self.bench.store.put(key, view)
+        self.bench.tell_sent(self.file.path, len(view))
+        return self._finished(key)
+
+    def _send(self, number: int, digest: str, view: memoryview, generation: int) -> Iterable[Task] | None:
+        """Send one part; tasks to begin anew when the upload is gone, None when it went well."""
+        try:
+            upload = self._begun()
+            tag = self.bench.store.put_part(upload, number, view)
+        except NotFoundError as error:
+            return self._begin_anew(generation, error)
+        self.tags[number] = tag
+        self._note_part(digest, tag)
+        self.bench.tell_sent(self.file.path, len(view))
+        return None
+
+    def _begun(self) -> Upload:
+        """The multipart upload, opened by whoever needs it first."""
+        with self.lock:
+            if self.upload is None:
+                self.upload = self.bench.store.begin(self.bench.key(self.file.path))
+                self.bench.journal.begun(self.file.path, self.upload, self.part_bytes)
+            return self.upload
+
+    def _note_part(self, digest: str, tag: PartTag) -> None:
+        """Write a part into the journal."""
+        if self.upload is not None:
+            self.bench.journal.part(self.file.path, self.upload, digest, tag)
+
+    def _part_done(self, generation: int) -> Iterable[Task] | None:
+        """Count down; the last one decides what comes next."""
+        with self.lock:
+            if generation != self.restarts:
+                return None
+            self.left -= 1
+            if self.left:
+                return None
+            if len(self.unchanged) == self.count:
+                return [partial(self._reuse_whole, generation)]
+            waiting, self.unchanged = self.unchanged, []
+            self.left = len(waiting)
+        if waiting:
+            return [partial(self._copy_part, number, generation) for number in waiting]
+        return self._finish(generation)
+
+    # -- unchanged content -------------------------------------------------------------------------------------------
+
+    def _reuse_whole(self, generation: int) -> Iterable[Task] | None:
+        """Name or copy a file in which nothing changed."""
+        base, traits = self.base, self.bench.store.traits
+        assert base is not None  # noqa: S101  only reached when every part was found in it
+        if self.base_is_ours and base.size == self.file.size:
+            self.bench.tell_reused(self.file.path, self.file.size)
+            return self._finished(base.key)
+        whole = base.size == self.file.size and base.size <= traits.max_copy_bytes
+        if traits.copy and whole:
+            key = self.bench.key(self.file.path)
+            try:
+                copied = self.bench.store.copy(base.key, key)
+            except (NotFoundError, ConflictError) as error:
+                return self._begin_anew(generation, error)
+            if copied.size == self.file.size:
+                self.bench.tell_reused(self.file.path, self.file.size)
+                return self._finished(key)
+        with self.lock:
+            self.left = self.count
+        return [partial(self._copy_part, number, generation) for number in range(1, self.count + 1)]
+
+    def _copy_part(self, number: int, generation: int) -> Iterable[Task] | None:
+        """Copy an unchanged part on the server, or send it where that cannot be done."""
+        if generation != self.restarts:
+            return None
+        store, base = self.bench.store, self.base
+        offset, size = part_span(number, self.file.size, self.part_bytes)
+        if base is not None and store.traits.copy_part and base.size >= store.traits.min_part_bytes:
+            try:
+                tag = store.copy_part(self._begun(), number, base.key, offset, size)
+            except (NotFoundError, ConflictError) as error:
+                return self._begin_anew(generation, error)
+            self.tags[number] = tag
+            self._note_part(self.digests[number - 1], tag)
+            self.bench.tell_reused(self.file.path, size)
+        else:
+            with self.bench.buffers.take(size) as view:
+                self.file.read_into(view, offset)
+                digest = self.digests[number - 1] = part_digest(view)
+                if self.count == 1:
+                    return self._put(view)
+                if (again := self._send(number, digest, view, generation)) is not None:
+                    return again
+        return self._part_done(generation)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _finish(self, generation: int) -> Iterable[Task] | None:
+        """Make the object appear."""
+        upload = self._begun()
+        try:
+            made = self.bench.store.finish(upload, [self.tags[number] for number in range(1, self.count + 1)])
+        except (NotFoundError, IntegrityError) as error:
+            return self._begin_anew(generation, error)
+        if made.size != self.file.size:
+            problem = IntegrityError(
+                f"{self.file.path} has {made.size} bytes in the bucket instead of {self.file.size}"
+            )
+            return self._begin_anew(generation, problem)
+        return self._finished(upload.key)
+
+    def _finished(self, key: str) -> list[Task]:
+        """Hand out the entry; nothing is left to do."""
+        entry = self._entry(key, tuple(self.digests))
+        self.bench.journal.finished(entry)
+        self.bench.observer(Event(kind=Kind.FILE_DONE, path=self.file.path, bytes=self.file.size, count=1))
+        self.done(entry)
+        return []
+
+    def _entry(self, key: str, parts: tuple[str, ...]) -> FileEntry:
+        """The file as the manifest will list it."""
+        return FileEntry(
+            path=self.file.path,
+            size=self.file.size,
+            mode=self.file.mode,
+            mtime_ns=self.file.identity.mtime_ns,
+            key=key,
+            part_bytes=self.part_bytes if parts else 0,
+            parts=parts,
+        )
+
+    def _begin_anew(self, generation: int, error: StoreError | IntegrityError) -> Iterable[Task] | None:
+        """Start this file over, once for all threads that met the same trouble.
+
+        Raises:
+            StoreError: it was begun anew often enough.
+        """
+        with self.lock:
+            if generation != self.restarts:
+                return None
+            if self.restarts == _RESTARTS:
+                raise error
+            self.restarts += 1
+            upload, self.upload, self.base, self.held = self.upload, None, None, {}
+            self._reset()
+        self.bench.observer(
+            Event(kind=Kind.NOTICE, path=self.file.path, message=f"{self.file.path} is sent anew: {error}")
+        )
+        if upload is not None:
+            self.bench.store.abort(upload)
+        return self.tasks()
+
+
+def start_file(
+    file: SourceFile, bench: Bench, progress: Progress, previous: FileEntry | None, leftovers: Leftovers, done: Done
+) -> Iterable[Task]:
+    """Find out what the bucket has of a file, and return the tasks that bring the rest."""
+    upload = FileUpload(file, bench, done)
+    upload.continue_from(progress, previous, leftovers)
+    return upload.tasks()
