@@ -1,3 +1,74 @@
 """Checkpoints to S3 and Google Cloud Storage and back: committed or absent, resumed after a kill, verified before use."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from ckptsync.api import history, latest, restore, save
+    from ckptsync.config import Config
+    from ckptsync.errors import (
+        CkptsyncError,
+        ConfigError,
+        FencedError,
+        IncompleteError,
+        IntegrityError,
+        NoSnapshotError,
+        StoreError,
+    )
+    from ckptsync.snapshot.manifest import Manifest
+    from ckptsync.verbs.restore import Restored
+    from ckptsync.verbs.save import Saved
+
+__all__ = [
+    "CkptsyncError",
+    "Config",
+    "ConfigError",
+    "FencedError",
+    "IncompleteError",
+    "IntegrityError",
+    "Manifest",
+    "NoSnapshotError",
+    "Restored",
+    "Saved",
+    "StoreError",
+    "history",
+    "latest",
+    "restore",
+    "save",
+]
+
+_HOMES = {
+    "ckptsync.api": ("history", "latest", "restore", "save"),
+    "ckptsync.config": ("Config",),
+    "ckptsync.errors": (
+        "CkptsyncError",
+        "ConfigError",
+        "FencedError",
+        "IncompleteError",
+        "IntegrityError",
+        "NoSnapshotError",
+        "StoreError",
+    ),
+    "ckptsync.snapshot.manifest": ("Manifest",),
+    "ckptsync.verbs.restore": ("Restored",),
+    "ckptsync.verbs.save": ("Saved",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: a training job pays for nothing it does not touch."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ckptsync' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

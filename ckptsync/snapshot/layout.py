@@ -137,6 +137,11 @@ def adoption_key(earlier: SnapshotId, later: SnapshotId) -> str:
     return f"{journal_prefix(earlier)}adopted-by/{later}"
 
 
+def condemned_key(attempt: SnapshotId) -> str:
+    """Key that says: gc is about to delete what this attempt wrote; nobody may continue it any more."""
+    return f"{journal_prefix(attempt)}condemned"
+
+
 def journal_of_key(key: str) -> tuple[SnapshotId, SnapshotId | None] | None:
     """Read the attempt out of a journal's key, and the adopter where it is an adoption; None for foreign keys."""
     folder, _, name = key.removeprefix(JOURNALS).partition("/")

@@ -23,12 +23,23 @@ def refusal(key: str) -> str:
         return "it is empty"
     if "\0" in key:
         return "it holds a NUL"
+    if not is_text(key):
+        return "it is not valid UTF-8"
     for segment in key.split("/"):
         if segment == "":
             return "it has an empty segment"
         if segment in {".", ".."}:
             return f"it has a segment {segment!r}"
     return ""
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is UTF-8; file systems hand out others with surrogates in them."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_key(key: str, reserved: str) -> None:

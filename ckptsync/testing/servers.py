@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,9 +177,7 @@ def ceph_rgw(*, memory_bytes: int = 2 << 30) -> Iterator[Server]:
             daemons.enter_context(running("osd", cluster.osd, folder=folder))
             ceph.make_user(cluster)
             daemons.enter_context(running("rgw", cluster.rgw, folder=folder, port=cluster.port))
-            yield Server(
-                url=f"http://127.0.0.1:{cluster.port}", access_key=ceph.ACCESS_KEY, secret_key=ceph.SECRET_KEY
-            )
+            yield Server(url=f"http://127.0.0.1:{cluster.port}", access_key=ceph.ACCESS_KEY, secret_key=ceph.SECRET_KEY)
     except ceph.CephError as error:
         raise ServerError(str(error)) from error
 
@@ -283,18 +281,17 @@ def _await_port(name: str, process: subprocess.Popen[bytes], port: int, log: Pat
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a process group: politely, then not."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            continue
-        if number == signal.SIGTERM:
-            continue  # children of a leader that obeyed may still be there
+    _signal_group(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    _signal_group(process, signal.SIGKILL)  # children that outlived their leader
     process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal whatever is left of a process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _tail(log: Path) -> str:

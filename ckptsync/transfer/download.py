@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ckptsync.errors import ConflictError, DiskError, IntegrityError, NotFoundError
+from ckptsync.errors import ConflictError, IntegrityError, NotFoundError
 from ckptsync.events import Event, Kind, Observer
 from ckptsync.snapshot.digest import part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store, Tag
 from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.target import disk_errors
 from ckptsync.transfer.workers import Task, run_tasks
 
 
@@ -128,7 +129,7 @@ class _Target:
     def start(self) -> Iterable[Task]:
         """Open the file and give it its length."""
         self.tag = self.reader.pin(self.entry)
-        with _disk_errors(self.location):
+        with disk_errors(self.location):
             if self.location.is_file() and not self.location.is_symlink():
                 self.location.chmod(0o600)  # an earlier restore may have made it read-only
             self.descriptor = os.open(self.location, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -165,20 +166,20 @@ class _Target:
         """Whether an earlier restore left this part whole."""
         if not self.had_bytes or _is_hole(self.descriptor, offset, len(view)):
             return False
-        with _disk_errors(self.location):
+        with disk_errors(self.location):
             count = os.preadv(self.descriptor, [view], offset)
         return count == len(view) and part_digest(view) == self.entry.parts[number - 1]
 
     def _write(self, view: memoryview, offset: int) -> None:
         """Put verified bytes where they belong."""
         done = 0
-        with _disk_errors(self.location):
+        with disk_errors(self.location):
             while done < len(view):
                 done += os.pwrite(self.descriptor, view[done:], offset + done)
 
     def _finish(self) -> None:
         """Make the bytes durable and give the file its mode and time."""
-        with _disk_errors(self.location):
+        with disk_errors(self.location):
             os.fsync(self.descriptor)
             os.fchmod(self.descriptor, self.entry.mode & 0o777)
             if self.entry.mtime_ns:
@@ -200,20 +201,6 @@ def _is_hole(descriptor: int, offset: int, size: int) -> bool:
         return os.lseek(descriptor, offset, os.SEEK_DATA) >= offset + size
     except OSError as error:
         return error.errno == errno.ENXIO
-
-
-class _disk_errors:  # noqa: N801  reads as a statement
-    """Turn an OSError on a path into ours."""
-
-    def __init__(self, location: Path) -> None:
-        self.location = location
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, DiskError):
-            raise DiskError(f"cannot write {self.location}: {error.strerror}") from error
 
 
 def download_files(entries: Iterable[FileEntry], folder: Path, reader: Reader, *, workers: int) -> None:

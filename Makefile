@@ -1,0 +1,100 @@
+# Everything runs in $(VENV), which is made on first use and made up to date when pyproject.toml changes.
+# A fresh machine needs Python >= 3.11 and make; as root on Debian, what Python's venv lacks is installed by apt.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := tests/constraints.txt
+TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
+EXTRAS := s3,gcs,fsspec
+ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+# The first of these that is 3.11 or newer; `make PYTHON=/path/to/python` takes another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c '$(ENOUGH)' >/dev/null 2>&1 && echo "$$python" && break; done)
+
+WORKERS ?= $(shell $(or $(PYTHON),false) -c 'import os; print(min(4, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
+PYTEST := $(BIN)/python -m pytest
+PYTEST_ARGS ?=
+DOCS_SITE := build/site
+BENCH_RUN ?= build/bench-run
+
+# A stamp per set of packages, named after what the set depends on: reruns cost nothing, a changed requirement installs anew.
+INPUTS := $(shell cat pyproject.toml $(CONSTRAINTS) | cksum | cut -d ' ' -f 1)
+DEMO_STAMP := $(VENV)/.installed-demo-$(INPUTS)
+DEV_STAMP := $(VENV)/.installed-dev-$(INPUTS)
+
+.PHONY: help
+help: ## Show this list
+	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv] [PYTEST_ARGS=...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: $(DEMO_STAMP) ## Train a small model, kill it mid-run, resume it, compare the weights bit for bit
+	@$(BIN)/python docs/examples/demo.py
+
+.PHONY: test
+test: $(DEV_STAMP) ## Run the tests: unit, conformance on loopback servers, integration, docs
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "not slow" $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(DEV_STAMP) ## Run the slow tests; SHORT=1 runs the short form that CI runs
+	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )$(PYTEST) -m slow $(PYTEST_ARGS)
+
+.PHONY: check
+check: $(DEV_STAMP) ## Check style, types, layers, docstrings and documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/flake8 ckptsync
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict --config-file .mkdocs.yml --site-dir $(CURDIR)/$(DOCS_SITE)
+	$(PYTEST) -q tests/docs
+
+.PHONY: bench
+bench: $(DEV_STAMP) ## Measure upload, download and verify rates; BENCH_RUN=s3://bucket/prefix measures that bucket
+	$(BIN)/ckptsync bench $(BENCH_RUN) $(BENCH_ARGS)
+
+.PHONY: docs
+docs: $(DEV_STAMP) ## Build the documentation into build/site and bring the generated reference up to date
+	$(BIN)/python tests/docs/generate_cli.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict --config-file .mkdocs.yml --site-dir $(CURDIR)/$(DOCS_SITE)
+	@echo "open $(DOCS_SITE)/index.html"
+
+.PHONY: format
+format: $(DEV_STAMP) ## Format the code and apply the safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: ## Remove caches and outputs; environments stay
+	rm -rf build dist site demo-run .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find ckptsync tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip 25.1 is the first that knows dependency groups. PyTorch comes first and alone, so that nothing else can choose its build.
+$(DEMO_STAMP): | $(BIN)/python
+	$(PIP) install --quiet 'pip>=25.1'
+	$(PIP) install --quiet -c $(CONSTRAINTS) '$(TORCH)'
+	$(PIP) install --quiet -c $(CONSTRAINTS) --editable .
+	@rm -f $(VENV)/.installed-demo-*
+	@touch $@
+
+$(DEV_STAMP): | $(DEMO_STAMP)
+	$(PIP) install --quiet -c $(CONSTRAINTS) --editable '.[$(EXTRAS)]' --group dev
+	@rm -f $(VENV)/.installed-dev-*
+	@touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(ENOUGH)' || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || { \
+		rm -rf $(VENV); \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; } \
+			|| { echo "$(PYTHON) cannot make virtual environments; install its venv module (Debian: python3-venv)" >&2; exit 1; }; \
+		apt-get update -q; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv; \
+		"$(PYTHON)" -m venv $(VENV); }

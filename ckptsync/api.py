@@ -1,0 +1,122 @@
+"""The verbs a script needs, each opening and closing the run by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ckptsync.config import Config
+from ckptsync.events import Observer, log_observer
+from ckptsync.run import open_run
+from ckptsync.snapshot.manifest import Manifest
+from ckptsync.verbs.restore import Restored
+from ckptsync.verbs.restore import restore as restore_from
+from ckptsync.verbs.save import Saved
+from ckptsync.verbs.save import save as save_to
+
+
+def save(
+    path: str | Path,
+    run: str,
+    *,
+    step: int,
+    metrics: Mapping[str, float] | None = None,
+    meta: Mapping[str, str] | None = None,
+    alias: str | None = None,
+    fingerprint: str = "",
+    config: Config | None = None,
+    observer: Observer = log_observer,
+) -> Saved:
+    """Commit a file or directory as the newest snapshot of a run; blocks until it is durable.
+
+    Called again after a kill, with the same path, run and step, it sends only what is missing.
+
+    Args:
+        path: a file or a directory, at rest until this returns.
+        run: `s3://bucket/prefix`, `gs://bucket/prefix`, `file:///dir`, a plain directory, or any URL fsspec understands.
+        step: training step, 0 to 999 999 999 999.
+        metrics: numbers to choose by later, as in `best:loss:min`.
+        meta: free text by name.
+        alias: a name that shall stand for the snapshot.
+        fingerprint: a digest of the training configuration, kept in the manifest.
+        config: None resolves environment, TOML file and defaults.
+        observer: told of every part; the default logs what people must see.
+
+    Raises:
+        ConfigError: an argument cannot be used; nothing was touched.
+        SourceChangedError: the path was written to meanwhile; nothing was committed.
+        FencedError: a newer writer owns the run; nothing was committed.
+        StoreError: the bucket failed for good; nothing was committed, and the next call continues.
+    """
+    with open_run(run, config, observer=observer) as opened:
+        return save_to(
+            opened,
+            Path(path),
+            step=step,
+            metrics=metrics or {},
+            meta=meta or {},
+            alias=alias,
+            fingerprint=fingerprint,
+        )
+
+
+def restore(
+    run: str,
+    path: str | Path,
+    *,
+    snapshot: str | int = "latest",
+    include: Sequence[str] = (),
+    fallback: bool = True,
+    config: Config | None = None,
+    observer: Observer = log_observer,
+) -> Restored:
+    """Let the newest good snapshot of a run appear at `path`, whole and verified, or leave `path` as it was.
+
+    Called again after a kill, it fetches only what is missing.
+
+    Args:
+        run: as for `save`.
+        path: where to; a directory in use is replaced in one step.
+        snapshot: an id, a step, `latest`, `best:METRIC:min|max` or an alias.
+        include: shell patterns on relative paths; none means everything.
+        fallback: with `latest`, take the next older snapshot when one is damaged.
+        config: None resolves environment, TOML file and defaults.
+        observer: told of every part; the default logs what people must see.
+
+    Raises:
+        NoSnapshotError: there is none: start from zero.
+        IntegrityError: every snapshot tried was bad.
+        ConfigError: an argument cannot be used.
+        DiskError: the disk is full or read-only.
+        StoreError: the bucket failed for good; the next call continues.
+    """
+    with open_run(run, config, observer=observer) as opened:
+        return restore_from(opened, Path(path), snapshot=str(snapshot), include=include, fallback=fallback)
+
+
+def latest(run: str, *, config: Config | None = None) -> Manifest | None:
+    """Return the newest snapshot's manifest, or None when there is none.
+
+    Args:
+        run: as for `save`.
+        config: None resolves environment, TOML file and defaults.
+
+    Raises:
+        StoreError: the bucket failed.
+    """
+    with open_run(run, config) as opened:
+        return opened.catalog.latest()
+
+
+def history(run: str, *, config: Config | None = None) -> list[Manifest]:
+    """Return every readable snapshot's manifest, the newest first.
+
+    Args:
+        run: as for `save`.
+        config: None resolves environment, TOML file and defaults.
+
+    Raises:
+        StoreError: the bucket failed.
+    """
+    with open_run(run, config) as opened:
+        return list(opened.catalog.history())

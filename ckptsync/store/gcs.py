@@ -1,0 +1,403 @@
+"""Google Cloud Storage: small objects through the JSON API, large ones in parts through the XML API.
+
+docs/decisions/0002-gcs-xml-multipart.md says why. Every request is our own, over one session with Google's credentials;
+nothing of Google's library retries behind our back, except the fetching of an access token.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
+from urllib.parse import quote, urlencode
+
+from ckptsync import __version__
+from ckptsync.config import Gcs, Http
+from ckptsync.errors import (
+    ConfigError,
+    ConflictError,
+    CredentialsError,
+    IntegrityError,
+    NotFoundError,
+    TransientError,
+)
+from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Upload
+
+try:
+    import google.auth
+    import google.auth.credentials
+    import google.auth.exceptions
+    import google.auth.transport.requests
+    import google_crc32c
+    import requests
+
+    from ckptsync.store import gcs_json, gcs_xml
+    from ckptsync.store.gcs_http import Body, Line, TokenRefusedError, Wire, endpoint, expected_bytes
+    from ckptsync.store.gcs_names import Place
+except ImportError as missing:
+    raise ConfigError("gs:// needs google-cloud-storage: pip install 'ckptsync[gcs]'") from missing
+
+_SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
+_JSON = "/storage/v1"
+_PAGE = 1000
+_HASH_BYTES = 64 << 10
+# "Cloud Storage can take several minutes to process a request to complete a multipart upload."
+_FINISH_TIMEOUT_S = 600.0
+# serves gzip-encoded objects as they are stored; without it the service unpacks them and ignores Range
+# Source: https://cloud.google.com/storage/docs/transcoding
+_RAW = {"Accept-Encoding": "gzip"}
+
+
+class GcsStore(Store):
+    """A run in a bucket of Google Cloud Storage. Nothing is asked of the service before the first verb."""
+
+    def __init__(self, bucket: str, prefix: str, options: Gcs, http: Http, *, connections: int) -> None:
+        """Remember where; open nothing.
+
+        Args:
+            bucket: its name.
+            prefix: of the run, without slashes at its ends; may be empty.
+            options: endpoint, project, anonymous.
+            http: time limits.
+            connections: kept open at most, 1 or more.
+
+        Raises:
+            ConfigError: the bucket's name or the endpoint cannot be used.
+        """
+        self._place = Place(bucket, prefix)
+        self.url = self._place.url
+        self.traits = Traits(copy_part=False, min_part_bytes=5 << 20, max_copy_bytes=5 << 40)
+        self._connections = connections
+        address, anonymous = endpoint(options)
+        connect = _connect_anonymously if anonymous else _connect
+        self._wire = Wire(partial(connect, address, options.project, connections, http), http)
+
+    def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
+        """As `Store.put`; the service checks the CRC32C before anything becomes visible.
+
+        Source: https://cloud.google.com/storage/docs/json_api/v1/objects/insert
+        """
+        asked, name = self._place.asked("put", key), self._place.new_name(key)
+        crc = _crc32c(data)
+        content_type = "application/json" if key.endswith(".json") else "application/octet-stream"
+        body_type, head, tail = gcs_json.framed(
+            name=name, crc32c=gcs_json.crc32c_base64(crc), content_type=content_type
+        )
+        condition = {"ifGenerationMatch": "0"} if if_absent else {}
+        query = urlencode({"uploadType": "multipart", "fields": gcs_json.FIELDS, **condition})
+        response = self._wire.send(
+            asked,
+            "POST",
+            f"/upload{_JSON}{self._place.objects}?{query}",
+            headers={"Content-Type": body_type},
+            body=Body(head, data, tail),
+        )
+        stored = self._wire.read(asked, response, gcs_json.read_resource).stat(key)
+        if stored.size != memoryview(data).nbytes or stored.hashes.get("crc32c", f"{crc:08x}") != f"{crc:08x}":
+            raise IntegrityError(f"{asked.where}: the service stored other bytes than were sent; put it again")
+        return stored
+
+    def get(self, key: str, into: memoryview, *, offset: int = 0, tag: Tag | None = None) -> int:
+        """As `Store.get`.
+
+        Source: https://cloud.google.com/storage/docs/xml-api/get-object-download
+        """
+        if not into.nbytes:
+            self._check_version(key, tag)
+            return 0
+        asked = self._place.asked("get", key)
+        headers = {**_RAW, "Range": f"bytes={offset}-{offset + into.nbytes - 1}"}
+        if tag:
+            headers["x-goog-if-generation-match"] = tag
+        response = self._wire.send(
+            asked,
+            "GET",
+            self._place.xml_path(key),
+            headers=headers,
+            ok=(HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+            stream=True,
+        )
+        if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            response.close()
+            return 0
+        if (expected := expected_bytes(response, offset, into.nbytes)) is None:
+            response.close()
+            raise TransientError(f"{asked.where}: the answer is not the range asked for", op="get", key=key)
+        with into.cast("B") as target:
+            count = self._wire.receive(asked, response, target)
+        if count < expected:
+            message = f"{asked.where}: the answer ended after {count} of {expected} bytes"
+            raise TransientError(message, op="get", key=key, received=count)
+        return count
+
+    def read(self, key: str) -> bytes:
+        """As `Store.read`, in one request, checked against the CRC32C the service has for the object."""
+        asked = self._place.asked("read", key)
+        response = self._wire.send(asked, "GET", self._place.xml_path(key), headers=_RAW, stream=True)
+        size = int(response.headers.get("x-goog-stored-content-length") or response.headers.get("content-length") or 0)
+        content = bytearray(size)
+        count = self._wire.receive(asked, response, memoryview(content))
+        known = gcs_json.header_hashes(response.headers.get("x-goog-hash", "")).get("crc32c")
+        if count < size or (known and known != f"{_crc32c(content):08x}"):
+            raise TransientError(f"{asked.where}: the content arrived damaged", op="read", key=key, received=count)
+        return bytes(content)
+
+    def stat(self, key: str) -> Stat:
+        """As `Store.stat`.
+
+        Source: https://cloud.google.com/storage/docs/json_api/v1/objects/get
+        """
+        asked = self._place.asked("stat", key)
+        response = self._wire.send(asked, "GET", f"{_JSON}{self._place.json_path(key)}?fields={quote(gcs_json.FIELDS)}")
+        return self._wire.read(asked, response, gcs_json.read_resource).stat(key)
+
+    def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
+        """As `Store.list`.
+
+        Source: https://cloud.google.com/storage/docs/json_api/v1/objects/list
+        """
+        asked = self._place.asked("list", prefix)
+        query = {"prefix": self._place.name(prefix), "fields": f"nextPageToken,items({gcs_json.FIELDS})"}
+        if after:
+            query["startOffset"] = self._place.name(after)
+        left = limit
+        while left is None or left > 0:
+            # startOffset is inclusive: one more, of which `after` itself is dropped
+            most = _PAGE if left is None else min(_PAGE, left + (1 if after else 0))
+            response = self._wire.send(
+                asked, "GET", f"{_JSON}{self._place.objects}?{urlencode({**query, 'maxResults': most})}"
+            )
+            page = self._wire.read(asked, response, gcs_json.read_listing)
+            found = [item.stat(self._place.key(item.name)) for item in page.items]
+            found = [stat for stat in found if stat.key != after][:left]
+            yield from found
+            if not page.next_page:
+                return
+            query["pageToken"] = page.next_page
+            left = left if left is None else left - len(found)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """As `Store.delete`, several at a time.
+
+        Source: https://cloud.google.com/storage/docs/json_api/v1/objects/delete
+        """
+        pool = ThreadPoolExecutor(self._connections, thread_name_prefix="ckptsync-gcs-delete")
+        try:
+            for _ in pool.map(self._delete, keys):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
+        """As `Store.copy`, of any size; a copy that takes the service long goes on over several requests.
+
+        Source: https://cloud.google.com/storage/docs/json_api/v1/objects/rewrite
+        """
+        asked = self._place.asked("copy", source)
+        self._place.new_name(key)
+        path = f"{_JSON}{self._place.json_path(source)}/rewriteTo{self._place.json_path(key)}"
+        query = {"fields": f"done,rewriteToken,resource({gcs_json.FIELDS})"}
+        if tag:
+            query["ifSourceGenerationMatch"] = tag
+        while True:
+            response = self._wire.send(asked, "POST", f"{path}?{urlencode(query)}")
+            state = self._wire.read(asked, response, gcs_json.read_rewrite)
+            if state.done and state.resource:
+                return state.resource.stat(key)
+            query["rewriteToken"] = state.token
+
+    def begin(self, key: str) -> Upload:
+        """As `Store.begin`."""
+        asked = self._place.asked("begin", key)
+        self._place.new_name(key)
+        response = self._wire.send(asked, "POST", f"{self._place.xml_path(key)}?uploads")
+        return Upload(key=key, id=self._wire.read(asked, response, gcs_xml.upload_id))
+
+    def put_part(self, upload: Upload, number: int, data: Buffer) -> PartTag:
+        """As `Store.put_part`; the service refuses a part whose CRC32C is not the one sent along.
+
+        Source: https://cloud.google.com/storage/docs/xml-api/put-object-multipart
+        """
+        asked = self._place.asked("put_part", upload.key)
+        crc, size = _crc32c(data), memoryview(data).nbytes
+        response = self._wire.send(
+            asked,
+            "PUT",
+            self._place.upload_path(upload, {"partNumber": str(number)}),
+            headers={"x-goog-hash": f"crc32c={gcs_json.crc32c_base64(crc)}"},
+            body=Body(data),
+        )
+        etag = gcs_xml.part_etag(response.headers.get("etag", ""))
+        stored = gcs_json.header_hashes(response.headers.get("x-goog-hash", ""))
+        hashes = {"crc32c": f"{crc:08x}", **gcs_xml.part_hashes(etag)}
+        if any(stored.get(name, digest) != digest for name, digest in hashes.items()):
+            raise IntegrityError(f"{asked.where}: the service holds another part {number} than was sent; send it again")
+        return PartTag(number=number, size=size, tag=etag, hashes=hashes)
+
+    def parts(self, upload: Upload) -> dict[int, PartTag]:
+        """As `Store.parts`."""
+        asked = self._place.asked("parts", upload.key)
+        found: dict[int, PartTag] = {}
+        following = {"max-parts": str(_PAGE)}
+        while following:
+            response = self._wire.send(asked, "GET", self._place.upload_path(upload, following))
+            page = self._wire.read(asked, response, gcs_xml.parts_page)
+            found.update((part.number, part) for part in page.entries)
+            following = page.following
+        return found
+
+    def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
+        """As `Store.finish`; size and CRC32C of the object are compared with those of the parts."""
+        parts = sorted(parts, key=lambda part: part.number)
+        asked = self._place.asked("finish", upload.key)
+        gone: NotFoundError | None = None
+        try:
+            response = self._wire.send(
+                asked,
+                "POST",
+                self._place.upload_path(upload),
+                headers={"Content-Type": "application/xml"},
+                body=gcs_xml.completion(parts),
+                read_timeout_s=_FINISH_TIMEOUT_S,
+            )
+            if gcs_xml.is_error(response.content):
+                raise TransientError(f"{asked.where}: finishing failed half-way", op="finish", key=upload.key)
+        except NotFoundError as error:
+            gone = error  # an earlier try may have finished it; the object tells
+        try:
+            found = self.stat(upload.key)
+        except NotFoundError as error:
+            raise gone or error from error
+        if gcs_xml.assembled(found, parts):
+            return found
+        if gone:
+            raise gone
+        raise IntegrityError(f"{asked.where}: the assembled object is not what the parts make; upload the file again")
+
+    def abort(self, upload: Upload) -> None:
+        """As `Store.abort`. Source: https://cloud.google.com/storage/docs/xml-api/delete-multipart."""
+        self._wire.send(
+            self._place.asked("abort", upload.key),
+            "DELETE",
+            self._place.upload_path(upload),
+            ok=(HTTPStatus.NO_CONTENT, HTTPStatus.OK, HTTPStatus.NOT_FOUND),
+        )
+
+    def uploads(self, prefix: str) -> Iterator[Upload]:
+        """As `Store.uploads`."""
+        asked = self._place.asked("uploads", prefix)
+        query = {"prefix": self._place.name(prefix), "max-uploads": str(_PAGE)}
+        while query:
+            response = self._wire.send(asked, "GET", f"/{self._place.bucket}?uploads&{urlencode(query)}")
+            page = self._wire.read(asked, response, gcs_xml.uploads_page)
+            for upload in page.entries:
+                yield Upload(key=self._place.key(upload.key), id=upload.id, begun_s=upload.begun_s)
+            query = {**query, **page.following} if page.following else {}
+
+    def close(self) -> None:
+        """Close the connections. Safe to call again."""
+        self._wire.close()
+
+    def _delete(self, key: str) -> None:
+        """Delete one object."""
+        asked = self._place.asked("delete", key)
+        self._wire.send(
+            asked, "DELETE", _JSON + self._place.json_path(key), ok=(HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND)
+        )
+
+    def _check_version(self, key: str, tag: Tag | None) -> None:
+        """Do for an empty range what the service does for others."""
+        found = self.stat(key)
+        if tag and tag != found.tag:
+            asked = self._place.asked("get", key)
+            raise ConflictError(f"{asked.where}: it is no longer the version asked for", op="get", key=key)
+
+
+def _crc32c(data: Buffer) -> int:
+    """CRC32C of a buffer; google_crc32c takes nothing but `bytes`, so small ones are lent to it."""
+    crc = 0
+    if not memoryview(data).nbytes:
+        return crc  # an empty view cannot be cast
+    with memoryview(data) as whole, whole.cast("B") as view:
+        for start in range(0, len(view), _HASH_BYTES):
+            crc = google_crc32c.extend(crc, bytes(view[start : start + _HASH_BYTES]))
+    return crc
+
+
+def _connect_anonymously(address: str | None, project: str | None, connections: int, http: Http) -> Line:
+    """Open a session without credentials."""
+    del http
+    session = _session(connections, project)
+    session.auth = _no_login
+    return Line(session, address or "https://storage.googleapis.com", anonymous=True)
+
+
+def _connect(address: str | None, project: str | None, connections: int, http: Http) -> Line:
+    """Open a session with the credentials Google's library finds.
+
+    Source: https://cloud.google.com/docs/authentication/application-default-credentials
+    """
+    timeout = (http.connect_timeout_s, http.read_timeout_s)
+    request = partial(google.auth.transport.requests.Request(_session(1)), timeout=timeout)
+    try:
+        # google.auth wants its own class there, but calls it only; its AuthorizedSession passes a partial too
+        credentials, _ = google.auth.default(_SCOPES, request=request, quota_project_id=project)  # type: ignore[arg-type]
+        universe = credentials.universe_domain
+    except Exception as error:
+        raise _login_failure(error) from error
+    session = _session(connections, project)
+    session.auth = _Login(credentials, request)
+    return Line(session, address or f"https://storage.{universe}", anonymous=False)
+
+
+def _session(connections: int, project: str | None = None) -> requests.Session:
+    """Make a session that tries once."""
+    session = requests.Session()
+    session.headers["User-Agent"] = f"ckptsync/{__version__}"
+    if project:
+        session.headers["x-goog-user-project"] = project
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=connections, max_retries=0)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Send no credentials, those of a .netrc file neither."""
+    return request
+
+
+class _Login(requests.auth.AuthBase):
+    """Puts an access token on each request; fetches a new one, in one thread, when it runs out."""
+
+    def __init__(self, credentials: google.auth.credentials.Credentials, request: Callable[..., object]) -> None:
+        self._credentials = credentials
+        self._request = request
+        self._lock = threading.Lock()
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        try:
+            with self._lock:
+                self._credentials.before_request(  # type: ignore[no-untyped-call]
+                    self._request, request.method, request.url, request.headers
+                )
+        except Exception as error:
+            raise _login_failure(error) from error
+        return request
+
+
+_FIND = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
+
+
+def _login_failure(error: Exception) -> Exception:
+    """Turn a failure of Google's authentication library into the error it means."""
+    failures = google.auth.exceptions
+    if isinstance(error, failures.DefaultCredentialsError):
+        return CredentialsError(f"no usable Google credentials were found; {_FIND}")
+    if isinstance(error, failures.TransportError) or getattr(error, "retryable", False):
+        return TransientError("no access token could be fetched from Google for the moment")
+    if isinstance(error, failures.RefreshError):
+        return TokenRefusedError(f"Google does not renew the access token of these credentials; {_FIND}")
+    return CredentialsError(f"the Google credentials cannot be used ({type(error).__name__}); {_FIND}")

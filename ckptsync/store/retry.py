@@ -1,0 +1,231 @@
+"""The one place where requests are tried again: full jitter, a deadline, and no byte fetched twice.
+
+Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import ParamSpec, TypeVar
+
+import tenacity
+
+from ckptsync.clock import SYSTEM, Clock
+from ckptsync.config import Retry
+from ckptsync.errors import StoreError, TransientError
+from ckptsync.events import Event, Kind, Observer, log_observer
+from ckptsync.store.base import Buffer, PartTag, Stat, Store, StoreWrapper, Tag, Upload
+
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+
+_DELETE_KEYS = 1000
+"""Keys deleted by one call of the inner store, so that a failure repeats no more than these."""
+_DOUBLINGS = 40
+"""Where doubling stops, long past any cap, before the number overflows."""
+_DICE = random.SystemRandom()
+"""Ranks forked from one process must not roll the same pauses."""
+
+
+class Retrying(StoreWrapper):
+    """Tries a request again when it failed with `TransientError`, and only then.
+
+    A failure that is raised carries how often it was tried. An answer that got lost may make a later try of `put` with
+    `if_absent` raise `ConflictError`: the caller reads back and compares. A repeated `finish` is settled by the store. A
+    repeated `begin` may leave an upload nobody knows of, which gc removes.
+    """
+
+    def __init__(self, inner: Store, retry: Retry, *, clock: Clock = SYSTEM, observer: Observer = log_observer) -> None:
+        """Wrap a store that does not itself try again.
+
+        Args:
+            inner: closed with this one.
+            retry: how often and how long.
+            clock: does the pausing.
+            observer: told of every failure that is followed by another try.
+        """
+        super().__init__(inner)
+        self._retry = retry
+        self._clock = clock
+        self._observer = observer
+
+    def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
+        """As `Store.put`."""
+        return self._run("put", key)(self.inner.put, key, data, if_absent=if_absent)
+
+    def get(self, key: str, into: memoryview, *, offset: int = 0, tag: Tag | None = None) -> int:
+        """As `Store.get`; goes on behind the bytes that had arrived, so pin `tag` where an object may be replaced."""
+        run = self._run("get", key)
+        done = 0
+
+        def once() -> int:
+            nonlocal done
+            if done and done == len(into):
+                return done
+            try:
+                return done + self.inner.get(key, into[done:], offset=offset + done, tag=tag)
+            except TransientError as error:
+                if error.received:
+                    done += error.received
+                    run.progressed()
+                error.received = done
+                raise
+
+        return run(once)
+
+    def stat(self, key: str) -> Stat:
+        """As `Store.stat`."""
+        return self._run("stat", key)(self.inner.stat, key)
+
+    def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
+        """As `Store.list`; goes on behind the last key seen."""
+        run = self._run("list", prefix)
+        left = limit
+        for attempt in run.attempts():
+            with attempt:
+                if left == 0:
+                    return
+                for found in self.inner.list(prefix, limit=left, after=after):
+                    run.progressed()
+                    after = found.key
+                    left = None if left is None else left - 1
+                    yield found
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """As `Store.delete`."""
+        rest = iter(keys)
+        while batch := tuple(islice(rest, _DELETE_KEYS)):
+            self._run("delete", batch[0])(self.inner.delete, batch)
+
+    def read(self, key: str) -> bytes:
+        """As `Store.read`."""
+        return self._run("read", key)(self.inner.read, key)
+
+    def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
+        """As `Store.copy`."""
+        return self._run("copy", key)(self.inner.copy, source, key, tag=tag)
+
+    def begin(self, key: str) -> Upload:
+        """As `Store.begin`."""
+        return self._run("begin", key)(self.inner.begin, key)
+
+    def put_part(self, upload: Upload, number: int, data: Buffer) -> PartTag:
+        """As `Store.put_part`."""
+        return self._run("put_part", upload.key)(self.inner.put_part, upload, number, data)
+
+    def copy_part(
+        self, upload: Upload, number: int, source: str, offset: int, size: int, *, tag: Tag | None = None
+    ) -> PartTag:
+        """As `Store.copy_part`."""
+        return self._run("copy_part", upload.key)(self.inner.copy_part, upload, number, source, offset, size, tag=tag)
+
+    def parts(self, upload: Upload) -> dict[int, PartTag]:
+        """As `Store.parts`."""
+        return self._run("parts", upload.key)(self.inner.parts, upload)
+
+    def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
+        """As `Store.finish`."""
+        return self._run("finish", upload.key)(self.inner.finish, upload, tuple(parts))
+
+    def abort(self, upload: Upload) -> None:
+        """As `Store.abort`."""
+        self._run("abort", upload.key)(self.inner.abort, upload)
+
+    def uploads(self, prefix: str) -> Iterator[Upload]:
+        """As `Store.uploads`; begun anew after a failure, less what was shown already."""
+        run = self._run("uploads", prefix)
+        shown: set[tuple[str, str]] = set()
+        for attempt in run.attempts():
+            with attempt:
+                for found in self.inner.uploads(prefix):
+                    if (found.key, found.id) not in shown:
+                        run.progressed()
+                        shown.add((found.key, found.id))
+                        yield found
+
+    def _run(self, op: str, key: str) -> _Run:
+        """Begin a request."""
+        return _Run(self._retry, self._clock, self._observer, op, key)
+
+
+class _Run:
+    """One request and its tries, for one thread."""
+
+    def __init__(self, retry: Retry, clock: Clock, observer: Observer, op: str, key: str) -> None:
+        """Nothing was tried yet."""
+        self._retry = retry
+        self._clock = clock
+        self._observer = observer
+        self._op = op
+        self._key = key
+        self._tries = 0
+        self._fruitful_try = 0
+        self._since_s = clock.monotonic()
+
+    def __call__(self, fn: Callable[_Params, _Result], *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+        """Call until it succeeds, or fails for good."""
+        try:
+            return self._controller()(fn, *args, **kwargs)
+        except StoreError as error:
+            error.attempts = self._tries
+            raise
+
+    def attempts(self) -> Iterator[tenacity.AttemptManager]:
+        """Tries to be entered one after the other; the one that succeeds is the last."""
+        try:
+            yield from self._controller()
+        except StoreError as error:
+            error.attempts = self._tries
+            raise
+
+    def progressed(self) -> None:
+        """Count tries and time anew: this one brought something."""
+        self._fruitful_try = self._tries
+        self._since_s = self._clock.monotonic()
+
+    def _controller(self) -> tenacity.Retrying:
+        """Make a fresh one: tenacity keeps state in it, which nested listings would share."""
+        return tenacity.Retrying(
+            sleep=self._clock.sleep,
+            before=self._count,
+            retry=tenacity.retry_if_exception_type(TransientError),
+            wait=self._pause_s,
+            stop=self._is_over,
+            before_sleep=self._tell,
+            reraise=True,
+        )
+
+    def _count(self, state: tenacity.RetryCallState) -> None:
+        """Note that a try begins."""
+        self._tries = state.attempt_number
+
+    def _pause_s(self, state: tenacity.RetryCallState) -> float:
+        """Roll the pause before the next try."""
+        doublings = min(max(self._tries - self._fruitful_try - 1, 0), _DOUBLINGS)
+        rolled_s = _DICE.uniform(0.0, min(self._retry.cap_s, self._retry.base_s * 2**doublings))
+        return max(rolled_s, _failure(state).retry_after_s or 0.0)
+
+    def _is_over(self, state: tenacity.RetryCallState) -> bool:
+        """Whether there were enough fruitless tries, or the next would come too late."""
+        if self._tries - self._fruitful_try >= self._retry.attempts:
+            return True
+        return self._clock.monotonic() + state.upcoming_sleep - self._since_s >= self._retry.deadline_s
+
+    def _tell(self, state: tenacity.RetryCallState) -> None:
+        """Tell the observer."""
+        failure, fruitless = _failure(state), self._tries - self._fruitful_try
+        message = (
+            f"{self._op} {self._key!r} failed, try {fruitless} of {self._retry.attempts}: {failure}; "
+            f"trying again in {state.upcoming_sleep:.2f} s"
+        )
+        self._observer(Event(kind=Kind.RETRY, path=self._key, message=message))
+
+
+def _failure(state: tenacity.RetryCallState) -> TransientError:
+    """Return what the last try failed with."""
+    failure = state.outcome.exception() if state.outcome is not None else None
+    if not isinstance(failure, TransientError):
+        raise TypeError(f"tried again after {failure!r}")
+    return failure

@@ -1,0 +1,82 @@
+"""What S3 tells about bytes and what we tell it: CRC64NVME and the ETags that are MD5s."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+from ckptsync.store.base import Buffer, PartTag
+
+try:
+    from awscrt import checksums
+except ImportError:
+    checksums = None
+
+AVAILABLE = checksums is not None
+"""Whether CRC64NVME can be computed here."""
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_CRC64_BYTES = 8
+
+
+def vouched(answer: Mapping[str, object], *, whole: bool = False, md5: bool = True) -> dict[str, str]:
+    """Digests an answer tells, in hex by name.
+
+    Args:
+        answer: headers or a row of a listing, as the SDK names them.
+        whole: it is about an object that may have parts; a digest counts only if it is one of all bytes.
+        md5: False where ETags are never MD5s.
+    """
+    hashes: dict[str, str] = {}
+    etag = str(answer.get("ETag") or "").strip('"')
+    # Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    plain = answer.get("ServerSideEncryption") in {None, "AES256"} and not answer.get("SSECustomerAlgorithm")
+    if md5 and plain and _MD5.fullmatch(etag):
+        hashes["md5"] = etag
+    if (crc := crc_told(answer)) and (not whole or answer.get("ChecksumType") == "FULL_OBJECT"):
+        hashes["crc64nvme"] = crc
+    return hashes
+
+
+def crc_of(data: Buffer) -> str:
+    """CRC64NVME in hex."""
+    return f"{checksums.crc64nvme(data):016x}"
+
+
+def as_header(crc: str) -> str:
+    """Write a hex checksum as S3's headers do."""
+    return base64.b64encode(bytes.fromhex(crc)).decode()
+
+
+def crc_told(answer: Mapping[str, object]) -> str:
+    """Return the CRC64NVME an answer tells, in hex; empty when none, or when it is one of part checksums."""
+    text = str(answer.get("ChecksumCRC64NVME") or "")
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        return ""
+    return raw.hex() if len(raw) == 8 else ""  # noqa: PLR2004  a CRC64 has 8 bytes
+
+
+def combined_crc(parts: Sequence[PartTag]) -> str:
+    """CRC64NVME in hex of what parts make together; empty when one of theirs is not known."""
+    if checksums is None or not all("crc64nvme" in part.hashes for part in parts):
+        return ""
+    whole = 0
+    for part in parts:
+        whole = checksums.combine_crc64nvme(whole, int(part.hashes["crc64nvme"], 16), part.size)
+    return f"{whole:016x}"
+
+
+def multipart_etag(parts: Sequence[PartTag]) -> str:
+    """ETag S3 gives an object made of parts; empty when a part's tag is no MD5.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+    """
+    etags = [part.tag.strip('"') for part in parts]
+    if not all(_MD5.fullmatch(etag) for etag in etags):
+        return ""
+    together = hashlib.md5(b"".join(map(bytes.fromhex, etags)), usedforsecurity=False)
+    return f"{together.hexdigest()}-{len(etags)}"

@@ -1,0 +1,263 @@
+"""Where a restore lands: filled aside, then put in place whole by one rename.
+
+What stood there before is deleted only when the caller knows it to be in the bucket; otherwise it is kept beside the target
+under another name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptsync.errors import CkptsyncError, ConfigError, DiskError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_SUFFIX, _NOTE, _ASIDE = ".ckptsync-partial", "swapping.json", ".old"
+
+
+Expendable = Callable[[Path, Path], bool]
+"""Told where old content is now and where it stood; True lets it be deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """A place being filled, held by a lock for as long as it is.
+
+    Attributes:
+        holder: our own folder, on the same filesystem as `target`.
+        target: where the tree will appear.
+        inside: `target` cannot be replaced (a mount point, or its parent is not ours), so its entries are.
+    """
+
+    holder: Path
+    target: Path
+    inside: bool
+
+    @property
+    def tree(self) -> Path:
+        """The folder to fill."""
+        return self.holder / "tree"
+
+    def moves(self) -> dict[Path, Path]:
+        """What goes where, by one rename each."""
+        if not self.inside:
+            return {self.tree: self.target}
+        return {entry: self.target / entry.name for entry in sorted(self.tree.iterdir())}
+
+
+@contextmanager
+def landing(target: Path, name: str, *, expendable: Expendable) -> Iterator[Landing]:
+    """Make or find again the folder in which a restore of `name` to `target` is prepared, and lock it.
+
+    Waits while another process fills the same. What restores of other snapshots left there is removed.
+
+    Raises:
+        ConfigError: `target` is a file.
+        DiskError: no folder can be made there, or the disk is read-only or failing.
+    """
+    target = Path(os.path.realpath(target))
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target} is a file, and the snapshot is a directory; name another place")
+    inside = target.is_dir() and (target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK))
+    folder, stem = (target, ".restore") if inside else (target.parent, f".{target.name}")
+    place = Landing(folder / f"{stem}.{name}{_SUFFIX}", target, inside)
+    while True:
+        with disk_errors(place.holder):
+            place.holder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(place.holder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_same(descriptor, place.holder):
+                with disk_errors(place.holder):
+                    _settle(place, expendable)
+                    _remove_others(place, folder.glob(f"{_literal(stem)}.*{_SUFFIX}"), expendable)
+                    place.tree.mkdir(exist_ok=True)
+                yield place
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _settle(place: Landing, expendable: Expendable) -> None:
+    """Finish what a restore killed while it swapped began: what stood at the target is not ours to overwrite.
+
+    Before the first swap the inodes of everything to be moved are noted; an entry with another inode is the old content.
+    """
+    note = place.holder / _NOTE
+    if note.exists():
+        try:
+            noted = json.loads(note.read_bytes())
+        except ValueError:  # torn: written before the first swap, so nothing was swapped
+            noted = {}
+        for new, target in place.moves().items() if place.tree.exists() else ():
+            if noted and noted.get(new.name) != new.lstat().st_ino:
+                _retire(new, target, expendable)
+        note.unlink()
+    for left in place.holder.glob(f"*{_ASIDE}"):
+        stood_at = place.target / left.name.removesuffix(_ASIDE) if place.inside else place.target
+        _retire(left, stood_at, expendable)
+
+
+def _remove_others(mine: Landing, holders: Iterable[Path], expendable: Expendable) -> None:
+    """Drop what restores of other snapshots to the same target left, unless one is under way."""
+    for holder in holders:
+        if holder == mine.holder or not holder.is_dir():
+            continue
+        descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            _settle(Landing(holder, mine.target, mine.inside), expendable)
+            shutil.rmtree(holder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Whether a folder we waited for still stands where it did."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _literal(text: str) -> str:
+    """Text as a glob that matches nothing else."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
+
+
+def check_space(place: Path, needed_bytes: int) -> None:
+    """Make sure that `needed_bytes` more fit on the disk of `place`.
+
+    Raises:
+        DiskError: they do not; says how many are free.
+    """
+    free = shutil.disk_usage(place).free
+    if free < needed_bytes:
+        raise DiskError(f"{place} has {free} bytes free and {needed_bytes} are needed; free some or restore elsewhere")
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes that the files below a folder take up on the disk."""
+    return sum(
+        os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118  os.walk yields text
+        for parent, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def put_in_place(place: Landing, *, expendable: Expendable) -> list[Path]:
+    """Let the filled tree appear at the target: a reader sees the old content or the new, never a mixture.
+
+    Args:
+        place: filled, its files durable.
+        expendable: decides about what stood at the target before.
+
+    Returns:
+        Where content that was not expendable was kept.
+
+    Raises:
+        DiskError: the disk refused; the target is as before (with `inside`, some entries may be replaced already).
+    """
+    kept: list[Path] = []
+    with disk_errors(place.target):
+        moves = place.moves()
+        note = place.holder / _NOTE
+        note.write_text(json.dumps({new.name: new.lstat().st_ino for new in moves}))
+        for new, target in moves.items():
+            if keep := _replace(new, target, place.holder, expendable):
+                kept.append(keep)
+        sync_folder(place.target if place.inside else place.target.parent)
+        shutil.rmtree(place.holder)
+    return kept
+
+
+def _replace(new: Path, target: Path, holder: Path, expendable: Expendable) -> Path | None:
+    """Put `new` where `target` is, and dispose of what was there; returns where that was kept."""
+    if not os.path.lexists(target) or (_is_empty_folder(target) and new.is_dir() and not new.is_symlink()):
+        new.rename(target)
+        return None
+    if _exchange(new, target):
+        return _retire(new, target, expendable)
+    aside = holder / f"{new.name}{_ASIDE}"
+    target.rename(aside)
+    new.rename(target)
+    return _retire(aside, target, expendable)
+
+
+def _retire(old: Path, target: Path, expendable: Expendable) -> Path | None:
+    """Delete what stood at the target, or keep it beside the target and return where."""
+    if expendable(old, target):
+        _delete(old)
+        return None
+    keep = _free_name(target)
+    old.rename(keep)
+    return keep
+
+
+def _is_empty_folder(path: Path) -> bool:
+    """Whether a path is a folder without entries."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, link or folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _free_name(target: Path) -> Path:
+    """A name beside the target that nothing has."""
+    number = 1
+    while os.path.lexists(keep := target.with_name(f"{target.name}.before-restore-{number}")):
+        number += 1
+    return keep
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step; False where the system cannot. Source: renameat2(2)."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(location: Path) -> Iterator[None]:
+    """Turn an OSError about a path into ours, with its reason in words."""
+    try:
+        yield
+    except CkptsyncError:
+        raise
+    except OSError as error:
+        raise DiskError(f"cannot write {location}: {error.strerror or error}") from error

@@ -1,0 +1,96 @@
+"""Whether what is on the disk is what a manifest says: by content, never by times alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ckptsync.snapshot.digest import part_digest, part_span
+from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
+
+
+def _found(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything below a folder but folders, with relative paths."""
+    stack = [(folder, "")]
+    while stack:
+        place, prefix = stack.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append((Path(entry.path), f"{prefix}{entry.name}/"))
+                else:
+                    yield f"{prefix}{entry.name}", entry
+
+
+def matches(folder: Path, entries: Sequence[Entry]) -> bool:
+    """Tell whether a folder holds exactly these entries. Sizes are compared first, so a mismatch is found cheaply."""
+    expected = {entry.path: entry for entry in entries if not isinstance(entry, DirectoryEntry)}
+    try:
+        there = dict(_found(folder))
+        if there.keys() != expected.keys():
+            return False
+        folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
+        return (
+            all((folder / entry.path).is_dir() for entry in folders)
+            and all(_same_size(Path(there[path].path), entry) for path, entry in expected.items())
+            and all(_same(folder / path, entry) for path, entry in expected.items())
+        )
+    except OSError:
+        return False
+
+
+def holds_only(path: Path, manifest: Manifest, place: str = "") -> bool:
+    """Tell whether all there is at and below `path` is in the snapshot with the same content.
+
+    Args:
+        path: a file, link or folder.
+        manifest: the snapshot.
+        place: where in the snapshot `path` belongs; empty for its root.
+    """
+    expected = {entry.path: entry for entry in manifest.entries}
+    try:
+        if path.is_symlink() or not path.is_dir():
+            return place in expected and _same_size(path, expected[place]) and _same(path, expected[place])
+        there = {f"{place}/{name}" if place else name: Path(entry.path) for name, entry in _found(path)}
+        return (
+            there.keys() <= expected.keys()
+            and all(_same_size(found, expected[name]) for name, found in there.items())
+            and all(_same(found, expected[name]) for name, found in there.items())
+        )
+    except OSError:
+        return False
+
+
+def _same_size(found: Path, entry: Entry) -> bool:
+    """The cheap half of the comparison."""
+    if isinstance(entry, FileEntry):
+        return found.is_file() and not found.is_symlink() and found.stat().st_size == entry.size
+    return isinstance(entry, LinkEntry) and found.is_symlink()
+
+
+def _same(location: Path, entry: Entry) -> bool:
+    """The dear half: content, target and permission bits."""
+    if isinstance(entry, LinkEntry):
+        return str(location.readlink()) == entry.target
+    if not isinstance(entry, FileEntry):
+        return location.is_dir()
+    return same_content(location, entry)
+
+
+def same_content(location: Path, entry: FileEntry) -> bool:
+    """Read a file once and tell whether every part has the digest the manifest gives.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    content = memoryview(bytearray(min(entry.part_bytes, entry.size)))
+    with location.open("rb", buffering=0) as file:
+        for number, digest in enumerate(entry.parts, 1):
+            part = content[: part_span(number, entry.size, entry.part_bytes)[1]]
+            done = 0
+            while done < len(part) and (count := file.readinto(part[done:])):
+                done += count
+            if done < len(part) or part_digest(part) != digest:
+                return False
+        return not file.read(1)

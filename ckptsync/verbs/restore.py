@@ -1,0 +1,275 @@
+"""Restore: the newest good snapshot appears at the target, whole and verified, or the target stays as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ckptsync import names
+from ckptsync.catalog import Listed
+from ckptsync.errors import ConfigError, IntegrityError, ManifestError, NoSnapshotError, NotFoundError
+from ckptsync.events import Event, Kind
+from ckptsync.run import Run
+from ckptsync.snapshot.layout import SnapshotId
+from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
+from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.download import Reader, Received, download_files
+from ckptsync.transfer.target import Landing, check_space, disk_bytes, disk_errors, landing, put_in_place, sync_folder
+from ckptsync.verbs.compare import holds_only, matches
+
+_HISTORY = 50
+"""So many of the newest snapshots are asked whether they hold what a restore replaces."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A newer snapshot that was not restored, and why."""
+
+    snapshot: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What stands at the target now.
+
+    Attributes:
+        snapshot: its id.
+        step: training step.
+        epoch: which writer of the run.
+        files: regular files restored.
+        bytes: their size.
+        bytes_sent: payload fetched by this call.
+        bytes_reused: payload that was on the disk already, verified.
+        parts_sent: requests that carried payload.
+        seconds: this call.
+        committed: always True.
+        target: where.
+        kept: where content that stood at the target and is in no snapshot was moved.
+        skipped: newer snapshots that were bad, the newest first.
+        steps_lost: how much newer the newest of those was, 0 or more.
+    """
+
+    snapshot: str
+    step: int
+    epoch: int
+    files: int
+    bytes: int
+    bytes_sent: int
+    bytes_reused: int
+    parts_sent: int
+    seconds: float
+    committed: bool = True
+    target: str
+    kept: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    steps_lost: int = 0
+
+
+def restore(
+    run: Run, target: Path, *, snapshot: str = "latest", include: Sequence[str] = (), fallback: bool = True
+) -> Restored:
+    """Let a snapshot appear at `target`. Called again after a kill, it fetches only what is missing.
+
+    What stood at the target is deleted when it is in a snapshot of this run, and else kept beside it.
+
+    Args:
+        run: where from.
+        target: a directory, or for a snapshot of a single file, a file or the directory for it.
+        snapshot: an id, a step, `latest`, `best:METRIC:min|max` or an alias.
+        include: shell patterns on relative paths (`*` also matches `/`); none means everything.
+        fallback: with `latest`, take the next older snapshot when one is damaged.
+
+    Raises:
+        NoSnapshotError: there is none, or not the one asked for.
+        IntegrityError: every snapshot tried was bad.
+        ConfigError: the target or a pattern cannot be used.
+        DiskError: the disk is full or read-only.
+        StoreError: the bucket failed for good; what was fetched is used by the next call.
+    """
+    begun_s = run.clock.monotonic()
+    skipped: list[Skipped] = []
+    lost_from = 0
+    for snapshot_id, listed in _candidates(run, snapshot):
+        try:
+            manifest = run.catalog.load(listed) if listed else run.catalog.get(snapshot_id)
+            received, kept = _restore_one(run, manifest, target, include)
+        except IntegrityError as error:
+            if not fallback or listed is None:
+                raise
+            skipped.append(Skipped(snapshot=str(snapshot_id), reason=str(error)))
+            lost_from = max(lost_from, snapshot_id.step)
+            message = f"snapshot {snapshot_id} is bad, the next older one is taken: {error}"
+            run.observer(Event(kind=Kind.FELL_BACK, path=str(snapshot_id), message=message))
+            continue
+        chosen = _selected(manifest, include)
+        files = [entry for entry in chosen if isinstance(entry, FileEntry)]
+        return Restored(
+            snapshot=manifest.snapshot,
+            step=manifest.id.step,
+            epoch=manifest.id.epoch,
+            files=len(files),
+            bytes=sum(file.size for file in files),
+            bytes_sent=received.bytes_received,
+            bytes_reused=received.bytes_kept,
+            parts_sent=received.parts_received,
+            seconds=round(run.clock.monotonic() - begun_s, 3),
+            target=str(target),
+            kept=tuple(str(path) for path in kept),
+            skipped=tuple(skipped),
+            steps_lost=max(0, lost_from - manifest.id.step),
+        )
+    if skipped:
+        raise IntegrityError(f"none of {len(skipped)} snapshots in {run.url} is good; the newest: {skipped[0].reason}")
+    raise NoSnapshotError(f"there is no snapshot in {run.url}")
+
+
+def _candidates(run: Run, snapshot: str) -> Iterator[tuple[SnapshotId, Listed | None]]:
+    """What to try, in order; one listing of one key when the first is good."""
+    if snapshot != "latest":
+        yield names.find(run.catalog, snapshot), None
+        return
+    tried: set[SnapshotId] = set()
+    for limit in (1, None):
+        for listed in run.catalog.listed(limit=limit):
+            if listed.id not in tried:
+                tried.add(listed.id)
+                yield listed.id, listed
+
+
+def _selected(manifest: Manifest, include: Sequence[str]) -> tuple[Entry, ...]:
+    """Entries that fit the patterns, and the directories above them.
+
+    Raises:
+        ConfigError: nothing fits.
+    """
+    if not include:
+        return manifest.entries
+    wanted = {
+        entry.path
+        for entry in manifest.entries
+        if not isinstance(entry, DirectoryEntry) and any(fnmatchcase(entry.path, pattern) for pattern in include)
+    }
+    if not wanted:
+        raise ConfigError(f"no file of snapshot {manifest.snapshot} fits {' '.join(include)}")
+    return tuple(
+        entry
+        for entry in manifest.entries
+        if entry.path in wanted
+        or (isinstance(entry, DirectoryEntry) and any(path.startswith(f"{entry.path}/") for path in wanted))
+    )
+
+
+def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[str]) -> tuple[Received, list[Path]]:
+    """Fetch one snapshot and put it in place; returns counts and what was kept."""
+    entries = _selected(manifest, include)
+    if manifest.kind == "file":
+        return _restore_file(run, manifest.files[0], target, manifest.snapshot)
+    received = Received()
+    size = sum(entry.size for entry in entries if isinstance(entry, FileEntry))
+    run.observer(Event(kind=Kind.PLANNED, bytes=size, count=len(entries)))
+
+    def expendable(old: Path, stood_at: Path) -> bool:
+        root = Path(os.path.realpath(target))
+        return _is_committed(run, manifest, old, "" if stood_at == root else str(stood_at.relative_to(root)))
+
+    with landing(target, manifest.snapshot, expendable=expendable) as place:
+        if target.is_dir() and matches(target, entries):
+            received.add(kept=size)
+            run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
+            shutil.rmtree(place.holder, ignore_errors=True)
+            return received, []
+        _fill(run, entries, place, received)
+        return received, put_in_place(place, expendable=expendable)
+
+
+def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received) -> None:
+    """Bring every entry below the place's tree, durable."""
+    files = [entry for entry in entries if isinstance(entry, FileEntry)]
+    folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
+    with disk_errors(place.holder):
+        _drop_strangers(place.tree, entries)
+        check_space(place.holder, sum(file.size for file in files) - disk_bytes(place.tree))
+        for folder in sorted({str(Path(entry.path).parent) for entry in entries} | {entry.path for entry in folders}):
+            (place.tree / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+            (place.tree / folder).chmod(0o700)
+    _download(run, files, place.tree, received)
+    with disk_errors(place.tree):
+        for link in (entry for entry in entries if isinstance(entry, LinkEntry)):
+            location = place.tree / link.path
+            location.unlink(missing_ok=True)
+            location.symlink_to(link.target)
+        modes = {entry.path: entry.mode for entry in folders}
+        parents = {str(Path(entry.path).parent) for entry in entries} - {"."}
+        for path in sorted(parents | modes.keys(), reverse=True):
+            sync_folder(place.tree / path)
+            (place.tree / path).chmod(modes.get(path, 0o755) & 0o777)
+        place.tree.chmod(0o755)
+        sync_folder(place.tree)
+
+
+def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
+    """Remove what an earlier restore with other patterns left."""
+    known = {entry.path for entry in entries} | {
+        str(parent) for entry in entries for parent in Path(entry.path).parents
+    }
+    for found in sorted(tree.rglob("*"), reverse=True):
+        if str(found.relative_to(tree)) in known:
+            continue
+        if found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found)
+        else:
+            found.unlink()
+
+
+def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Received) -> None:
+    """Fetch files with the run's own limits."""
+    transfer = run.config.transfer
+    largest = max((min(file.part_bytes, file.size) for file in files), default=0)
+    buffers = Buffers(transfer.workers, min(max(largest, 1), max(transfer.part_bytes, 1)))
+    reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=received)
+    download_files(files, folder, reader, workers=transfer.workers)
+
+
+def _restore_file(run: Run, entry: FileEntry, target: Path, name: str) -> tuple[Received, list[Path]]:
+    """Put a snapshot of a single file in place."""
+    received = Received()
+    location = target / entry.path if target.is_dir() else target
+    partial = location.with_name(f".{location.name}.{name}.ckptsync-partial")
+    run.observer(Event(kind=Kind.PLANNED, bytes=entry.size, count=1))
+    with disk_errors(location):
+        location.parent.mkdir(parents=True, exist_ok=True)
+        check_space(location.parent, entry.size - (partial.stat().st_blocks * 512 if partial.exists() else 0))
+    renamed = FileEntry(
+        path=partial.name,
+        size=entry.size,
+        mode=entry.mode,
+        mtime_ns=entry.mtime_ns,
+        key=entry.key,
+        part_bytes=entry.part_bytes,
+        parts=entry.parts,
+    )
+    _download(run, [renamed], location.parent, received)
+    with disk_errors(location):
+        partial.replace(location)
+        sync_folder(location.parent)
+    return received, []
+
+
+def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:
+    """Whether everything at and below a path is, byte for byte, in this snapshot or a recent one of the run."""
+    if holds_only(old, manifest, place):
+        return True
+    for number, listed in enumerate(run.catalog.listed(limit=_HISTORY)):
+        if number == _HISTORY:
+            break
+        try:
+            if holds_only(old, run.catalog.load(listed), place):
+                return True
+        except (ManifestError, NotFoundError):
+            continue
+    return False
