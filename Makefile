@@ -20,7 +20,6 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 WORKERS ?= $(shell $(or $(PYTHON),false) -c 'import os; print(min(4, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
-DOCS_SITE := build/site
 BENCH_RUN ?= build/bench-run
 
 # A stamp per set of packages, named after what the set depends on: reruns cost nothing, a changed requirement installs anew.
@@ -46,24 +45,39 @@ test-slow: $(DEV_STAMP) ## Run the slow tests; SHORT=1 runs the short form that 
 	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )$(PYTEST) -m slow $(PYTEST_ARGS)
 
 .PHONY: check
-check: $(DEV_STAMP) ## Check style, types, layers, docstrings and documentation
+check: style types layers docstrings site docs-tests ## Check style, types, layers, docstrings and documentation (make -k check: all of them)
+
+.PHONY: style types layers docstrings site docs-tests
+style: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(DEV_STAMP)
 	$(BIN)/mypy
+
+layers: $(DEV_STAMP)
 	$(BIN)/lint-imports --no-cache --no-logo
+
+docstrings: $(DEV_STAMP)
 	$(BIN)/flake8 ckptsync
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict --config-file .mkdocs.yml --site-dir $(CURDIR)/$(DOCS_SITE)
-	$(PYTEST) -q tests/docs
+
+site: $(DEV_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict --config-file .mkdocs.yml --site-dir $(CURDIR)/build/site
+
+docs-tests: $(DEV_STAMP)
+	$(PYTEST) -q tests/docs $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## Measure upload, download and verify rates; BENCH_RUN=s3://bucket/prefix measures that bucket
 	$(BIN)/ckptsync bench $(BENCH_RUN) $(BENCH_ARGS)
 
 .PHONY: docs
-docs: $(DEV_STAMP) ## Build the documentation into build/site and bring the generated reference up to date
+docs: reference site ## Bring the generated reference up to date and build the site into build/site
+	@echo "open build/site/index.html"
+
+.PHONY: reference
+reference: $(DEV_STAMP)
 	$(BIN)/python tests/docs/generate_cli.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict --config-file .mkdocs.yml --site-dir $(CURDIR)/$(DOCS_SITE)
-	@echo "open $(DOCS_SITE)/index.html"
 
 .PHONY: format
 format: $(DEV_STAMP) ## Format the code and apply the safe fixes

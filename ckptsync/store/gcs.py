@@ -13,7 +13,6 @@ from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote, urlencode
 
-from ckptsync import __version__
 from ckptsync.config import Gcs, Http
 from ckptsync.errors import (
     ConfigError,
@@ -34,7 +33,16 @@ try:
     import requests
 
     from ckptsync.store import gcs_json, gcs_xml
-    from ckptsync.store.gcs_http import Body, Line, TokenRefusedError, Wire, endpoint, expected_bytes
+    from ckptsync.store.gcs_http import (
+        Body,
+        Line,
+        TokenRefusedError,
+        Wire,
+        connect_anonymously,
+        endpoint,
+        expected_bytes,
+        new_session,
+    )
     from ckptsync.store.gcs_names import Place
 except ImportError as missing:
     raise ConfigError("gs:// needs google-cloud-storage: pip install 'ckptsync[gcs]'") from missing
@@ -71,8 +79,8 @@ class GcsStore(Store):
         self.traits = Traits(copy_part=False, min_part_bytes=5 << 20, max_copy_bytes=5 << 40)
         self._connections = connections
         address, anonymous = endpoint(options)
-        connect = _connect_anonymously if anonymous else _connect
-        self._wire = Wire(partial(connect, address, options.project, connections, http), http)
+        connect = connect_anonymously if anonymous else partial(_connect, http=http)
+        self._wire = Wire(partial(connect, address, options.project, connections), http)
 
     def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
         """As `Store.put`; the service checks the CRC32C before anything becomes visible.
@@ -136,12 +144,12 @@ class GcsStore(Store):
         """As `Store.read`, in one request, checked against the CRC32C the service has for the object."""
         asked = self._place.asked("read", key)
         response = self._wire.send(asked, "GET", self._place.xml_path(key), headers=_RAW, stream=True)
-        size = int(response.headers.get("x-goog-stored-content-length") or response.headers.get("content-length") or 0)
-        content = bytearray(size)
+        size = response.headers.get("x-goog-stored-content-length") or response.headers.get("content-length") or ""
+        content = bytearray(int(size) if size.isdecimal() else 0)
         count = self._wire.receive(asked, response, memoryview(content))
         known = gcs_json.header_hashes(response.headers.get("x-goog-hash", "")).get("crc32c")
-        if count < size or (known and known != f"{_crc32c(content):08x}"):
-            raise TransientError(f"{asked.where}: the content arrived damaged", op="read", key=key, received=count)
+        if not size.isdecimal() or count < len(content) or (known and known != f"{_crc32c(content):08x}"):
+            raise TransientError(f"{asked.where}: the content arrived damaged", op="read", key=key)
         return bytes(content)
 
     def stat(self, key: str) -> Stat:
@@ -229,12 +237,13 @@ class GcsStore(Store):
             headers={"x-goog-hash": f"crc32c={gcs_json.crc32c_base64(crc)}"},
             body=Body(data),
         )
-        etag = gcs_xml.part_etag(response.headers.get("etag", ""))
+        hashes = {"crc32c": f"{crc:08x}"}
         stored = gcs_json.header_hashes(response.headers.get("x-goog-hash", ""))
-        hashes = {"crc32c": f"{crc:08x}", **gcs_xml.part_hashes(etag)}
-        if any(stored.get(name, digest) != digest for name, digest in hashes.items()):
+        if {**hashes, **stored}["crc32c"] != hashes["crc32c"]:
             raise IntegrityError(f"{asked.where}: the service holds another part {number} than was sent; send it again")
-        return PartTag(number=number, size=size, tag=etag, hashes=hashes)
+        if not (etag := response.headers.get("etag")):
+            raise TransientError(f"{asked.where}: the answer names no ETag", op="put_part", key=upload.key)
+        return PartTag(number=number, size=size, tag=gcs_xml.part_etag(etag), hashes={**stored, **hashes})
 
     def parts(self, upload: Upload) -> dict[int, PartTag]:
         """As `Store.parts`."""
@@ -326,47 +335,22 @@ def _crc32c(data: Buffer) -> int:
     return crc
 
 
-def _connect_anonymously(address: str | None, project: str | None, connections: int, http: Http) -> Line:
-    """Open a session without credentials."""
-    del http
-    session = _session(connections, project)
-    session.auth = _no_login
-    return Line(session, address or "https://storage.googleapis.com", anonymous=True)
-
-
-def _connect(address: str | None, project: str | None, connections: int, http: Http) -> Line:
+def _connect(address: str | None, project: str | None, connections: int, *, http: Http) -> Line:
     """Open a session with the credentials Google's library finds.
 
     Source: https://cloud.google.com/docs/authentication/application-default-credentials
     """
     timeout = (http.connect_timeout_s, http.read_timeout_s)
-    request = partial(google.auth.transport.requests.Request(_session(1)), timeout=timeout)
+    request = partial(google.auth.transport.requests.Request(new_session(1)), timeout=timeout)
     try:
         # google.auth wants its own class there, but calls it only; its AuthorizedSession passes a partial too
         credentials, _ = google.auth.default(_SCOPES, request=request, quota_project_id=project)  # type: ignore[arg-type]
         universe = credentials.universe_domain
     except Exception as error:
         raise _login_failure(error) from error
-    session = _session(connections, project)
+    session = new_session(connections, project)
     session.auth = _Login(credentials, request)
     return Line(session, address or f"https://storage.{universe}", anonymous=False)
-
-
-def _session(connections: int, project: str | None = None) -> requests.Session:
-    """Make a session that tries once."""
-    session = requests.Session()
-    session.headers["User-Agent"] = f"ckptsync/{__version__}"
-    if project:
-        session.headers["x-goog-user-project"] = project
-    adapter = requests.adapters.HTTPAdapter(pool_maxsize=connections, max_retries=0)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
-def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Send no credentials, those of a .netrc file neither."""
-    return request
 
 
 class _Login(requests.auth.AuthBase):

@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 import msgspec
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 
+from ckptsync import __version__
 from ckptsync.config import Gcs, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, StoreError, TransientError
 from ckptsync.store.base import Buffer
@@ -77,6 +79,30 @@ def endpoint(options: Gcs) -> tuple[str | None, bool]:
         raise ConfigError(f"the endpoint of Google Cloud Storage must be like https://host, not {address!r}")
     anonymous = options.anonymous or not options.endpoint_url or parts.scheme == "http"
     return address.rstrip("/"), anonymous
+
+
+def new_session(connections: int, project: str | None = None) -> requests.Session:
+    """Make a session that tries each request once.
+
+    Args:
+        connections: kept open at most.
+        project: billed; None leaves it to the credentials.
+    """
+    session = requests.Session()
+    session.headers["User-Agent"] = f"ckptsync/{__version__}"
+    if project:
+        session.headers["x-goog-user-project"] = project
+    adapter = HTTPAdapter(pool_maxsize=connections, max_retries=0)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+def connect_anonymously(address: str | None, project: str | None, connections: int) -> Line:
+    """Open a session without credentials; `address` is the service's, None for Google's own."""
+    session = new_session(connections, project)
+    session.auth = lambda request: request  # else requests looks into .netrc
+    return Line(session, address or "https://storage.googleapis.com", anonymous=True)
 
 
 class Body:

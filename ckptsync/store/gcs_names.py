@@ -11,7 +11,8 @@ from ckptsync.store.base import Upload
 from ckptsync.store.gcs_errors import Asked
 
 # Source: https://cloud.google.com/storage/docs/buckets#naming, https://cloud.google.com/storage/docs/objects#naming
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+# Google wants 3 characters, some emulators fewer
+_BUCKET = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
 _NAME_BYTES = 1024
 
 
@@ -30,7 +31,7 @@ class Place:
     def __post_init__(self) -> None:
         if not _BUCKET.fullmatch(self.bucket):
             raise ConfigError(
-                f"{self.bucket!r} cannot be the name of a bucket: 3 to 222 of a-z, 0-9, '-', '_' and '.', "
+                f"{self.bucket!r} cannot be the name of a bucket: at most 222 of a-z, 0-9, '-', '_' and '.', "
                 "a letter or digit at both ends"
             )
 

@@ -37,10 +37,22 @@ from ckptsync.testing.gcs_wire import (
 MAX_PAGE = 1000
 
 STANDARD = frozenset(
-    "alt callback fields key access_token oauth_token prettyPrint quotaUser userIp userProject $.xgafv".split()
+    {
+        "alt",
+        "callback",
+        "fields",
+        "key",
+        "access_token",
+        "oauth_token",
+        "prettyPrint",
+        "quotaUser",
+        "userIp",
+        "userProject",
+        "$.xgafv",
+    }
 )
 CONDITIONS = frozenset(
-    "ifGenerationMatch ifGenerationNotMatch ifMetagenerationMatch ifMetagenerationNotMatch".split()
+    {"ifGenerationMatch", "ifGenerationNotMatch", "ifMetagenerationMatch", "ifMetagenerationNotMatch"}
 )
 SOURCE_CONDITIONS = frozenset(name.replace("if", "ifSource", 1) for name in CONDITIONS)
 _COPY = CONDITIONS | SOURCE_CONDITIONS | {"sourceGeneration", "destinationPredefinedAcl", "projection"}
@@ -48,7 +60,17 @@ KNOWN: Mapping[Kind, frozenset[str]] = {
     Kind.BUCKET: frozenset({"projection", "ifMetagenerationMatch", "ifMetagenerationNotMatch"}),
     Kind.PERMISSIONS: frozenset({"permissions"}),
     Kind.LIST: frozenset(
-        "delimiter endOffset includeTrailingDelimiter maxResults pageToken prefix projection startOffset versions".split()
+        {
+            "delimiter",
+            "endOffset",
+            "includeTrailingDelimiter",
+            "maxResults",
+            "pageToken",
+            "prefix",
+            "projection",
+            "startOffset",
+            "versions",
+        }
     ),
     Kind.GET: CONDITIONS | {"generation", "projection"},
     Kind.MEDIA: CONDITIONS | {"generation", "projection"},
@@ -60,7 +82,16 @@ KNOWN: Mapping[Kind, frozenset[str]] = {
 }
 
 WRITABLE = frozenset(
-    "cacheControl contentDisposition contentEncoding contentLanguage contentType customTime metadata storageClass".split()
+    {
+        "cacheControl",
+        "contentDisposition",
+        "contentEncoding",
+        "contentLanguage",
+        "contentType",
+        "customTime",
+        "metadata",
+        "storageClass",
+    }
 )
 
 _OBJECT = r"/storage/v1/b/(?P<bucket>[^/]+)/o/(?P<name>[^/]+)"
@@ -83,7 +114,13 @@ def route(method: str, path: str, query: Mapping[str, list[str]]) -> Target:
         if verb == method and (found := pattern.fullmatch(path)):
             names = {key: unquote(value) for key, value in found.groupdict().items()}
             media = kind is Kind.GET and query.get("alt", ["json"])[-1] == "media"
-            return Target(kind=Kind.MEDIA if media else kind, **names)
+            return Target(
+                kind=Kind.MEDIA if media else kind,
+                bucket=names["bucket"],
+                name=names.get("name", ""),
+                to_bucket=names.get("to_bucket", ""),
+                to_name=names.get("to_name", ""),
+            )
     return Target(kind=Kind.UNKNOWN)
 
 
@@ -234,9 +271,7 @@ def _media(service: Service, request: Request) -> Response:
 
 def _delete(service: Service, request: Request) -> Response:
     generation = whole_number(request.option("generation"), "generation")
-    service.objects.delete(
-        request.target.bucket, request.target.name, json_conditions(request), generation=generation
-    )
+    service.objects.delete(request.target.bucket, request.target.name, json_conditions(request), generation=generation)
     return Response(status=204)
 
 

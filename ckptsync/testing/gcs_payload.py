@@ -115,7 +115,7 @@ def _multiply(a: int, b: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _x_to_the_8(size_bytes: int) -> int:
-    """x to the power of `8 * size_bytes`, modulo the polynomial."""
+    """Take x to the power of `8 * size_bytes`, modulo the polynomial."""
     power, square, exponent = 1 << 31, 1 << 30, 8 * size_bytes
     while exponent:
         if exponent & 1:

@@ -103,9 +103,7 @@ class Rewrites:
 
     def _take(self, token: str | None, target: Target, source: StoredObject, asked_bytes: int | None) -> _Pending:
         now_s = self._objects.clock.now()
-        fresh = _Pending(
-            target=target, generation=source.generation, asked_bytes=asked_bytes, written=0, begun_s=now_s
-        )
+        fresh = _Pending(target=target, generation=source.generation, asked_bytes=asked_bytes, written=0, begun_s=now_s)
         if token is None:
             return fresh
         with self._lock:

@@ -335,7 +335,11 @@ def _parse_content_range(header: str | None, body_bytes: int, *, complete: bool)
     if header is None:
         return 0, body_bytes, body_bytes if complete else None
     found = _CONTENT_RANGE.fullmatch(header.strip())
-    if not found or (found["first"] is None and body_bytes) or (found["first"] and int(found["first"]) > int(found["last"])):
+    if (
+        not found
+        or (found["first"] is None and body_bytes)
+        or (found["first"] and int(found["first"]) > int(found["last"]))
+    ):
         raise invalid(f"Failed to parse Content-Range header: {header!r}")
     total = None if found["total"] == "*" else int(found["total"])
     if found["first"] is None:

@@ -71,7 +71,9 @@ class Draft:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def hashed(cls, payload: Payload, attributes: Mapping[str, Any], expected: Mapping[str, str], *, md5s: bool) -> Draft:
+    def hashed(
+        cls, payload: Payload, attributes: Mapping[str, Any], expected: Mapping[str, str], *, md5s: bool
+    ) -> Draft:
         """Hash the bytes and compare with what the client says they are.
 
         Raises:
@@ -175,6 +177,8 @@ def check_name(name: str) -> None:
     if not name:
         raise GcsError(400, "required", "InvalidArgument", "Required")
     if len(name.encode()) > MAX_NAME_BYTES:
-        raise invalid(f"The maximum object length is {MAX_NAME_BYTES} characters, but got a name with {len(name)} characters.")
+        raise invalid(
+            f"The maximum object length is {MAX_NAME_BYTES} characters, but got a name with {len(name)} characters."
+        )
     if name in {".", ".."} or "\r" in name or "\n" in name or name.startswith(".well-known/acme-challenge/"):
         raise invalid(f"Disallowed object name: {name!r}", code="InvalidObjectName")

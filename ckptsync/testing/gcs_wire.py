@@ -234,7 +234,9 @@ Before = Callable[[Request], Fault | None]
 After = Callable[[Request, Response], Fault | None]
 
 
-def json_response(document: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    document: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Answer with a JSON document."""
     content = json.dumps(document, ensure_ascii=False, indent=1).encode()
     kept = {"Content-Type": "application/json; charset=UTF-8", **(headers or {})}

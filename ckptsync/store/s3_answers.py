@@ -1,4 +1,4 @@
-"""What S3 tells about bytes and what we tell it: CRC64NVME and the ETags that are MD5s."""
+"""What an answer of S3 tells: tags, times, ranges, and digests, which we compute alike."""
 
 from __future__ import annotations
 
@@ -6,19 +6,56 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
-from ckptsync.store.base import Buffer, PartTag
+from ckptsync.store.base import Buffer, PartTag, Tag
 
 try:
     from awscrt import checksums
 except ImportError:
     checksums = None
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
 AVAILABLE = checksums is not None
 """Whether CRC64NVME can be computed here."""
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_RANGE = re.compile(r"bytes (\d+)-")
 _CRC64_BYTES = 8
+_PARTIAL_CONTENT = 206
+
+
+def tag_of(answer: Mapping[str, object]) -> Tag:
+    """Return an answer's ETag, in the quotes it came with."""
+    return Tag(str(answer.get("ETag") or ""))
+
+
+def seconds_of(moment: object) -> float:
+    """Turn a service's time into seconds since the epoch."""
+    return moment.timestamp() if isinstance(moment, datetime) else 0.0
+
+
+def answered_s(answer: Mapping[str, object]) -> float:
+    """Return when the service answered, by its own clock; 0.0 when it does not tell."""
+    meta = answer.get("ResponseMetadata")
+    headers = meta.get("HTTPHeaders") if isinstance(meta, Mapping) else None
+    date = headers.get("date") if isinstance(headers, Mapping) else None
+    try:
+        return parsedate_to_datetime(str(date)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def first_byte(answer: GetObjectOutputTypeDef, asked: int) -> int:
+    """Return where in the object a body begins: some services send all of it, or a range under status 200."""
+    if found := _RANGE.match(str(answer.get("ContentRange") or "")):
+        return int(found[1])
+    partial = answer["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL_CONTENT
+    return asked if partial else 0
 
 
 def vouched(answer: Mapping[str, object], *, whole: bool = False, md5: bool = True) -> dict[str, str]:
@@ -57,7 +94,7 @@ def crc_told(answer: Mapping[str, object]) -> str:
         raw = base64.b64decode(text, validate=True)
     except ValueError:
         return ""
-    return raw.hex() if len(raw) == 8 else ""  # noqa: PLR2004  a CRC64 has 8 bytes
+    return raw.hex() if len(raw) == _CRC64_BYTES else ""
 
 
 def combined_crc(parts: Sequence[PartTag]) -> str:

@@ -1,0 +1,89 @@
+"""What an attempt may write: put down before any data, so that nothing it leaves behind is ever nameless.
+
+See docs/design/format.md, which this file implements. Decoding trusts nothing: a journal from a stranger can name no objects
+outside its own attempt's folder, because it holds paths and the keys are made here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ckptsync.errors import ConfigError, ManifestError
+from ckptsync.snapshot.layout import SnapshotId, check_path, data_key, parse_snapshot_id
+from ckptsync.snapshot.manifest import Writer
+
+MAX_ATTEMPT_BYTES = 1 << 28
+
+_Size = Annotated[int, Meta(ge=0)]
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One try to save one step, from before its first byte to the end of its snapshot.
+
+    Attributes:
+        snapshot: id of the attempt, which is that of the snapshot when it is committed.
+        files: path and size in bytes of every file it may write below its data folder; empty when it writes none.
+        created: RFC 3339, UTC, by the writer's clock; for people, nothing is ordered by it.
+        writer: who attempts it.
+    """
+
+    snapshot: str
+    files: tuple[tuple[str, _Size], ...]
+    created: str
+    writer: Writer
+
+    @property
+    def id(self) -> SnapshotId:
+        """The id, taken apart."""
+        found = parse_snapshot_id(self.snapshot)
+        if found is None:
+            raise ManifestError(f"{self.snapshot!r} is not a snapshot id")
+        return found
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every object it may write."""
+        return frozenset(data_key(self.id, path) for path, _ in self.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(size for _, size in self.files)
+
+
+def encode_attempt(attempt: Attempt) -> bytes:
+    """Return the journal as canonical JSON: keys sorted, no spaces, UTF-8. Equal attempts give equal bytes."""
+    return msgspec.json.encode(attempt, order="sorted")
+
+
+def decode_attempt(data: bytes, snapshot: SnapshotId | None = None) -> Attempt:
+    """Read a journal, believing nothing.
+
+    Args:
+        data: the object's content.
+        snapshot: the id its key named; another one inside is refused.
+
+    Raises:
+        ManifestError: damaged, too large, or with unsafe or repeated paths; the sentence says which.
+    """
+    if len(data) > MAX_ATTEMPT_BYTES:
+        raise ManifestError(f"journal of {len(data)} bytes is larger than {MAX_ATTEMPT_BYTES}")
+    try:
+        attempt = msgspec.json.decode(data, type=Attempt)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"journal is damaged: {error}") from error
+    if snapshot is not None and attempt.snapshot != str(snapshot):
+        raise ManifestError(f"journal of {attempt.snapshot} stands under the key of {snapshot}")
+    seen: set[str] = set()
+    for path, _ in attempt.files:
+        if check_path(path) in seen:
+            raise ManifestError(f"path {path!r} stands twice in the journal")
+        seen.add(path)
+        try:
+            data_key(attempt.id, path)
+        except ConfigError as error:
+            raise ManifestError(f"journal of {attempt.snapshot} cannot be used: {error}") from error
+    return attempt
