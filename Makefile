@@ -89,10 +89,11 @@ clean: ## Remove caches and outputs; environments stay
 	rm -rf build dist site demo-run .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find ckptsync tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# pip 25.1 is the first that knows dependency groups. PyTorch comes first and alone, so that nothing else can choose its build.
+# pip 25.1 is the first that knows dependency groups. PyTorch comes first, so that nothing else can
+# choose its build, and NumPy with it, without which it warns.
 $(DEMO_STAMP): | $(BIN)/python
 	$(PIP) install --quiet 'pip>=25.1'
-	$(PIP) install --quiet -c $(CONSTRAINTS) '$(TORCH)'
+	$(PIP) install --quiet -c $(CONSTRAINTS) '$(TORCH)' numpy
 	$(PIP) install --quiet -c $(CONSTRAINTS) --editable .
 	@rm -f $(VENV)/.installed-demo-*
 	@touch $@

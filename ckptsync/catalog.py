@@ -146,6 +146,7 @@ class Catalog:
             self.store.put(layout.writer_key(claim.epoch), msgspec.json.encode(claim, order="sorted"), if_absent=True)
         except ConflictError:
             return
+        self.store.delete([layout.writer_key(claim.epoch)])  # else the next claim is not the first, and proves nothing
         raise UnsupportedError(
             f"{self.store.url} ignores the condition on conditional puts, so two writers could overwrite each other; "
             "set single_writer (--single-writer) if there is only one",
@@ -156,7 +157,7 @@ class Catalog:
         """Return who claimed an epoch; None when nobody did or the record is damaged."""
         try:
             return msgspec.json.decode(self.store.read(layout.writer_key(epoch)), type=Claim)
-        except (NotFoundError, msgspec.DecodeError):
+        except (NotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     def check_not_fenced(self, epoch: int) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,8 +127,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 _GROUPS = ("retry", "http", "s3", "gcs", "transfer")
 _RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG"})
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]?i?b?)", re.IGNORECASE)
-_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[smhdw]?)", re.IGNORECASE)
+_NUMBER = r"(?P<number>[0-9]{1,18}(?:\.[0-9]{1,18})?)\s*"
+_SIZE = re.compile(_NUMBER + r"(?P<unit>(?:[kmgt]i?)?)b?", re.IGNORECASE)
+_DURATION = re.compile(_NUMBER + r"(?P<unit>[smhdw]?)", re.IGNORECASE)
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -140,9 +142,9 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     if not found:
         raise ConfigError(f"{text!r} is not a size; write it like 64MiB or 1.5GB")
-    unit = found["unit"].lower().removesuffix("b")
+    unit = found["unit"].lower()
     base = 1024 if unit.endswith("i") else 1000
-    return int(float(found["number"]) * base ** " kmgt".index(unit[:1] or " "))
+    return int(Fraction(found["number"]) * base ** " kmgt".index(unit[:1] or " "))
 
 
 def parse_duration(text: str) -> float:

@@ -41,17 +41,17 @@ def find(catalog: Catalog, name: str) -> SnapshotId:
         return manifest.id
     if snapshot := layout.parse_snapshot_id(name):
         return snapshot
-    if name.isdigit():
-        return _at_step(catalog, int(name))
+    if name.isascii() and name.isdigit():
+        return _at_step(catalog, name.lstrip("0") or "0")
     if name.startswith("best:"):
         return _best(catalog, name)
     return _aliased(catalog, name)
 
 
-def _at_step(catalog: Catalog, step: int) -> SnapshotId:
-    """Newest snapshot of a step."""
+def _at_step(catalog: Catalog, step: str) -> SnapshotId:
+    """Newest snapshot of a step, which is text because it may have more digits than Python turns into a number."""
     for listed in catalog.listed():
-        if listed.id.step == step:
+        if str(listed.id.step) == step:
             return listed.id
     raise NoSnapshotError(f"no snapshot of step {step} is committed in {catalog.store.url}")
 
@@ -84,17 +84,31 @@ def _aliased(catalog: Catalog, name: str) -> SnapshotId:
 
 def read_alias(catalog: Catalog, name: str) -> Alias | None:
     """Return what a name stands for; None when it was never set. One listing and one get."""
-    for found in catalog.store.list(layout.alias_prefix(name), limit=1):
-        try:
-            return msgspec.json.decode(catalog.store.read(found.key), type=Alias)
-        except msgspec.DecodeError as error:
-            raise ManifestError(f"alias {name!r} is damaged: {error}") from error
+    if (key := _newest_version(catalog, name)) is None:
+        return None
+    try:
+        return msgspec.json.decode(catalog.store.read(key), type=Alias)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"alias {name!r} is damaged: {error}") from error
+
+
+def _newest_version(catalog: Catalog, name: str) -> str | None:
+    """Key of what a name stands for; a second listing only when a foreign object stands first."""
+    for limit in (1, None):
+        empty = True
+        for found in catalog.store.list(layout.alias_prefix(name), limit=limit):
+            empty = False
+            if layout.version_of_alias_key(found.key) is not None:
+                return found.key
+        if empty:
+            break
     return None
 
 
 def all_aliases(catalog: Catalog) -> dict[str, Alias]:
     """Return every alias by name."""
-    names = {found.key.split("/")[1] for found in catalog.store.list(layout.ALIASES) if found.key.count("/") > 1}
+    keys = (found.key for found in catalog.store.list(layout.ALIASES))
+    names = {key.split("/")[1] for key in keys if layout.version_of_alias_key(key) is not None}
     return {name: alias for name in sorted(names) if (alias := read_alias(catalog, name)) is not None}
 
 

@@ -120,7 +120,7 @@ class Within(_Joinable):
     seconds_s: float
 
     def __post_init__(self) -> None:
-        if self.seconds_s <= 0:
+        if not self.seconds_s > 0:  # so that NaN is refused too
             raise ConfigError(f"Within: {self.seconds_s} seconds would keep nothing")
 
     def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:

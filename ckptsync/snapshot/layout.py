@@ -25,7 +25,11 @@ MANIFESTS, DATA, WRITERS, JOURNALS, PINS, ALIASES = (
     "aliases/",
 )
 
-_ID = re.compile(r"(\d{8})-(\d{12})-([a-z0-9]{8})")
+_ID = re.compile(r"([0-9]{8})-([0-9]{12})-([a-z0-9]{8})")
+_MANIFEST = re.compile(rf"{MANIFESTS}(.+)\.json")
+_WRITER = re.compile(rf"{WRITERS}([0-9]{{8}})\.json")
+_VERSION = re.compile(rf"{ALIASES}([^/]+)/([0-9]{{8}})\.json")
+_JOURNAL = re.compile(rf"{JOURNALS}([^/]+)/(?:journal\.json|adopted-by/(.+))")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NONCE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -90,8 +94,8 @@ def manifest_key(snapshot: SnapshotId) -> str:
 
 def snapshot_of_manifest_key(key: str) -> SnapshotId | None:
     """Read the id out of a manifest's key; None for foreign keys."""
-    name = key.removeprefix(MANIFESTS)
-    return _from_newest_first(name.removesuffix(".json")) if name.endswith(".json") else None
+    found = _MANIFEST.fullmatch(key)
+    return _from_newest_first(found[1]) if found else None
 
 
 def data_prefix(snapshot: SnapshotId) -> str:
@@ -118,8 +122,8 @@ def writer_key(epoch: int) -> str:
 
 def epoch_of_writer_key(key: str) -> int | None:
     """Read the epoch out of a claim's key; None for foreign keys."""
-    name = key.removeprefix(WRITERS).removesuffix(".json")
-    return MAX_EPOCH - int(name) if re.fullmatch(r"\d{8}", name) and int(name) < MAX_EPOCH else None
+    found = _WRITER.fullmatch(key)
+    return MAX_EPOCH - int(found[1]) if found and int(found[1]) < MAX_EPOCH else None
 
 
 def journal_prefix(snapshot: SnapshotId) -> str:
@@ -144,14 +148,14 @@ def condemned_key(attempt: SnapshotId) -> str:
 
 def journal_of_key(key: str) -> tuple[SnapshotId, SnapshotId | None] | None:
     """Read the attempt out of a journal's key, and the adopter where it is an adoption; None for foreign keys."""
-    folder, _, name = key.removeprefix(JOURNALS).partition("/")
-    attempt = _from_newest_first(folder)
-    if attempt is None:
+    found = _JOURNAL.fullmatch(key)
+    attempt = _from_newest_first(found[1]) if found else None
+    if found is None or attempt is None:
         return None
-    if name == "journal.json":
+    if found[2] is None:
         return attempt, None
-    adopter = parse_snapshot_id(name.removeprefix("adopted-by/"))
-    return (attempt, adopter) if adopter and name.startswith("adopted-by/") else None
+    adopter = parse_snapshot_id(found[2])
+    return (attempt, adopter) if adopter else None
 
 
 def pin_key(snapshot: SnapshotId) -> str:
@@ -165,11 +169,16 @@ def alias_prefix(name: str) -> str:
     Raises:
         ConfigError: the name cannot be used.
     """
-    if not _ALIAS.fullmatch(name) or name == "latest" or name.isdigit() or parse_snapshot_id(name):
+    if not _is_alias(name):
         raise ConfigError(
             f"{name!r} cannot be an alias: use letters, digits, '.', '_' and '-', neither a number nor `latest`"
         )
     return f"{ALIASES}{name}/"
+
+
+def _is_alias(name: str) -> bool:
+    """Whether a word can stand for a snapshot and for nothing else."""
+    return bool(_ALIAS.fullmatch(name)) and name != "latest" and not name.isdigit() and not parse_snapshot_id(name)
 
 
 def alias_key(name: str, version: int) -> str:
@@ -179,8 +188,10 @@ def alias_key(name: str, version: int) -> str:
 
 def version_of_alias_key(key: str) -> int | None:
     """Read the version out of an alias' key; None for foreign keys."""
-    name = key.rpartition("/")[2].removesuffix(".json")
-    return MAX_VERSION - int(name) if re.fullmatch(r"\d{8}", name) else None
+    found = _VERSION.fullmatch(key)
+    if not found or not _is_alias(found[1]) or int(found[2]) == MAX_VERSION:
+        return None
+    return MAX_VERSION - int(found[2])
 
 
 def check_path(path: str) -> str:

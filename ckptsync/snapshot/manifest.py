@@ -6,6 +6,7 @@ files outside the target nor objects outside its run.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
@@ -23,9 +24,10 @@ MAX_MANIFEST_BYTES = 1 << 30
 _HEX = re.compile(rf"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 _Natural = Annotated[int, Meta(ge=0)]
 _Mode = Annotated[int, Meta(ge=0, le=0o7777)]
+_Time = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
-class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="file"):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="file"):
     """One regular file.
 
     Attributes:
@@ -41,7 +43,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     path: str
     size: _Natural
     mode: _Mode = 0o644
-    mtime_ns: int = 0
+    mtime_ns: _Time = 0
     key: str
     part_bytes: _Natural
     parts: tuple[str, ...]
@@ -64,9 +66,7 @@ class LinkEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     target: str
 
 
-class DirectoryEntry(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="directory"
-):
+class DirectoryEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="directory"):
     """One directory, the root (path `.`) left out.
 
     Attributes:
@@ -93,7 +93,7 @@ class Writer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pid: int
 
 
-class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What it was made with, as far as known.
 
     Attributes:
@@ -107,7 +107,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     config_fingerprint: str = ""
 
 
-class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What saving it took.
 
     Attributes:
@@ -121,7 +121,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     bytes_reused: int = 0
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A committed snapshot.
 
     Attributes:
@@ -278,9 +278,32 @@ def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """Turn metrics into what JSON can hold: NaN and infinities become None.
 
     Raises:
-        ConfigError: a name is empty or has `:` or `=` in it, which `best:NAME:min` could not address.
+        ConfigError: a value is no number, or a name is empty or has `:` or `=` in it, which `best:NAME:min` could not address.
     """
-    for name in metrics:
-        if not name or ":" in name or "=" in name:
-            raise ConfigError(f"metric name {name!r} is empty or has ':' or '=' in it")
-    return {name: float(value) if abs(float(value)) < float("inf") else None for name, value in metrics.items()}
+    checked: dict[str, float | None] = {}
+    for name, given in metrics.items():
+        if not _is_text(name) or not name or ":" in name or "=" in name:
+            raise ConfigError(f"metric name {name!r} is no text, is empty or has ':' or '=' in it")
+        try:
+            value = float(given)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"metric {name!r} is {given!r}, which is no number") from error
+        checked[name] = value if math.isfinite(value) else None
+    return checked
+
+
+def checked_meta(meta: Mapping[str, str]) -> dict[str, str]:
+    """Return free text by name as it may stand in a manifest.
+
+    Raises:
+        ConfigError: a name or value is no text, or cannot be written as UTF-8; a reader would refuse the whole manifest.
+    """
+    for name, value in meta.items():
+        if not _is_text(name) or not _is_text(value):
+            raise ConfigError(f"meta {name!r} is {value!r}; names and values must be text")
+    return dict(meta)
+
+
+def _is_text(value: object) -> bool:
+    """Whether JSON can hold a value as text: a name from the disk may have bytes in it that are no UTF-8."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

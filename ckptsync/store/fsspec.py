@@ -7,7 +7,7 @@ are objects below `.ckptsync-uploads`, which `finish` streams into one:
     <id>/key           where an unfinished upload will appear
     <id>/00001         its parts
     finished/<id>      the tag an upload ended with, so that a repeated finish is answered truly
-    drafts/<id>         a file being written
+    drafts/<id>        a file being written
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from types import SimpleNamespace
@@ -159,7 +159,7 @@ class FsspecStore(Store):
 
     def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
         """As `Store.finish`; the bytes pass through this process once more, one part at a time."""
-        wanted = tuple(parts)
+        wanted = sorted(parts, key=lambda part: part.number)
         self._check_id("finish", upload)
         if made := self._finished(upload):
             self.abort(upload)
@@ -323,7 +323,7 @@ class FsspecStore(Store):
                 return None
         return found if found.tag == Tag(made) else None
 
-    def _check_parts(self, upload: Upload, wanted: tuple[PartTag, ...]) -> None:
+    def _check_parts(self, upload: Upload, wanted: Sequence[PartTag]) -> None:
         """Refuse parts that are not those the upload holds."""
         held = self.parts(upload)
         if not wanted or [part.number for part in wanted] != list(range(1, len(wanted) + 1)):
@@ -332,7 +332,7 @@ class FsspecStore(Store):
             if part.number not in held or held[part.number].tag != part.tag:
                 raise IntegrityError(f"part {part.number} of {upload.key!r} is not the one that was sent")
 
-    def _assemble(self, upload: Upload, wanted: tuple[PartTag, ...], path: str) -> None:
+    def _assemble(self, upload: Upload, wanted: Sequence[PartTag], path: str) -> None:
         """Stream parts into one file."""
 
         def write(file: Any) -> None:

@@ -128,7 +128,7 @@ class GcsStore(Store):
             stream=True,
         )
         if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            response.close()
+            response.raw.drain_conn()  # its few bytes; the connection can be used again then
             return 0
         if (expected := expected_bytes(response, offset, into.nbytes)) is None:
             response.close()

@@ -182,7 +182,7 @@ class LocalStore(Store):
 
     def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
         """As `Store.finish`. Killed at any point, it leaves either the upload as it was, or the whole object."""
-        wanted, path = tuple(parts), self._path(upload.key)
+        wanted, path = sorted(parts, key=lambda part: part.number), self._path(upload.key)
         try:
             folder = self._upload_folder("finish", upload)
         except NotFoundError:

@@ -158,7 +158,7 @@ class MemoryStore(Store):
 
     def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
         """As `Store.finish`; an upload that is gone is settled by the generation it made."""
-        wanted = tuple(parts)
+        wanted = sorted(parts, key=lambda part: part.number)
         bucket = self._bucket
         with bucket.lock:
             if upload.id not in bucket.uploads and (made := bucket.finished.get(upload.id)):

@@ -118,11 +118,7 @@ class S3Store(S3Objects):
         A part's MD5 is told only where no better digest is: under SSE-KMS the ETag it is taken from is none.
         """
         found: dict[int, PartTag] = {}
-        params: ListPartsRequestTypeDef = {
-            "Bucket": self._bucket,
-            "Key": self._base + upload.key,
-            "UploadId": upload.id,
-        }
+        params = self._of(upload)
         while True:
             page = self._connection.call("parts", upload.key, lambda client: client.list_parts(**params))
             for item in page.get("Parts", ()):
@@ -155,70 +151,91 @@ class S3Store(S3Objects):
 
         try:
             answer = self._connection.call("finish", upload.key, send)
-        except NotFoundError as gone:
-            return self._settle(upload, ordered, gone)
+        except NotFoundError as error:
+            return self._settle(upload, ordered, error)
         except StoreError as error:
+            if s3_errors.code_of(error) == "InternalError" and self._is_gone(upload, unseen=False):  # so says Ceph
+                return self._settle(upload, ordered, error)
             if s3_errors.code_of(error) in _WRONG_WHOLE or "mp-object-size" in str(error):
                 raise IntegrityError(f"{self.url}: {upload.key!r} is not what its parts make: {error}") from error
             raise
-        stat = self.stat(upload.key)
-        if (told := s3_answers.tag_of(answer)) and told.strip('"') != stat.tag.strip('"'):
-            raise ConflictError(
-                f"{self.url}: the object was replaced right after it appeared", op="finish", key=upload.key
-            )
+        return self._verify(upload.key, answer, size, crc)
+
+    def _verify(self, key: str, answer: CompleteMultipartUploadOutputTypeDef, size: int, crc: str) -> Stat:
+        """Compare the object that has just appeared with what its parts make."""
+        stat = self.stat(key)
+        if (tag := s3_answers.tag_of(answer)) and tag != stat.tag:
+            raise ConflictError(f"{self.url}: the object was replaced right after it appeared", op="finish", key=key)
         if stat.size != size:
-            raise IntegrityError(f"{self.url}: {upload.key!r} has {stat.size} bytes, its parts had {size}")
-        for hashes in (s3_answers.vouched(answer, whole=True, md5=self._md5), stat.hashes):
+            raise IntegrityError(f"{self.url}: {key!r} has {stat.size} bytes, its parts had {size}")
+        for hashes in (s3_answers.vouched(answer, whole=True), stat.hashes):
             if crc and hashes.get("crc64nvme", crc) != crc:
-                raise IntegrityError(
-                    f"{self.url}: {upload.key!r} has CRC64NVME {hashes['crc64nvme']}, its parts make {crc}"
-                )
+                raise IntegrityError(f"{self.url}: {key!r} has CRC64NVME {hashes['crc64nvme']}, its parts make {crc}")
         return stat
 
-    def _settle(self, upload: Upload, parts: Sequence[PartTag], gone: NotFoundError) -> Stat:
+    def _settle(self, upload: Upload, parts: Sequence[PartTag], cause: StoreError) -> Stat:
         """Decide about an upload that is gone: finished by a try whose answer was lost, or aborted."""
+        gone = NotFoundError(
+            f"{self.url}: the upload is gone and no object made of its parts is there", op="finish", key=upload.key
+        )
         try:
             stat = self.stat(upload.key)
         except NotFoundError:
-            raise gone from None
-        crc = s3_answers.combined_crc(parts)
-        same_crc = crc and stat.hashes.get("crc64nvme") == crc
-        same_etag = (etag := s3_answers.multipart_etag(parts)) and stat.tag.strip('"') == etag
-        if (same_crc or same_etag) and stat.size == sum(part.size for part in parts):
-            return stat
-        raise gone
+            raise gone from cause
+        crc, etag = s3_answers.combined_crc(parts), s3_answers.multipart_etag(parts)
+        same = (crc and stat.hashes.get("crc64nvme") == crc) or (etag and stat.tag.strip('"') == etag)
+        if not same or stat.size != sum(part.size for part in parts):
+            raise gone from cause
+        return stat
+
+    def _is_gone(self, upload: Upload, *, unseen: bool) -> bool:
+        """Whether the service no longer knows an upload; `unseen` when it may not be asked."""
+        params = self._of(upload)
+        try:
+            self._connection.call("parts", upload.key, lambda client: client.list_parts(**params))
+        except NotFoundError:
+            return True
+        except DeniedError:
+            return unseen
+        return False
+
+    def _of(self, upload: Upload) -> ListPartsRequestTypeDef:
+        """Name an upload."""
+        return {"Bucket": self._bucket, "Key": self._base + upload.key, "UploadId": upload.id}
 
     def abort(self, upload: Upload) -> None:
         """Drop an upload; see `Store.abort`. Asked until no part is left, as parts under way may land behind it.
 
         Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
         """
-        at: ListPartsRequestTypeDef = {"Bucket": self._bucket, "Key": self._base + upload.key, "UploadId": upload.id}
 
         def drop(client: S3Client) -> None:
-            client.abort_multipart_upload(Bucket=at["Bucket"], Key=at["Key"], UploadId=at["UploadId"])
+            client.abort_multipart_upload(Bucket=self._bucket, Key=self._base + upload.key, UploadId=upload.id)
 
         for _ in range(ABORT_ATTEMPTS):
             try:
                 self._connection.call("abort", upload.key, drop)
-                self._connection.call("parts", upload.key, lambda client: client.list_parts(**at))
             except NotFoundError:
                 return
-            except DeniedError as error:
-                if error.op == "parts":
-                    return
-                raise
+            if self._is_gone(upload, unseen=True):
+                return
         raise TransientError(f"{self.url}: parts keep arriving for an aborted upload", op="abort", key=upload.key)
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
-        """Unfinished uploads below a prefix; see `Store.uploads`."""
-        params: ListMultipartUploadsRequestTypeDef = {
-            "Bucket": self._bucket,
-            "Prefix": self._base + prefix,
-            "EncodingType": "url",
-        }
+        """Unfinished uploads below a prefix; see `Store.uploads`.
+
+        Keys are asked for as they are, for services disagree on how they encode them and whether they tell. Only where
+        one cannot be written in XML are they asked for encoded.
+        """
+        params: ListMultipartUploadsRequestTypeDef = {"Bucket": self._bucket, "Prefix": self._base + prefix}
         while True:
-            page = self._connection.call("uploads", prefix, lambda client: client.list_multipart_uploads(**params))
+            try:
+                page = self._connection.call("uploads", prefix, lambda client: client.list_multipart_uploads(**params))
+            except TransientError as error:
+                if "EncodingType" in params or not s3_errors.is_garbled(error):
+                    raise
+                params["EncodingType"] = "url"
+                continue
             decode: Callable[[str], str] = unquote_plus if page.get("EncodingType") == "url" else str
             for item in page.get("Uploads", ()):
                 key = decode(item["Key"]).removeprefix(self._base)

@@ -30,8 +30,9 @@ _PARTIAL_CONTENT = 206
 
 
 def tag_of(answer: Mapping[str, object]) -> Tag:
-    """Return an answer's ETag, in the quotes it came with."""
-    return Tag(str(answer.get("ETag") or ""))
+    """Return an answer's ETag in quotes, which Ceph leaves out in some answers; empty when it tells none."""
+    etag = str(answer.get("ETag") or "").strip('"')
+    return Tag(f'"{etag}"' if etag else "")
 
 
 def seconds_of(moment: object) -> float:
@@ -67,7 +68,7 @@ def vouched(answer: Mapping[str, object], *, whole: bool = False, md5: bool = Tr
         md5: False where ETags are never MD5s.
     """
     hashes: dict[str, str] = {}
-    etag = str(answer.get("ETag") or "").strip('"')
+    etag = tag_of(answer).strip('"')
     # Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     plain = answer.get("ServerSideEncryption") in {None, "AES256"} and not answer.get("SSECustomerAlgorithm")
     if md5 and plain and _MD5.fullmatch(etag):

@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast
+from functools import cache
+from typing import IO, TYPE_CHECKING, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 import boto3.session
 import botocore.session
 from botocore.config import Config as SdkConfig
+from botocore.loaders import Loader, create_loader
 from botocore.response import StreamingBody
 
 from ckptsync.config import S3, Http
@@ -32,7 +34,8 @@ Addressing = Literal["auto", "path", "virtual"]
 FALLBACK_REGION = "us-east-1"
 MAX_RENEWALS = 3
 METADATA_ATTEMPTS = 3
-# Larger slices save nothing measurable, and one slice must get through within the connect timeout on a slow line.
+# Larger slices save nothing measurable; one must get through within the connect timeout, and what came of one is lost
+# when the connection breaks.
 SLICE_BYTES = 256 << 10
 _AWS_HOST = re.compile(r"(?:.*\.)?(?:amazonaws\.(?:com|com\.cn|eu)|api\.aws|api\.amazonwebservices\.com\.cn)")
 
@@ -108,11 +111,11 @@ class Connection:
         Raises:
             TransientError: the connection broke; `received` bytes at the start of `into` are good.
         """
-        count, source = 0, _source(body)
+        count = 0
         try:
             while count < len(into):
                 with into[count : count + SLICE_BYTES] as window:
-                    got = source.readinto(window)
+                    got = body.readinto(cast("IO[bytes]", window))  # its stub is wrong
                 if not got:
                     break
                 count += got
@@ -120,7 +123,7 @@ class Connection:
             failure = translate(error, Request(op, key, self._bucket))
             raise TransientError(str(failure.args[0]), op=op, key=key, received=count) from error
         finally:
-            _give_back(body)
+            body.close()  # a body read to its end gave its connection back before
         return count
 
     def close(self) -> None:
@@ -152,6 +155,7 @@ class Connection:
             # One lost packet to the metadata service would otherwise read as "no credentials".
             core.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
         session = boto3.session.Session(botocore_session=core, region_name=options.region)
+        core.register_component("data_loader", _models(core.get_config_variable("data_path")))
         if options.addressing != "auto":
             return self._make(session, options.addressing)
         if options.endpoint_url:
@@ -252,21 +256,10 @@ class UploadBody:
         return self._at
 
 
-def _source(body: StreamingBody) -> Any:
-    """Return the object whose `readinto` fills memory without a copy; the SDK's own two layers copy twice."""
-    raw = getattr(body, "_raw_stream", None)
-    plain = getattr(raw, "_fp", None)
-    return plain if hasattr(plain, "readinto") and hasattr(plain, "isclosed") else body
-
-
-def _give_back(body: StreamingBody) -> None:
-    """Return the connection to the pool: as it is when the body was read to its end, else closed."""
-    raw: Any = getattr(body, "_raw_stream", None)
-    plain: Any = getattr(raw, "_fp", None)
-    if not (hasattr(plain, "isclosed") and plain.isclosed()):
-        body.close()
-    if hasattr(raw, "release_conn"):
-        raw.release_conn()
+@cache
+def _models(data_path: str | None) -> Loader:
+    """Return the SDK's description of S3; parsing it anew costs each client a tenth of a second."""
+    return create_loader(data_path)
 
 
 def is_amazon(client: S3Client) -> bool:

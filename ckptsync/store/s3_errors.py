@@ -75,7 +75,7 @@ class _Rule:
 
 
 _BUSY = _Rule(TransientError, "the service asks for a slower pace: {said}", throttled=True)
-_FAILED = _Rule(TransientError, "the service failed: {said}")
+_FAILED = _Rule(TransientError, "the service failed, or its answer was cut off: {said}")
 _GARBLED = _Rule(TransientError, "the body was damaged or cut on its way to the service, nothing was stored: {said}")
 _RACING = _Rule(TransientError, "another request is changing the same object, nothing was written: {said}")
 _ABSENT = _Rule(NotFoundError, "not there: {said}")
@@ -191,7 +191,8 @@ def translate(error: Exception, request: Request) -> CkptsyncError:
     """Return our error for one of `SDK_ERRORS`; raise it `from` that."""
     if isinstance(error, sdk.ClientError):
         return _from_answer(error, request)
-    said = " ".join(str(error).split()) or type(error).__name__
+    inner = getattr(error, "kwargs", {}).get("error", "")  # the SDK leaves why it could not connect out of its sentence
+    said = " ".join(f"{error} {'' if str(inner) in str(error) else inner}".split()) or type(error).__name__
     if isinstance(error, sdk.ConnectionError | sdk.HTTPClientError):
         if _UNRESOLVED.search(said):
             return _make(_NO_HOST, request, said=said)
@@ -220,6 +221,12 @@ def code_of(error: BaseException | None) -> str:
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, sdk.ClientError) else ""
 
 
+def is_garbled(error: TransientError) -> bool:
+    """Whether an answer came that is no XML."""
+    # What the SDK cannot parse below a status of 200 it reports as a 500, with the status for a code.
+    return isinstance(error.__cause__, ResponseParserError) or code_of(error) == "500"
+
+
 def refuses_checksum(error: CkptsyncError) -> bool:
     """Whether a request failed for its checksum parameters as such, and not because the bytes did not match."""
     code = code_of(error)
@@ -246,7 +253,7 @@ def _from_answer(error: sdk.ClientError, request: Request) -> CkptsyncError:
     return _make(
         _rule(code, status, error.operation_name),
         request,
-        said=_sentence(code, str(answer.get("Message", "")), status),
+        said=_sentence(code, str(answer.get("Message") or ""), status),
         region=f"region {region}" if region else "another region",
         request_id=str(meta.get("RequestId") or headers.get("x-amz-request-id") or ""),
         retry_after_s=_seconds(headers.get("retry-after")),
@@ -272,7 +279,7 @@ def _make(
         bucket=request.bucket,
     )
     if not issubclass(rule.error, StoreError):
-        return rule.error(f"{sentence} (during {request.op}{f', key {request.key!r}' if request.key else ''})")
+        return rule.error(str(StoreError(sentence, op=request.op, key=request.key, request_id=request_id)))
     if issubclass(rule.error, TransientError):
         return TransientError(
             sentence,

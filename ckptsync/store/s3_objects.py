@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -41,6 +42,8 @@ PAGE = 1000
 # Below this a copy is cheaper than the pause in which the service is asked whether it wants the body at all.
 SMALL_BODY_BYTES = 256 << 10
 
+# Source: https://www.w3.org/TR/xml/#charsets
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
 _NO_BATCHES = frozenset({"MissingContentMD5", "InvalidRequest", "NotImplemented", "MethodNotAllowed", "MalformedXML"})
 
 
@@ -101,13 +104,12 @@ class S3Objects(Store):
 
     def get(self, key: str, into: memoryview, *, offset: int = 0, tag: Tag | None = None) -> int:
         """Read bytes straight into the caller's memory; see `Store.get`."""
-        into = into.cast("B")
-        if not into:
+        if not into.nbytes:
             return 0
         params: GetObjectRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": self._base + key,
-            "Range": f"bytes={offset}-{offset + len(into) - 1}",
+            "Range": f"bytes={offset}-{offset + into.nbytes - 1}",
         }
         if tag:
             params["IfMatch"] = tag
@@ -173,13 +175,17 @@ class S3Objects(Store):
         """Delete objects, a thousand at a time; see `Store.delete`."""
         pending = iter(keys)
         while batch := [*islice(pending, PAGE)]:
+            unwritable = [key for key in batch if _NOT_IN_XML.search(key)]
+            writable = [key for key in batch if not _NOT_IN_XML.search(key)]
             try:
-                self._delete_batch(batch)
+                if writable:
+                    self._delete_batch(writable)
             except StoreError as error:
                 if s3_errors.code_of(error) not in _NO_BATCHES:
                     raise
-                for key in batch:
-                    self._delete_one(key)
+                unwritable = batch
+            for key in unwritable:
+                self._delete_one(key)
 
     def _delete_batch(self, batch: Sequence[str]) -> None:
         """Delete up to a thousand objects in one request."""
@@ -223,8 +229,9 @@ class S3Objects(Store):
 
     def _receive(self, op: str, key: str, answer: GetObjectOutputTypeDef, into: memoryview) -> int:
         """Fill `into` from an answer's body as far as it goes."""
-        wanted = min(len(into), answer["ContentLength"])
-        count = self._connection.receive(op, key, answer["Body"], into[:wanted])
+        wanted = min(into.nbytes, answer["ContentLength"])
+        with into.cast("B") as view, view[:wanted] as window:
+            count = self._connection.receive(op, key, answer["Body"], window)
         if count < wanted:
             raise TransientError(
                 f"{self.url}: the body ended after {count} of {wanted} bytes", op=op, key=key, received=count
@@ -251,6 +258,8 @@ class S3Objects(Store):
     def _compare_echo(self, answer: Mapping[str, object], crc: str, op: str, key: str) -> None:
         """Compare the checksum the service tells of a body with the one that was sent."""
         told = s3_answers.crc_told(answer)
+        if self._strict and not told and op == "put":
+            told = self.stat(key).hashes.get("crc64nvme", "")
         if crc and told and told != crc:
             raise IntegrityError(
                 f"{self.url}: the service received other bytes than were sent: CRC64NVME {told}, not {crc} "

@@ -41,7 +41,6 @@ BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 class Answering(Protocol):
     """What stands behind the HTTP layer."""
 
-    requests: list[tuple[str, Kind, str]]
     root: Path | None
 
     def respond(self, request: Request) -> tuple[Response, Fault | None]:
@@ -75,11 +74,13 @@ class Listener(socketserver.ThreadingTCPServer):
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Note the connection before its thread starts."""
         with self._changed:
             self._open.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """Forget the connection; its thread is about to end."""
         super().shutdown_request(request)
         with self._changed:
             self._open.discard(request)
@@ -105,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Read a body into memory of its own, have it answered, send the answer."""
         parts = urlsplit(self.path)
         query = parse_qs(parts.query, keep_blank_values=True)
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        headers = {name.lower(): ",".join(self.headers.get_all(name, [])) for name in self.headers}
         target = _route(self.command, parts.path, query, headers)
         try:
             body, complete = self._read_body(headers, target)
@@ -122,7 +123,6 @@ class _Handler(BaseHTTPRequestHandler):
             body=body,
             complete=complete,
         )
-        self.server.gcs.requests.append((request.method, request.kind, request.object_name))
         if complete:
             self._send(*self.server.gcs.respond(request))
         else:
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Read what the client announced; False when it hung up before the end.
 
         Raises:
-            GcsError: 400 or 411, it will not be read at all.
+            GcsError: 400, 411 or 503, it will not be read to its end.
         """
         if "chunked" in headers.get("transfer-encoding", "").lower():
             return self._read_chunked()
@@ -152,7 +152,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self, size_bytes: int) -> tuple[Payload, bool]:
         segments: list[memoryview] = []
         for start in range(0, size_bytes, SEGMENT_BYTES):
-            view = allocate(min(SEGMENT_BYTES, size_bytes - start), self.server.gcs.root)
+            try:
+                view = allocate(min(SEGMENT_BYTES, size_bytes - start), self.server.gcs.root)
+            except OSError as error:
+                message = f"The loopback server cannot store a body of {size_bytes} bytes: {error}"
+                raise GcsError(503, "backendError", "ServiceUnavailable", message) from error
             filled = self._fill(view)
             segments.append(view[:filled])
             if filled < len(view):

@@ -57,7 +57,7 @@ CONDITIONS = frozenset(
 SOURCE_CONDITIONS = frozenset(name.replace("if", "ifSource", 1) for name in CONDITIONS)
 _COPY = CONDITIONS | SOURCE_CONDITIONS | {"sourceGeneration", "destinationPredefinedAcl", "projection"}
 KNOWN: Mapping[Kind, frozenset[str]] = {
-    Kind.BUCKET: frozenset({"projection", "ifMetagenerationMatch", "ifMetagenerationNotMatch"}),
+    Kind.BUCKET: frozenset({"projection"}),
     Kind.PERMISSIONS: frozenset({"permissions"}),
     Kind.LIST: frozenset(
         {
@@ -276,8 +276,13 @@ def _delete(service: Service, request: Request) -> Response:
 
 
 def _patch(service: Service, request: Request) -> Response:
-    changes = writable(json_body(request))
-    made = service.objects.patch(request.target.bucket, request.target.name, changes, json_conditions(request))
+    made = service.objects.patch(
+        request.target.bucket,
+        request.target.name,
+        writable(json_body(request)),
+        json_conditions(request),
+        generation=whole_number(request.option("generation"), "generation"),
+    )
     return json_response(resource(made, service.url), headers={"ETag": made.etag})
 
 

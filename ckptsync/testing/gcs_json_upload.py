@@ -48,6 +48,19 @@ def route(method: str, path: str, query: Mapping[str, list[str]], headers: Mappi
     return Target(kind=Kind.SESSION_START if resumable else Kind.INSERT, bucket=bucket)
 
 
+def name_of(service: Service, request: Request) -> str:
+    """The object an upload is for, which its path does not tell; empty when nothing does."""
+    try:
+        if session_id := request.option("upload_id"):
+            return service.uploads.session_name(session_id)
+        if request.option("name") or request.option("uploadType") == "media":
+            return request.option("name") or ""
+        document = json_body(request) if request.kind is Kind.SESSION_START else _split_related(request)[0]
+    except GcsError:
+        return ""
+    return str(document.get("name", ""))
+
+
 def handle(service: Service, request: Request) -> Response:
     """Answer any request `route` knows.
 

@@ -170,14 +170,22 @@ class Objects:
             del room.names[bisect_left(room.names, key)]
             self._rate.count(bucket, name)
 
-    def patch(self, bucket: str, name: str, changes: Mapping[str, Any], conditions: Conditions) -> StoredObject:
+    def patch(
+        self,
+        bucket: str,
+        name: str,
+        changes: Mapping[str, Any],
+        conditions: Conditions,
+        *,
+        generation: int | None = None,
+    ) -> StoredObject:
         """Change metadata; None takes an entry away.
 
         Raises:
             GcsError: 404, 412 or 429; nothing changed.
         """
         with self._lock:
-            live = self.get(bucket, name, conditions, source=True)
+            live = self.get(bucket, name, conditions, generation=generation, source=True)
             self._rate.check(bucket, name)
             attributes = _merge(live.attributes, changes)
             made = replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import mmap
+import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -67,13 +68,16 @@ def allocate(size_bytes: int, root: Path | None) -> memoryview:
     """Make writable memory for `size_bytes`: in RAM, or in a nameless file below `root`.
 
     Either goes back to the system with its last view. In files it costs one open file a call from 64 KiB on.
+
+    Raises:
+        OSError: there is no room.
     """
     if size_bytes < MAPPED_BYTES:
         return memoryview(bytearray(size_bytes))
     if root is None:
         return memoryview(mmap.mmap(-1, size_bytes))
     with tempfile.TemporaryFile(dir=root) as file:
-        file.truncate(size_bytes)
+        os.posix_fallocate(file.fileno(), 0, size_bytes)  # a full disk is an OSError here, a SIGBUS later
         return memoryview(mmap.mmap(file.fileno(), size_bytes))
 
 
@@ -88,10 +92,26 @@ def crc32c(payload: Payload) -> int:
 
 def md5(payload: Payload) -> bytes:
     """MD5 digest of the whole, 16 bytes."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for segment in payload.segments:
-        digest.update(segment)
-    return digest.digest()
+    running = Md5()
+    running.update(payload)
+    return running.digest()
+
+
+class Md5:
+    """An MD5 digest that grows with its object."""
+
+    def __init__(self) -> None:
+        """Start with no bytes."""
+        self._digest = hashlib.md5(usedforsecurity=False)
+
+    def update(self, payload: Payload) -> None:
+        """Add bytes."""
+        for segment in payload.segments:
+            self._digest.update(segment)
+
+    def digest(self) -> bytes:
+        """The digest of all bytes so far."""
+        return self._digest.digest()
 
 
 def combine_crc32c(first: int, second: int, second_size_bytes: int) -> int:

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ from ckptsync.testing import gcs_json, gcs_json_upload, gcs_xml
 from ckptsync.testing.gcs_http import Listener
 from ckptsync.testing.gcs_objects import Objects
 from ckptsync.testing.gcs_rewrite import Rewrites
-from ckptsync.testing.gcs_service import PERMISSIONS, Service, check_token
+from ckptsync.testing.gcs_service import PERMISSIONS, Service, check_token, refuse_etags
 from ckptsync.testing.gcs_uploads import Uploads
 from ckptsync.testing.gcs_wire import (
     After,
@@ -45,7 +46,7 @@ from ckptsync.testing.gcs_wire import (
 __all__ = ["Fault", "GcsServer", "Kind", "Request", "Response"]
 
 HOST = "127.0.0.1"
-POLL_S = 0.05
+POLL_S = 0.01
 
 _SESSIONS = frozenset({Kind.SESSION_START, Kind.SESSION_CHUNK, Kind.SESSION_QUERY, Kind.SESSION_CANCEL})
 
@@ -152,6 +153,7 @@ class GcsServer:
 
     def respond(self, request: Request) -> tuple[Response, Fault | None]:
         """Answer a request; the fault tells what is to happen to the answer on its way."""
+        request = self._record(request)
         if self.before is not None and (fault := self.before(request)) is not None:
             return _fault_response(fault, request.target), fault
         try:
@@ -164,11 +166,20 @@ class GcsServer:
 
     def receive_broken(self, request: Request) -> None:
         """Note a request whose body broke off: a session keeps what came of it, and nothing else happens."""
+        request = self._record(request)
         if request.kind is Kind.SESSION_CHUNK:
             try:
                 gcs_json_upload.handle(self._service(), request)
             except GcsError:
                 return
+
+    def _record(self, request: Request) -> Request:
+        """Note a request, under the name of the object it is about."""
+        if request.kind is Kind.INSERT or request.kind in _SESSIONS:
+            name = gcs_json_upload.name_of(self._service(), request)
+            request = replace(request, target=replace(request.target, name=name))
+        self.requests.append((request.method, request.kind, request.object_name))
+        return request
 
     def _handle(self, request: Request) -> Response:
         check_token(request, self._token)
@@ -180,6 +191,7 @@ class GcsServer:
             raise GcsError(404, "notFound", "NotFound", "Not Found")
         if request.target.xml:
             return gcs_xml.handle(self._service(), request)
+        refuse_etags(request)
         if request.kind is Kind.INSERT or request.kind in _SESSIONS:
             return gcs_json_upload.handle(self._service(), request)
         return gcs_json.handle(self._service(), request)

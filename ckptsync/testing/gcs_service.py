@@ -14,7 +14,16 @@ from ckptsync.testing.gcs_payload import Payload
 from ckptsync.testing.gcs_rewrite import Rewrites
 from ckptsync.testing.gcs_uploads import Uploads
 from ckptsync.testing.gcs_values import Conditions, StoredObject
-from ckptsync.testing.gcs_wire import GcsError, Kind, Request, Response, condition_failed, invalid, not_modified
+from ckptsync.testing.gcs_wire import (
+    GcsError,
+    Kind,
+    Request,
+    Response,
+    condition_failed,
+    invalid,
+    not_implemented,
+    not_modified,
+)
 
 _RANGE = re.compile(r"bytes=(?P<first>\d*)-(?P<last>\d*)")
 _CREATE = ("storage.objects.create",)
@@ -89,6 +98,17 @@ def check_options(request: Request, known: Collection[str]) -> None:
             raise invalid(f"Invalid query parameter: {name!r}")
         if len(values) > 1 and name != "permissions":
             raise invalid(f"Query parameter {name!r} was given {len(values)} times.")
+
+
+def refuse_etags(request: Request) -> None:
+    """Refuse `If-Match` and its kin on JSON requests that write, which Google supports for reads only.
+
+    Raises:
+        GcsError: 400.
+    """
+    for header in ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since"):
+        if header in request.headers and request.kind not in {Kind.GET, Kind.MEDIA}:
+            raise not_implemented(f"{header} is for reads; use ifGenerationMatch.", status=400)
 
 
 def whole_number(text: str | None, name: str, *, least: int = 0) -> int | None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from ckptsync.testing.gcs_objects import Objects
-from ckptsync.testing.gcs_payload import Payload, combine_crc32c, crc32c, md5
+from ckptsync.testing.gcs_payload import Md5, Payload, combine_crc32c, crc32c, md5
 from ckptsync.testing.gcs_values import Conditions, Draft, StoredObject, compare_hashes
 from ckptsync.testing.gcs_wire import GcsError, gone, invalid, no_such_upload
 
@@ -47,6 +47,7 @@ class Session:
     payloads: list[Payload] = field(default_factory=list)
     received_bytes: int = 0
     crc32c: int = 0
+    md5: Md5 | None
     state: State = State.OPEN
     made: StoredObject | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -56,6 +57,8 @@ class Session:
         self.payloads.append(payload)
         self.received_bytes += payload.size
         self.crc32c = combine_crc32c(self.crc32c, crc32c(payload), payload.size)
+        if self.md5 is not None:
+            self.md5.update(payload)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,7 @@ class Uploads:
             expected=expected,
             total_bytes=total_bytes,
             begun_s=self._objects.clock.now(),
+            md5=Md5() if self._objects.md5s else None,
         )
         with self._lock:
             self._sessions[made.id] = made
@@ -187,7 +191,9 @@ class Uploads:
     def _finish_session(self, session: Session, expected: Mapping[str, str]) -> StoredObject:
         payload = Payload.join(session.payloads)
         expected = {**session.expected, **expected}
-        digest = md5(payload) if self._objects.md5s or "md5" in expected else None
+        digest = session.md5.digest() if session.md5 is not None else None
+        if digest is None and "md5" in expected:
+            digest = md5(payload)
         try:
             compare_hashes(expected, session.crc32c, digest)
         except GcsError:
@@ -216,6 +222,12 @@ class Uploads:
     def _end(session: Session) -> None:
         session.state = State.ENDED
         session.payloads.clear()
+
+    def session_name(self, session_id: str) -> str:
+        """The object a session is for, however it stands; empty when there is no such session."""
+        with self._lock:
+            found = self._sessions.get(session_id)
+        return found.name if found else ""
 
     def open_sessions(self) -> list[str]:
         """Ids of sessions that are not finished, in the order they were begun."""

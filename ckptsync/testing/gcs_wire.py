@@ -142,7 +142,7 @@ class Target:
     Attributes:
         kind: what it asks for.
         bucket: bucket name, percent-decoded.
-        name: object name, percent-decoded; empty when the request is about a bucket, or names the object elsewhere.
+        name: object name, percent-decoded; empty when the request is about a bucket.
         to_bucket: destination of a rewrite or copy.
         to_name: destination of a rewrite or copy.
         xml: it speaks the XML API.
@@ -185,8 +185,8 @@ class Request:
 
     @property
     def object_name(self) -> str:
-        """The object it names; uploads name theirs in the query."""
-        return self.target.name or self.option("name") or ""
+        """The object it is about, wherever it names it; empty when it is about a bucket."""
+        return self.target.name
 
     def option(self, name: str) -> str | None:
         """A query parameter; the last one when it is repeated."""

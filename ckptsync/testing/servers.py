@@ -140,6 +140,7 @@ def localstack(environ: Mapping[str, str] | None = None) -> Iterator[Server]:
             "LOCALSTACK_VOLUME_DIR": folder,
             "FILESYSTEM_ROOT": folder,
             "TMPDIR": folder,
+            "GATEWAY_SERVER": "hypercorn",  # its default ignores the address it is told to listen on
             "GATEWAY_LISTEN": f"127.0.0.1:{port}",
             "LOCALSTACK_HOST": f"127.0.0.1:{port}",
             "SERVICES": "s3,sts",

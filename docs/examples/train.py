@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import torch
@@ -14,9 +15,9 @@ import ckptsync
 
 
 class Net(torch.nn.Module):
-    """A few hundred thousand weights, with dropout so that the random state matters."""
+    """Half a million weights, with dropout so that the random state matters."""
 
-    def __init__(self, width: int = 384) -> None:
+    def __init__(self, width: int = 640) -> None:
         super().__init__()
         self.layers = torch.nn.Sequential(
             torch.nn.Linear(32, width),
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--dir", required=True, type=Path, help="where this machine works")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--save-every", type=int, default=20)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds to wait after each step, as if it were larger")
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -75,6 +77,7 @@ def main() -> None:
         optimizer.step()
         done = step + 1
         print(f"step {done} loss {loss.item():.6f}", flush=True)
+        time.sleep(options.pause)
         if done % options.save_every == 0 or done == options.steps:
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(

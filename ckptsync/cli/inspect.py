@@ -1,0 +1,274 @@
+"""Verbs that look and change nothing: ls, show, diff, status, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptsync.cli.options import Options, opened, positional, store, verb, workers
+
+if TYPE_CHECKING:
+    from ckptsync.snapshot.diff import Diff
+    from ckptsync.snapshot.manifest import Entry, Manifest
+    from ckptsync.verbs.listing import Row
+    from ckptsync.verbs.status import Status
+    from ckptsync.verbs.verify import Bad, Verified
+
+_BAD_NAMED = 3
+"""So many bad parts are named in the sentence; the lines above it name all."""
+_DIGEST_SHOWN = 16
+
+
+@verb(
+    positional("run"),
+    click.option("-n", "--limit", metavar="N", type=click.IntRange(1), help="Only the newest N."),
+    store,
+)
+def ls(options: Options, run: str, *, limit: int | None) -> None:
+    """List the snapshots of a run, the newest first.
+
+    With --json, one object a line. RUN may be left out when CKPTSYNC_RUN is set.
+    """
+    from ckptsync.cli.output import print_json, print_lines, table
+    from ckptsync.verbs.listing import rows
+
+    with opened(options, run) as bucket:
+        found = islice(rows(bucket), limit)
+        if options.as_json:
+            for row in found:
+                print_json(row)
+            return
+        head = ("SNAPSHOT", "STEP", "CREATED", "SIZE", "FILES", "STATE", "METRICS", "NOTES")
+        cells = [_cells(row) for row in found]
+    print_lines(table(head, cells, right=(1, 3, 4)) if cells else [f"no snapshots in {run}"])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """Columns of one snapshot."""
+    from ckptsync.cli.output import metrics, size, when
+
+    notes = [*(["pinned"] if row.pinned else []), *row.aliases, row.problem]
+    return (
+        row.snapshot,
+        str(row.step),
+        when(row.created),
+        size(row.bytes),
+        str(row.files),
+        row.state,
+        metrics(row.metrics),
+        " ".join(notes),
+    )
+
+
+@verb(positional("run"), positional("snap"), store)
+def show(options: Options, run: str, snap: str) -> None:
+    """Show what a snapshot holds and where it comes from.
+
+    RUN may be left out when CKPTSYNC_RUN is set.
+    """
+    from ckptsync.verbs.listing import show as show_of
+
+    with opened(options, run) as bucket:
+        manifest = show_of(bucket, snap)
+    options.answer(_as_json(manifest), *_summary(manifest), "", *_entries(manifest.entries))
+
+
+def _as_json(manifest: Manifest) -> dict[str, object]:
+    """The manifest with the field names of `ls`, and its files, links and directories as `entries`."""
+    from msgspec.structs import asdict
+
+    from ckptsync.snapshot.manifest import FileEntry
+
+    entries = [
+        {
+            "type": entry.__struct_config__.tag,
+            **asdict(entry),
+            **({"digest": entry.digest} if isinstance(entry, FileEntry) else {}),
+        }
+        for entry in manifest.entries
+    ]
+    return {
+        "snapshot": manifest.snapshot,
+        "step": manifest.id.step,
+        "epoch": manifest.id.epoch,
+        "created": manifest.created,
+        "kind": manifest.kind,
+        "bytes": manifest.size,
+        "files": len(manifest.files),
+        "metrics": manifest.metrics,
+        "meta": manifest.meta,
+        "parent": manifest.parent,
+        "commit_id": manifest.commit_id,
+        "writer": asdict(manifest.writer),
+        "provenance": asdict(manifest.provenance),
+        "cost": asdict(manifest.cost),
+        "entries": entries,
+    }
+
+
+def _summary(manifest: Manifest) -> Iterable[str]:
+    """What a person asks first."""
+    from ckptsync.cli.output import count, duration, facts, metrics, size, when
+
+    made, cost = manifest.provenance, manifest.cost
+    return facts(
+        {
+            "snapshot": manifest.snapshot,
+            "step": str(manifest.id.step),
+            "epoch": str(manifest.id.epoch),
+            "created": when(manifest.created),
+            "size": f"{size(manifest.size)} in {count(len(manifest.files), 'file')}",
+            "metrics": metrics(manifest.metrics),
+            "meta": " ".join(f"{name}={text}" for name, text in manifest.meta.items()),
+            "parent": manifest.parent,
+            "writer": f"{manifest.writer.host} (pid {manifest.writer.pid})",
+            "versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
+            "git commit": made.git_commit,
+            "fingerprint": made.config_fingerprint,
+            "cost": f"{duration(cost.seconds)}, {size(cost.bytes_sent)} sent, {size(cost.bytes_reused)} reused",
+        }
+    )
+
+
+def _entries(entries: Iterable[Entry]) -> Iterable[str]:
+    """One line for each file, link and directory."""
+    from ckptsync.cli.output import size, table
+    from ckptsync.snapshot.manifest import FileEntry, LinkEntry
+
+    rows: list[tuple[str, ...]] = []
+    for entry in entries:
+        if isinstance(entry, FileEntry):
+            rows.append((size(entry.size), f"{entry.mode:04o}", entry.digest[:_DIGEST_SHOWN], entry.path))
+        elif isinstance(entry, LinkEntry):
+            rows.append(("link", "", "", f"{entry.path} -> {entry.target}"))
+        else:
+            rows.append(("directory", f"{entry.mode:04o}", "", f"{entry.path}/"))
+    return table(("SIZE", "MODE", "DIGEST", "PATH"), rows, right=(0,))
+
+
+@verb(positional("run"), positional("a"), positional("b"), store)
+def diff(options: Options, run: str, a: str, b: str) -> None:
+    """Compare two snapshots.
+
+    A and B are each a snapshot id, a step, latest, best:METRIC:min, best:METRIC:max or an alias. `+` is only in B, `-` only
+    in A, `~` in both with other content. RUN may be left out when CKPTSYNC_RUN is set.
+    """
+    import msgspec
+
+    from ckptsync.verbs.listing import compare
+
+    with opened(options, run) as bucket:
+        found = compare(bucket, a, b)
+    options.answer({"a": a, "b": b, **msgspec.to_builtins(found)}, *_differences(found))
+
+
+def _differences(found: Diff) -> list[str]:
+    """Paths by what became of them, metrics, and the sum."""
+    from ckptsync.cli.output import count, size
+
+    lines = [
+        f"{mark} {path}"
+        for mark, paths in (("+", found.added), ("-", found.removed), ("~", found.changed))
+        for path in paths
+    ]
+    for name, (before, after) in found.metrics.items():
+        lines.append(f"  {name}: {_number(before)} -> {_number(after)}")
+    lines.append(
+        f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed, "
+        f"{len(found.unchanged)} unchanged; {size(found.bytes_changed)} differ in "
+        f"{count(len(found.added) + len(found.changed), 'path')}"
+    )
+    return lines
+
+
+def _number(value: float | None) -> str:
+    """A metric, or that there is none."""
+    return "-" if value is None else format(value, ".6g")
+
+
+@verb(positional("run"), store)
+def status(options: Options, run: str) -> None:
+    """Tell the newest step, its age, who writes and what is pending.
+
+    RUN may be left out when CKPTSYNC_RUN is set.
+    """
+    from ckptsync.verbs.status import status as status_of
+
+    with opened(options, run) as bucket:
+        found = status_of(bucket)
+    options.answer(found, *_state(found))
+
+
+def _state(found: Status) -> list[str]:
+    """The state of a run for people."""
+    from ckptsync.cli.output import duration, facts, size, when
+
+    age = f", {duration(found.committed_age_s)} ago" if found.committed_age_s is not None else ""
+    newest = f"step {found.step} ({found.snapshot}){age}" if found.snapshot else "none yet"
+    writer = (
+        f"epoch {found.epoch}, {found.writer_host} (pid {found.writer_pid}) since {when(found.writer_since or '')}"
+        if found.epoch and found.writer_host
+        else "nobody yet"
+    )
+    lines = list(facts({"run": found.url, "newest": newest, "writer": writer}))
+    lines += [
+        f"pending  step {pending.step} ({pending.snapshot}), {size(pending.bytes)}, begun {duration(pending.age_s)} ago"
+        for pending in found.pending
+    ]
+    return lines
+
+
+@verb(
+    positional("run"),
+    click.argument("snap", default="latest"),
+    click.option(
+        "--percent",
+        metavar="P",
+        type=click.FloatRange(0, 100, min_open=True),
+        default=100.0,
+        help="Check a random share of the parts only.  [default: 100]",
+    ),
+    workers,
+    store,
+)
+def verify(options: Options, run: str, snap: str, *, percent: float) -> None:
+    """Read a snapshot again and check every digest.
+
+    Exits with 4 and names file and part when something is damaged. RUN may be left out when CKPTSYNC_RUN is set, but not
+    when SNAP is given.
+    """
+    from ckptsync.errors import IntegrityError
+    from ckptsync.verbs.verify import verify as verify_in
+
+    with opened(options, run, doing="verifying") as bucket:
+        found = verify_in(bucket, snap, percent=percent)
+    options.answer(found, *_checked(found))
+    if found.bad:
+        named = ", ".join(_named(bad) for bad in found.bad[:_BAD_NAMED])
+        more = f" and {len(found.bad) - _BAD_NAMED} more" if len(found.bad) > _BAD_NAMED else ""
+        raise IntegrityError(
+            f"snapshot {found.snapshot} in {run} is damaged: {named}{more}; restore takes the next older one"
+        )
+
+
+def _checked(found: Verified) -> list[str]:
+    """What was checked, and each bad part."""
+    from ckptsync.cli.output import count, duration, size
+
+    verdict = f"{len(found.bad)} bad" if found.bad else "all good"
+    checked = (
+        f"checked {found.snapshot}: step {found.step}, {count(found.files, 'file')}, {found.parts_checked} of "
+        f"{count(found.parts_total, 'part')}, {size(found.bytes_checked)} in {duration(found.seconds)}: {verdict}"
+    )
+    return [
+        checked,
+        *(f"bad: {_named(bad)}" for bad in found.bad),
+    ]
+
+
+def _named(bad: Bad) -> str:
+    """File, part and reason; part 0 is the whole object."""
+    return f"{bad.path}{f' part {bad.part}' if bad.part else ''}: {bad.reason}"

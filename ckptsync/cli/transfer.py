@@ -1,0 +1,164 @@
+"""Verbs that move checkpoints: save, restore, adopt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptsync.cli.options import (
+    MAX_STEP,
+    Decorator,
+    Options,
+    converted,
+    copy,
+    opened,
+    pairs,
+    part_size,
+    positional,
+    stacked,
+    state_dir,
+    store,
+    verb,
+    workers,
+)
+
+if TYPE_CHECKING:
+    from ckptsync.verbs.restore import Restored
+    from ckptsync.verbs.save import Saved
+
+_described: Decorator = stacked(
+    click.option("--step", metavar="N", type=click.IntRange(0, MAX_STEP), required=True, help="Training step."),
+    click.option(
+        "--metric",
+        "metrics",
+        metavar="NAME=VALUE",
+        multiple=True,
+        callback=converted(pairs(float)),
+        help="A number to choose by later, as in best:loss:min; may be repeated.",
+    ),
+    click.option(
+        "--meta",
+        metavar="NAME=TEXT",
+        multiple=True,
+        callback=converted(pairs(str)),
+        help="Free text to keep with the snapshot; may be repeated.",
+    ),
+)
+
+
+@verb(
+    positional("path"),
+    positional("run"),
+    _described,
+    click.option("--alias", metavar="NAME", help="A name that shall stand for the snapshot from now on."),
+    click.option("--fingerprint", metavar="TEXT", default="", help="Digest of the training configuration."),
+    workers,
+    part_size,
+    copy,
+    state_dir,
+    store,
+)
+def save(
+    options: Options,
+    path: str,
+    run: str,
+    *,
+    step: int,
+    metrics: dict[str, float],
+    meta: dict[str, str],
+    alias: str | None,
+    fingerprint: str,
+) -> None:
+    """Commit a file or directory as the newest snapshot.
+
+    PATH must be at rest until this ends. Killed and run again, it sends only what is missing. PATH may be left out when
+    CKPTSYNC_DIR is set, RUN when CKPTSYNC_RUN is.
+    """
+    from ckptsync.verbs.save import save as save_to
+
+    with opened(options, run, doing="saving") as bucket:
+        saved = save_to(bucket, Path(path), step=step, metrics=metrics, meta=meta, alias=alias, fingerprint=fingerprint)
+    options.done(saved, _committed(saved) + (f"; {alias} stands for it" if alias else ""))
+
+
+@verb(
+    positional("run"),
+    positional("path"),
+    click.option(
+        "--snapshot",
+        metavar="SNAP",
+        default="latest",
+        help="Id, step, latest, best:METRIC:min, best:METRIC:max or alias.  [default: latest]",
+    ),
+    click.option(
+        "--include",
+        metavar="GLOB",
+        multiple=True,
+        help="Only files whose path fits, as in '*.safetensors'; may be repeated.",
+    ),
+    click.option(
+        "--fallback/--no-fallback",
+        default=True,
+        help="Take the next older snapshot when the latest is damaged.  [default: fallback]",
+    ),
+    workers,
+    store,
+)
+def restore(options: Options, run: str, path: str, *, snapshot: str, include: Sequence[str], fallback: bool) -> None:
+    """Bring the newest good snapshot back, whole and verified.
+
+    It appears at PATH in one step, or PATH stays as it was. Killed and run again, it fetches only what is missing. Exits
+    with 6 when there is no snapshot: start from zero. RUN may be left out when CKPTSYNC_RUN is set, PATH when CKPTSYNC_DIR
+    is.
+    """
+    from ckptsync.verbs.restore import restore as restore_from
+
+    with opened(options, run, doing="restoring") as bucket:
+        restored = restore_from(bucket, Path(path), snapshot=snapshot, include=include, fallback=fallback)
+    options.done(restored, *_verdict(restored))
+
+
+@verb(positional("run"), positional("prefix"), _described, workers, part_size, store)
+def adopt(
+    options: Options, run: str, prefix: str, *, step: int, metrics: dict[str, float], meta: dict[str, str]
+) -> None:
+    """Make a snapshot of objects that are in the bucket already.
+
+    PREFIX is relative to RUN. The objects are read once to hash them, and stay where they are. RUN may be left out when
+    CKPTSYNC_RUN is set.
+    """
+    from ckptsync.verbs.adopt import adopt as adopt_from
+
+    with opened(options, run, doing="hashing") as bucket:
+        adopted = adopt_from(bucket, prefix, step=step, metrics=metrics, meta=meta)
+    options.done(adopted, _committed(adopted))
+
+
+def _committed(saved: Saved) -> str:
+    """Say what was committed."""
+    from ckptsync.cli.output import count, duration, size
+
+    return (
+        f"committed {saved.snapshot}: step {saved.step}, {count(saved.files, 'file')}, {size(saved.bytes)} "
+        f"({size(saved.bytes_sent)} sent, {size(saved.bytes_reused)} reused) in {duration(saved.seconds)}"
+    )
+
+
+def _verdict(restored: Restored) -> list[str]:
+    """Say what was restored, what was not and why, and what that costs."""
+    from ckptsync.cli.output import count, duration, size
+
+    verdict = (
+        f"restored {restored.snapshot} to {restored.target}: step {restored.step}, {count(restored.files, 'file')}, "
+        f"{size(restored.bytes)} ({size(restored.bytes_sent)} fetched, {size(restored.bytes_reused)} there already) "
+        f"in {duration(restored.seconds)}"
+    )
+    lines = [verdict]
+    lines += [f"skipped {skipped.snapshot}: {skipped.reason}" for skipped in restored.skipped]
+    if restored.skipped:
+        lines.append(f"lost {count(restored.steps_lost, 'step')}: the newest snapshot is damaged")
+    lines += [f"kept what stood there as {path}" for path in restored.kept]
+    return lines

@@ -1,0 +1,310 @@
+"""Garbage collection: retention, what dead attempts left, and records that nobody needs any more.
+
+The order of snapshots is that of their epochs and steps; times decide only whether something is old enough to be dead, and
+those are the store's own. Nothing is deleted that no manifest or journal of ours names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby, islice
+
+from ckptsync import names
+from ckptsync.catalog import Listed
+from ckptsync.errors import ConfigError, ManifestError, NoSnapshotError, NotFoundError
+from ckptsync.events import Event, Kind
+from ckptsync.policy import Candidate, KeepPolicy
+from ckptsync.run import Run
+from ckptsync.snapshot import layout
+from ckptsync.snapshot.layout import SnapshotId
+from ckptsync.store.base import Stat, Upload
+from ckptsync.transfer.workers import map_tasks
+from ckptsync.verbs.attempts import Folder, folders, journal_keys
+from ckptsync.verbs.erase import Erased, View, abort_wholly, condemn, erase
+from ckptsync.verbs.foreign import Names, foreign_keys, names_of
+
+_FOREIGN_NAMES = 1000
+_KEPT_RECORDS = 10
+"""So many of the newest claims, and of the newest versions of an alias, stay whatever their age."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What was deleted, or in a dry run would be.
+
+    Attributes:
+        removed: snapshots that retention let go, the newest first.
+        kept: committed snapshots that stay, the newest first.
+        orphans: attempts that came to nothing, of which something was left.
+        uploads_aborted: unfinished multipart uploads.
+        objects_deleted: data objects, old claims and superseded versions of aliases.
+        bytes_deleted: their size.
+        foreign: objects that nothing of ours names, at most 1000 of them; they stay.
+        foreign_count: how many of those there are in all.
+        dry_run: nothing was written or deleted.
+    """
+
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    orphans: tuple[str, ...]
+    uploads_aborted: int
+    objects_deleted: int
+    bytes_deleted: int
+    foreign: tuple[str, ...]
+    foreign_count: int
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Survey:
+    """The run at one moment.
+
+    Attributes:
+        committed: every snapshot whose manifest is there, the newest first.
+        candidates: those whose manifest can be read.
+        named: what those name.
+        folders: of all attempts.
+        epoch: the newest claimed.
+    """
+
+    committed: tuple[SnapshotId, ...]
+    candidates: tuple[Candidate, ...]
+    named: Mapping[SnapshotId, Names]
+    folders: Mapping[SnapshotId, Folder]
+    epoch: int
+
+
+def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool) -> Collected:
+    """Delete what the policy lets go and what dead attempts left. Killed at any moment, the next call finishes.
+
+    Pinned snapshots, those with an alias, the newest readable one, and those whose manifest cannot be read always stay.
+
+    Args:
+        run: where.
+        keep: which snapshots stay; None keeps all of them.
+        grace_s: what is younger, in seconds of the store's clock, is nobody's orphan; 0 or more, and longer than the
+            longest pause in which a save that was overtaken may still believe itself the writer.
+        dry_run: only tell.
+
+    Raises:
+        ConfigError: `grace_s` is negative.
+        ManifestError: an alias is damaged, so that it cannot be known what it protects; nothing was deleted.
+        StoreError: a request failed for good; calling again finishes.
+    """
+    if grace_s < 0:
+        raise ConfigError(f"a grace period of {grace_s} seconds makes no sense; it must be 0 or more")
+    survey = _survey(run)
+    now_s = _now_s(run, survey, dry_run=dry_run)
+    doomed = _doomed(run, survey, keep, now_s)
+    orphans = _orphans(survey, now_s - grace_s)
+    foreign, foreign_count = _foreign(run, survey)
+    if not dry_run:
+        targets = [survey.folders[one] for one in sorted(doomed | orphans) if one in survey.folders]
+        map_tasks(lambda folder: condemn(run, folder), targets, run.config.transfer.workers)
+        survey, doomed, orphans = _look_again(run, survey, doomed, orphans)
+    view = View(
+        folders=survey.folders,
+        committed=frozenset(survey.committed) - doomed,
+        condemned=doomed | orphans | {one for one, folder in survey.folders.items() if folder.condemned is not None},
+        stale_s=now_s - grace_s,
+    )
+    erased, loose = _erase_all(run, view, doomed, orphans, dry_run=dry_run)
+    records = [*_old_claims(run, now_s - grace_s), *_old_alias_versions(run)]
+    if not dry_run:
+        run.store.delete([stat.key for stat in records])
+    return Collected(
+        removed=tuple(str(one) for one in sorted(doomed, reverse=True)),
+        kept=tuple(str(one) for one in survey.committed if one not in doomed),
+        orphans=tuple(
+            str(one)
+            for one in sorted(orphans, reverse=True)
+            if erased[one].whole or erased[one].objects or erased[one].uploads
+        ),
+        uploads_aborted=loose + sum(part.uploads for part in erased.values()),
+        objects_deleted=len(records) + sum(part.objects for part in erased.values()),
+        bytes_deleted=sum(stat.size for stat in records) + sum(part.bytes for part in erased.values()),
+        foreign=foreign,
+        foreign_count=foreign_count,
+        dry_run=dry_run,
+    )
+
+
+# -- what is there -------------------------------------------------------------------------------------------------------
+
+
+def _survey(run: Run) -> _Survey:
+    """Look at everything once. Journals are listed before manifests: whatever is committed meanwhile is no orphan."""
+    found = {folder.id: folder for folder in folders(run.store)}
+    epoch = run.catalog.newest_epoch()
+    listed = list(run.catalog.listed())
+    read = map_tasks(lambda one: _read(run, one), listed, run.config.transfer.workers)
+    readable = [(candidate, named) for candidate, named in filter(None, read)]
+    return _Survey(
+        committed=tuple(one.id for one in listed),
+        candidates=tuple(candidate for candidate, _ in readable),
+        named={candidate.id: named for candidate, named in readable},
+        folders=found,
+        epoch=epoch,
+    )
+
+
+def _read(run: Run, listed: Listed) -> tuple[Candidate, Names] | None:
+    """What matters of one manifest; None when it is damaged or gone."""
+    try:
+        manifest = run.catalog.load(listed)
+    except (ManifestError, NotFoundError):
+        return None
+    candidate = Candidate(id=listed.id, created_s=listed.stat.modified_s, metrics=manifest.metrics)
+    return candidate, names_of(manifest)
+
+
+def _now_s(run: Run, survey: _Survey, *, dry_run: bool) -> float:
+    """The store's own time: that of an object put now. A dry run, which puts nothing, takes this machine's.
+
+    The object is the condemnation of an attempt that never was, so that the next call deletes one a kill left behind.
+    """
+    if dry_run:
+        return max([run.clock.now(), *(folder.modified_s for folder in survey.folders.values())])
+    key = layout.condemned_key(layout.new_snapshot_id(max(1, survey.epoch), 0))
+    try:
+        run.store.put(key, b"")
+        return run.store.stat(key).modified_s
+    finally:
+        run.store.delete([key])
+
+
+def _foreign(run: Run, survey: _Survey) -> tuple[tuple[str, ...], int]:
+    """Names of some foreign objects, and how many there are."""
+    found = foreign_keys(run.catalog, survey.named)
+    shown = tuple(islice(found, _FOREIGN_NAMES))
+    return shown, len(shown) + sum(1 for _ in found)
+
+
+# -- what goes -----------------------------------------------------------------------------------------------------------
+
+
+def _doomed(run: Run, survey: _Survey, keep: KeepPolicy | None, now_s: float) -> frozenset[SnapshotId]:
+    """Snapshots that retention lets go."""
+    if keep is None or not survey.candidates:
+        return frozenset()
+    kept = keep.keeps(survey.candidates, now_s) | {survey.candidates[0].id}
+    return frozenset(candidate.id for candidate in survey.candidates) - kept - _spared(run)
+
+
+def _spared(run: Run) -> frozenset[SnapshotId]:
+    """Snapshots that somebody asked to keep."""
+    aliased = (layout.parse_snapshot_id(alias.snapshot) for alias in names.all_aliases(run.catalog).values())
+    return frozenset(names.pins(run.catalog)) | frozenset(one for one in aliased if one is not None)
+
+
+def _orphans(survey: _Survey, before_s: float) -> frozenset[SnapshotId]:
+    """Attempts that will never be committed: overtaken by a newer epoch or condemned already, and old enough."""
+    committed = frozenset(survey.committed)
+    return frozenset(
+        folder.id
+        for folder in survey.folders.values()
+        if folder.id not in committed
+        and (folder.id.epoch < survey.epoch or folder.condemned is not None)
+        and folder.modified_s < before_s
+        and not _is_continued(folder, survey, before_s)
+    )
+
+
+def _is_continued(folder: Folder, survey: _Survey, before_s: float) -> bool:
+    """Whether a later attempt that is not committed yet may be at work on this one."""
+    for adopter, marker in folder.adopters.items():
+        if adopter in survey.named:
+            continue
+        other = survey.folders.get(adopter)
+        young = marker.modified_s >= before_s or (other is not None and other.modified_s >= before_s)
+        if young or adopter.epoch >= survey.epoch:
+            return True
+    return False
+
+
+def _look_again(
+    run: Run, before: _Survey, doomed: frozenset[SnapshotId], orphans: frozenset[SnapshotId]
+) -> tuple[_Survey, frozenset[SnapshotId], frozenset[SnapshotId]]:
+    """List once more, now that everything to be erased is condemned; what was committed or pinned meanwhile stays."""
+    found = {folder.id: folder for folder in folders(run.store)}
+    committed = tuple(listed.id for listed in run.catalog.listed())
+    after = _Survey(
+        committed=committed,
+        candidates=before.candidates,
+        named=before.named,
+        folders=found,
+        epoch=before.epoch,
+    )
+    return after, doomed - _spared(run) if doomed else doomed, orphans - set(committed)
+
+
+# -- and its going -------------------------------------------------------------------------------------------------------
+
+
+def _erase_all(
+    run: Run, view: View, doomed: frozenset[SnapshotId], orphans: frozenset[SnapshotId], *, dry_run: bool
+) -> tuple[dict[SnapshotId, Erased], int]:
+    """Manifests first, the oldest before the newer; then data. Also the number of uploads of settled attempts."""
+    workers = run.config.transfer.workers
+    oldest_first = sorted(doomed)
+    named = dict(zip(oldest_first, map_tasks(lambda one: _unrecorded(run, one), oldest_first, workers), strict=True))
+    uploads: dict[SnapshotId, list[Upload]] = {}
+    for upload in run.store.uploads(layout.DATA) if run.store.traits.multipart else ():
+        if (owner := layout.parse_snapshot_id(upload.key.split("/")[1])) is not None:
+            uploads.setdefault(owner, []).append(upload)
+    if not dry_run and doomed:
+        run.store.delete([layout.manifest_key(one) for one in oldest_first])
+        for one in oldest_first:
+            run.observer(Event(kind=Kind.DELETED, path=str(one), count=1, message=f"retention let go of {one}"))
+    targets = sorted(doomed | orphans)
+
+    def erase_one(one: SnapshotId) -> Erased:
+        return erase(run, one, view, named=named.get(one, frozenset()), uploads=uploads.get(one, ()), dry_run=dry_run)
+
+    erased = dict(zip(targets, map_tasks(erase_one, targets, workers), strict=True))
+    others = [(one, found) for one, found in uploads.items() if one not in erased]
+    return erased, sum(_abort_settled(run, one, found, view, dry_run=dry_run) for one, found in others)
+
+
+def _unrecorded(run: Run, snapshot: SnapshotId) -> frozenset[str]:
+    """Keys of a snapshot by its manifest, where its journal is lost or damaged; else none, for the journal has them."""
+    if journal_keys(run.store, snapshot) is not None:
+        return frozenset()
+    try:
+        return frozenset(file.key for file in run.catalog.get(snapshot).files)
+    except NoSnapshotError:  # somebody else was faster
+        return frozenset()
+
+
+def _abort_settled(run: Run, owner: SnapshotId, uploads: list[Upload], view: View, *, dry_run: bool) -> int:
+    """Drop uploads that a committed snapshot, or one that it continues, has left open; returns how many."""
+    folder = view.folders.get(owner)
+    if folder is None:
+        return 0
+    settled = owner in view.committed or (
+        bool(folder.adopters) and all(adopter in view.committed for adopter in folder.adopters)
+    )
+    old = [upload for upload in uploads if (upload.begun_s or folder.modified_s) < view.stale_s]
+    keys = journal_keys(run.store, owner) if settled and old else None
+    idle = [upload for upload in old if keys and upload.key in keys]
+    for upload in idle if not dry_run else ():
+        abort_wholly(run.store, upload)
+    return len(idle)
+
+
+def _old_claims(run: Run, before_s: float) -> list[Stat]:
+    """Claims on epochs long past; the newest few stay, and with them the newest epoch."""
+    claims = (stat for stat in run.store.list(layout.WRITERS) if layout.epoch_of_writer_key(stat.key) is not None)
+    return [stat for stat in islice(claims, _KEPT_RECORDS, None) if stat.modified_s < before_s]
+
+
+def _old_alias_versions(run: Run) -> Iterator[Stat]:
+    """Versions of aliases superseded long ago."""
+    versions = (
+        stat
+        for stat in run.store.list(layout.ALIASES)
+        if stat.key.count("/") == 2 and layout.version_of_alias_key(stat.key) is not None  # noqa: PLR2004  aliases/NAME/VERSION
+    )
+    for _, found in groupby(versions, key=lambda stat: stat.key.rpartition("/")[0]):
+        yield from islice(found, _KEPT_RECORDS, None)

@@ -1,0 +1,119 @@
+"""Status: how much work a crash would lose now, who writes, and what is under way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptsync.catalog import Listed
+from ckptsync.errors import ManifestError, NotFoundError
+from ckptsync.run import Run
+from ckptsync.snapshot.layout import SnapshotId
+from ckptsync.verbs.attempts import folders, read_attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """An attempt newer than the newest snapshot, which may still be committed or be continued.
+
+    Attributes:
+        snapshot: its id.
+        step: training step.
+        bytes: of all its files.
+        age_s: seconds since it began.
+    """
+
+    snapshot: str
+    step: int
+    bytes: int
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A run at this moment.
+
+    Attributes:
+        url: the run URL, without credentials.
+        snapshot: id of the newest snapshot that can be restored; None when there is none.
+        step: its training step.
+        epoch: the newest claimed, 0 when nobody ever wrote.
+        committed_age_s: seconds since that snapshot was committed: the recovery point a crash now would go back to.
+        writer_host: who claimed the epoch; None when nobody did or the claim is damaged.
+        writer_pid: its process.
+        writer_since: RFC 3339, UTC, by the writer's clock.
+        pending: the newest first.
+    """
+
+    url: str
+    snapshot: str | None
+    step: int | None
+    epoch: int
+    committed_age_s: float | None
+    writer_host: str | None
+    writer_pid: int | None
+    writer_since: str | None
+    pending: tuple[Pending, ...]
+
+
+def status(run: Run) -> Status:
+    """Look at a run in a few small requests; nothing is written.
+
+    Ages run from the store's time stamps to this machine's clock, and are never negative.
+
+    Raises:
+        StoreError: a request failed for good.
+    """
+    newest = _newest_readable(run)
+    epoch = run.catalog.newest_epoch()
+    claim = run.catalog.writer(epoch) if epoch else None
+    return Status(
+        url=run.url,
+        snapshot=str(newest.id) if newest else None,
+        step=newest.id.step if newest else None,
+        epoch=epoch,
+        committed_age_s=_age_s(run, newest.stat.modified_s) if newest else None,
+        writer_host=claim.writer.host if claim else None,
+        writer_pid=claim.writer.pid if claim else None,
+        writer_since=claim.created if claim else None,
+        pending=_pending(run, newest.id if newest else None),
+    )
+
+
+def _newest_readable(run: Run) -> Listed | None:
+    """The newest snapshot a restore would take; one listing of one key when that one is good."""
+    for limit in (1, None):
+        for listed in run.catalog.listed(limit=limit):
+            try:
+                run.catalog.load(listed)
+            except (ManifestError, NotFoundError):
+                continue
+            return listed
+    return None
+
+
+def _pending(run: Run, newest: SnapshotId | None) -> tuple[Pending, ...]:
+    """Attempts newer than the newest snapshot that no later attempt continues."""
+    found: list[Pending] = []
+    seen: set[SnapshotId] = set()
+    for folder in folders(run.store):
+        if newest is not None and folder.id <= newest:
+            break
+        if folder.journal is None or folder.condemned is not None:
+            continue
+        seen.add(folder.id)
+        if not seen.isdisjoint(folder.adopters) or run.catalog.exists(folder.id):
+            continue
+        try:
+            size = read_attempt(run.store, folder.id).size
+        except NotFoundError:
+            continue
+        except ManifestError:
+            size = 0
+        age_s = _age_s(run, folder.modified_s)
+        found.append(Pending(snapshot=str(folder.id), step=folder.id.step, bytes=size, age_s=age_s))
+    return tuple(found)
+
+
+def _age_s(run: Run, modified_s: float) -> float:
+    """Seconds since the store got something."""
+    return round(max(0.0, run.clock.now() - modified_s), 3)

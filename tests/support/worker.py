@@ -1,0 +1,37 @@
+"""One verb in a process of its own, so that it can be killed and its memory measured. Prints one line of JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+from pathlib import Path
+
+from ckptsync.run import open_run
+from ckptsync.verbs.restore import Restored, restore
+from ckptsync.verbs.save import Saved, save
+
+
+def rss_bytes() -> int:
+    """Resident memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def main() -> None:
+    """Run `save RUN PATH STEP` or `restore RUN PATH [SNAPSHOT]`."""
+    verb, url, path, *rest = sys.argv[1:]
+    with open_run(url) as run:
+        run.catalog.latest()  # builds the client, whose memory is not the transfer's
+        before = rss_bytes()
+        if verb == "save":
+            result: Saved | Restored = save(run, Path(path), step=int(rest[0]))
+        else:
+            result = restore(run, Path(path), snapshot=rest[0] if rest else "latest")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sys.stdout.write(json.dumps({**dataclasses.asdict(result), "grown": peak - before}))
+
+
+if __name__ == "__main__":
+    main()

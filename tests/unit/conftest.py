@@ -1,0 +1,125 @@
+"""A bucket one can listen to and break, and a run on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptsync.config import MIB, Config, Transfer
+from ckptsync.events import Event
+from ckptsync.run import Run, run_on
+from ckptsync.snapshot.manifest import Provenance
+from ckptsync.store.base import Store, StoreWrapper
+from ckptsync.store.memory import MemoryStore
+from ckptsync.testing.clock import FakeClock
+
+_VERBS = ("put", "get", "stat", "list", "delete", "read", "copy", "begin")
+_PART_VERBS = ("put_part", "copy_part", "parts", "finish", "abort", "uploads")
+
+Hook = Callable[[str, str], None]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing of ours catches it."""
+
+
+def _nothing(verb: str, key: str) -> None:
+    del verb, key
+
+
+class Watched(StoreWrapper):
+    """Notes every call; `before` and `after` are told verb and key, and may raise.
+
+    What `after` raises is a lost answer: the call took effect.
+    """
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.calls: list[tuple[str, str]] = []
+        self.before: Hook = _nothing
+        self.after: Hook = _nothing
+
+    def count(self) -> Counter[str]:
+        """Calls by verb."""
+        return Counter(verb for verb, _ in self.calls)
+
+    def heal(self) -> None:
+        """Forget calls and hooks."""
+        self.calls, self.before, self.after = [], _nothing, _nothing
+
+    def fail(self, verb: str, error: BaseException | type[BaseException] = Killed, *, after: int = 0) -> None:
+        """Let `verb` raise once it was called `after` times; the calls that raise have no effect."""
+        left = [after]
+
+        def before(called: str, key: str) -> None:
+            del key
+            if called == verb:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise error
+
+        self.before = before
+
+
+def _hooked(verb: str) -> Any:
+    def call(self: Watched, *args: Any, **kwargs: Any) -> Any:
+        key = str(getattr(args[0], "key", args[0]))
+        self.calls.append((verb, key))
+        self.before(verb, key)
+        result = getattr(self.inner, verb)(*args, **kwargs)
+        self.after(verb, key)
+        return result
+
+    return call
+
+
+for _verb in _VERBS + _PART_VERBS:
+    setattr(Watched, _verb, _hooked(_verb))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store(clock: FakeClock) -> Watched:
+    """An empty bucket in memory, watched."""
+    return Watched(MemoryStore(clock=clock))
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    """What the run's observer was told."""
+    return []
+
+
+@pytest.fixture
+def run_with(
+    store: Watched, events: list[Event], clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Run]:
+    """Open a run on the bucket, with parts of 1 MiB; other options and another store by keyword."""
+    monkeypatch.setattr("ckptsync.verbs.save.provenance", lambda *_: Provenance())  # asking git takes long
+
+    def make(*, on: Store | None = None, single_writer: bool = False, **transfer: Any) -> Run:
+        options = Transfer(**({"part_bytes": MIB, "workers": 4} | transfer))
+        config = Config(transfer=options, state_dir=str(tmp_path / "state"), single_writer=single_writer)
+        return run_on(on or store, config, observer=events.append, clock=clock)
+
+    return make
+
+
+@pytest.fixture
+def run(run_with: Callable[..., Run]) -> Run:
+    """A run on the bucket."""
+    return run_with()
+
+
+@pytest.fixture
+def killed() -> type[Killed]:
+    """What a hook raises to end a call as SIGKILL would."""
+    return Killed

@@ -1,0 +1,84 @@
+"""What to keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ckptsync.errors import ConfigError
+from ckptsync.policy import BestN, Candidate, EveryNSteps, KeepPolicy, LatestN, Within
+from ckptsync.snapshot.layout import SnapshotId
+
+_NOW_S = 1000.0
+
+
+def candidates(*losses: float | None) -> list[Candidate]:
+    """Steps 10, 20, … with these losses, ten seconds apart, the newest first."""
+    return [
+        Candidate(
+            id=SnapshotId(1, 10 * number, "abcdefgh"),
+            created_s=_NOW_S - 10 * (len(losses) - number),
+            metrics={} if loss is None else {"loss": loss},
+        )
+        for number, loss in enumerate(losses, 1)
+    ][::-1]
+
+
+def kept(policy: KeepPolicy, *losses: float | None) -> list[int]:
+    return sorted(snapshot.step for snapshot in policy.keeps(candidates(*losses), _NOW_S))
+
+
+def test_latest() -> None:
+    assert kept(LatestN(2), 1, 2, 3) == [20, 30]
+    assert kept(LatestN(9), 1, 2) == [10, 20]
+    assert kept(LatestN(1)) == []
+
+
+def test_best_of_both_kinds() -> None:
+    assert kept(BestN("loss", "min"), 3, 1, 2) == [20]
+    assert kept(BestN("loss", "max", 2), 3, 1, 2) == [10, 30]
+
+
+def test_newer_ones_win_ties_and_those_without_a_value_lose() -> None:
+    assert kept(BestN("loss", "min"), 1, 1, 2) == [20]
+    assert kept(BestN("loss", "max"), 1, 1, 0) == [20]
+    assert kept(BestN("loss", "min", 5), 1, None, 2) == [10, 30]
+    assert kept(BestN("loss", "min"), None, None) == []
+
+
+def test_a_value_json_lacks_is_no_value() -> None:
+    candidate = Candidate(id=SnapshotId(1, 1, "abcdefgh"), created_s=0, metrics={"loss": None})
+    assert BestN("loss", "min").keeps([candidate], _NOW_S) == set()
+
+
+def test_multiples_of_a_step_with_zero_among_them() -> None:
+    assert kept(EveryNSteps(20), 1, 2, 3, 4) == [20, 40]
+    zero = Candidate(id=SnapshotId(1, 0, "abcdefgh"), created_s=0, metrics={})
+    assert EveryNSteps(7).keeps([zero], _NOW_S) == {zero.id}
+
+
+def test_the_young_ones_to_the_very_second() -> None:
+    assert kept(Within(10), 1, 2, 3) == [20, 30]
+    assert kept(Within(9.9), 1, 2, 3) == [30]
+
+
+def test_joined_policies_keep_what_any_keeps() -> None:
+    assert kept(LatestN(1) | BestN("loss", "min") | EveryNSteps(30), 1, 2, 3, 4) == [10, 30, 40]
+    assert kept((LatestN(1) | BestN("loss", "min")) | (EveryNSteps(30) | Within(1)), 1, 2, 3, 4) == [10, 30, 40]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: LatestN(0), "LatestN: 0"),
+        (lambda: BestN("loss", "min", -1), "BestN: -1"),
+        (lambda: BestN("loss", "best"), "mode is 'best'"),  # type: ignore[arg-type]
+        (lambda: EveryNSteps(0), "EveryNSteps: 0"),
+        (lambda: Within(0), "Within: 0"),
+        (lambda: Within(float("nan")), "Within: nan"),
+    ],
+)
+def test_what_would_keep_nothing_is_refused(make: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make()
