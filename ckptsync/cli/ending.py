@@ -92,4 +92,6 @@ def _usage(error: click.UsageError) -> str:
     """What is wrong with the arguments, and where help is."""
     path = error.ctx.command_path if error.ctx else "ckptsync"
     message = error.format_message().strip().rstrip(".")
-    return f"{message[:1].lower()}{message[1:]}; `{path} --help` tells more"
+    if not message[:2].isupper():
+        message = f"{message[:1].lower()}{message[1:]}"
+    return f"{message}; `{path} --help` tells more"

@@ -64,6 +64,11 @@ def unpin(options: Options, run: str, snap: str) -> None:
     options.done({"snapshot": str(snapshot), "pinned": False}, f"unpinned {snapshot}")
 
 
+def _can_ask() -> bool:
+    """Whether a person is at the other end."""
+    return sys.stdin.isatty()
+
+
 @verb(
     positional("run"),
     positional("snap"),
@@ -83,7 +88,7 @@ def rm(options: Options, run: str, snap: str, *, force: bool, yes: bool) -> None
 
     with opened(options, run) as bucket:
         snapshot = str(names.find(bucket.catalog, snap))
-        sure = yes or not sys.stdin.isatty() or click.confirm(f"delete {snapshot} from {run} for good?", err=True)
+        sure = yes or not _can_ask() or click.confirm(f"delete {snapshot} from {run} for good?", err=True)
         if not sure:
             raise CkptsyncError("nothing was deleted")
         removed = remove(bucket, snapshot, force=force)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -123,7 +124,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code not in INTERRUPTED:
             raise
-        # Worker threads are still at work; an orderly shutdown would take the interpreter from under them.
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(end.code)
+            with suppress(OSError):
+                stream.flush()
+        os._exit(end.code)  # an orderly exit would wait for threads whose requests may last for minutes

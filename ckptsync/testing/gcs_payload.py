@@ -77,7 +77,9 @@ def allocate(size_bytes: int, root: Path | None) -> memoryview:
     if root is None:
         return memoryview(mmap.mmap(-1, size_bytes))
     with tempfile.TemporaryFile(dir=root) as file:
-        os.posix_fallocate(file.fileno(), 0, size_bytes)  # a full disk is an OSError here, a SIGBUS later
+        file.truncate(size_bytes)
+        if hasattr(os, "posix_fallocate"):  # macOS has none
+            os.posix_fallocate(file.fileno(), 0, size_bytes)  # a full disk is an OSError here, a SIGBUS later
         return memoryview(mmap.mmap(file.fileno(), size_bytes))
 
 

@@ -1,0 +1,122 @@
+"""ls, show, diff, status and verify against a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from click.testing import Result
+
+Call = Callable[..., Result]
+Ask = Callable[..., list[dict[str, Any]]]
+
+
+def manifest_of(run: Path, step: int) -> Path:
+    (found,) = run.glob(f"manifests/*-{10**12 - 1 - step:012d}-*.json")
+    return found
+
+
+def stored(run: Path, name: str) -> Path:
+    found = max(run.glob(f"data/*/{name}"))
+    found.chmod(0o644)
+    return found
+
+
+def test_ls_is_a_table(call: Call, saved: Path) -> None:
+    head, *rows = call("ls", saved).stdout.splitlines()
+    assert head.split() == ["SNAPSHOT", "STEP", "CREATED", "SIZE", "FILES", "STATE", "METRICS", "NOTES"]
+    assert [row.split()[1] for row in rows] == ["200", "100"]
+    assert "loss=0.25" in rows[0]
+    assert rows[0].endswith("best-so-far")
+    assert {row.index("committed") for row in rows} == {head.index("STATE")}
+
+
+def test_ls_json_is_an_object_a_line(ask: Ask, saved: Path) -> None:
+    rows = ask("ls", saved)
+    assert [row["step"] for row in rows] == [200, 100]
+    for row in rows:
+        assert row.keys() >= {"snapshot", "step", "epoch", "created", "bytes", "files", "metrics", "state"}
+    assert [row["step"] for row in ask("ls", saved, "--limit", 1)] == [200]
+
+
+def test_ls_of_nothing(call: Call, ask: Ask) -> None:
+    assert call("ls", "empty-run").stdout == "no snapshots in empty-run\n"
+    assert ask("ls", "empty-run") == []
+
+
+def test_ls_tells_a_damaged_manifest(call: Call, ask: Ask, saved: Path) -> None:
+    manifest = manifest_of(saved, 200)
+    manifest.chmod(0o644)
+    manifest.write_text("nonsense")
+    assert [row["state"] for row in ask("ls", saved)] == ["quarantined", "committed"]
+    assert "manifest is damaged" in call("ls", saved).stdout
+    assert "damaged" in call("show", saved, 200, exit_code=4).stderr
+
+
+def test_show_tells_what_and_where_from(call: Call, ask: Ask, saved: Path) -> None:
+    said = call("show", saved, "latest").stdout
+    assert ["step", "200"] in [line.split() for line in said.splitlines()]
+    assert "1.0 MiB in 4 files" in said
+    assert any(line.split()[-1] == "model.bin" and line.startswith("  1.0 MiB  06") for line in said.splitlines())
+    (shown,) = ask("show", saved, "best-so-far")
+    assert (shown["step"], shown["files"], shown["kind"]) == (200, 4, "directory")
+    assert {entry["path"] for entry in shown["entries"]} == {"deep", "deep/empty", "model.bin", "name", "new"}
+    assert {entry["type"] for entry in shown["entries"]} == {"file", "directory"}
+
+
+def test_a_strangers_file_name_cannot_drive_the_terminal(call: Call, source: Path) -> None:
+    (source / "evil\x1b[2J").touch()
+    call("save", source, "run", "--step", 1)
+    assert "evil\\x1b[2J" in call("show", "run", 1).stdout
+    assert "\x1b" not in call("show", "run", 1).stdout
+
+
+def test_diff_marks_what_changed(call: Call, ask: Ask, saved: Path) -> None:
+    said = call("diff", saved, 100, 200).stdout.splitlines()
+    assert said[:3] == ["+ new", "~ name", "  loss: 0.5 -> 0.25"]
+    assert said[3] == "1 added, 0 removed, 1 changed, 3 unchanged; 6 B differ in 2 paths"
+    (found,) = ask("diff", saved, "latest", 100)
+    assert (found["a"], found["b"], found["removed"], found["changed"]) == ("latest", "100", ["new"], ["name"])
+
+
+def test_status_of_a_run_and_of_none(call: Call, ask: Ask, saved: Path) -> None:
+    (found,) = ask("status", saved)
+    assert (found["step"], found["epoch"], found["pending"]) == (200, 2, [])
+    said = call("status", saved).stdout
+    assert "newest  step 200 (00000002-000000000200-" in said
+    assert "writer  epoch 2, " in said
+    assert "newest  none yet\nwriter  nobody yet\n" in call("status", "empty-run").stdout
+
+
+def test_verify_finds_everything_good(call: Call, ask: Ask, saved: Path) -> None:
+    assert call("verify", saved).stdout.endswith(": all good\n")
+    assert "step 100, 3 files" in call("verify", saved, 100).stdout
+    (found,) = ask("verify", saved, "latest", "--percent", 50)
+    assert 0 < found["parts_checked"] < found["parts_total"]
+    assert found["bad"] == []
+
+
+def test_verify_names_file_and_part(call: Call, ask: Ask, saved: Path) -> None:
+    content = stored(saved, "name").read_bytes()
+    stored(saved, "name").write_bytes(content[::-1])
+    result = call("verify", saved, exit_code=4)
+    assert "name part 1: " in result.stderr
+    assert "1 bad\nbad: name part 1: " in result.stdout
+    (found,) = ask("verify", saved, exit_code=4)
+    assert [(bad["path"], bad["part"]) for bad in found["bad"]] == [("name", 1)]
+
+
+def test_verify_names_a_missing_file(call: Call, saved: Path) -> None:
+    stored(saved, "new").unlink()
+    assert "is damaged: new: missing from the bucket" in call("verify", saved, exit_code=4).stderr
+
+
+def test_verify_names_three_and_counts_the_rest(call: Call, source: Path) -> None:
+    for number in range(5):
+        (source / f"f{number}").write_text("x")
+    call("save", source, "run", "--step", 1)
+    for number in range(5):
+        stored(Path("run"), f"f{number}").write_text("y")
+    assert "f2 part 1: " in (said := call("verify", "run", exit_code=4).stderr)
+    assert " and 2 more" in said

@@ -1,0 +1,213 @@
+"""Threads that pull tasks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from ckptsync.transfer.workers import Task, map_tasks, run_tasks
+
+
+class Boom(Exception):
+    """What goes wrong."""
+
+
+def test_every_task_and_what_it_hands_back_is_run() -> None:
+    ran: list[str] = []
+
+    def file(name: str) -> Task:
+        def start() -> list[Task]:
+            ran.append(name)
+            return [lambda part=part: ran.append(f"{name}{part}") for part in range(3)]  # type: ignore[misc]
+
+        return start
+
+    run_tasks((file(name) for name in "abc"), 2)
+    assert sorted(ran) == sorted(name + part for name in "abc" for part in ("", "0", "1", "2"))
+
+
+def test_follow_ups_go_before_the_next_task_and_in_their_order() -> None:
+    ran: list[str] = []
+
+    def task(name: str, *more: Task) -> Task:
+        def call() -> Iterable[Task]:
+            ran.append(name)
+            return more
+
+        return call
+
+    first = task("a", task("a1", task("a1x")), task("a2"))
+    run_tasks([first, task("b")], 1)
+    assert ran == ["a", "a1", "a1x", "a2", "b"]
+
+
+def test_the_iterator_is_read_no_faster_than_tasks_are_worked_off() -> None:
+    ahead: list[int] = []
+    taken = done = 0
+
+    def finish() -> None:
+        nonlocal done
+        done += 1
+
+    def tasks() -> Iterator[Task]:
+        nonlocal taken
+        for _ in range(50):
+            taken += 1
+            ahead.append(taken - done)
+            yield finish
+
+    run_tasks(tasks(), 1)
+    assert (done, max(ahead)) == (50, 1)
+
+
+def test_there_are_never_more_threads_than_workers() -> None:
+    inside, most, lock, gate = 0, 0, threading.Lock(), threading.Barrier(3)
+
+    def task() -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        gate.wait(30)  # passes only when three are inside at once
+        with lock:
+            inside -= 1
+
+    before = threading.active_count()
+    run_tasks([task] * 9, 3)
+    assert most == 3
+    assert threading.active_count() == before
+
+
+def test_nothing_to_do_is_done_at_once() -> None:
+    run_tasks([], 3)
+    assert map_tasks(str, [], 3) == []
+
+
+def test_the_first_error_wins_and_no_further_task_begins() -> None:
+    ran: list[int] = []
+
+    def task(number: int) -> Task:
+        def call() -> None:
+            ran.append(number)
+            if number >= 3:
+                raise Boom(number)
+
+        return call
+
+    with pytest.raises(Boom, match="3"):
+        run_tasks((task(number) for number in range(100)), 1)
+    assert ran == [0, 1, 2, 3]
+
+
+def test_tasks_under_way_are_waited_for() -> None:
+    """So that the caller may close what they work with."""
+    others_in, ended = threading.Barrier(3), list[int]()
+    failed = threading.Event()
+
+    def slow() -> None:
+        others_in.wait(30)
+        failed.wait(30)
+        ended.append(1)
+
+    def bad() -> None:
+        others_in.wait(30)
+        failed.set()
+        raise Boom
+
+    with pytest.raises(Boom):
+        run_tasks([slow, slow, bad], 3)
+    assert ended == [1, 1]
+
+
+def test_an_error_ends_those_who_wait_for_work() -> None:
+    """One works, the rest wait for follow-ups that never come."""
+
+    def bad() -> None:
+        raise Boom
+
+    with pytest.raises(Boom):
+        run_tasks([lambda: [bad]], 4)
+
+
+def test_an_error_of_the_iterator_is_an_error() -> None:
+    def tasks() -> Iterator[Task]:
+        yield lambda: None
+        raise Boom
+
+    with pytest.raises(Boom):
+        run_tasks(tasks(), 3)
+
+
+@pytest.mark.timeout(60)
+def test_an_error_while_follow_ups_are_made_is_an_error() -> None:
+    def more() -> Iterator[Task]:
+        yield lambda: None
+        raise Boom
+
+    with pytest.raises(Boom):
+        run_tasks([more, more], 2)
+
+
+def test_what_ends_a_process_is_handed_on_too() -> None:
+    def task() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        run_tasks([task], 2)
+
+
+def test_interrupted_no_further_task_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C reaches the main thread only, while it waits."""
+    began, go_on, ran = threading.Event(), threading.Event(), list[int]()
+    workers: list[threading.Thread] = []
+    join = threading.Thread.join
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if not workers:
+            workers.append(thread)
+            began.wait(30)
+            raise KeyboardInterrupt
+        join(thread, timeout)
+
+    def task() -> None:
+        ran.append(1)
+        began.set()
+        go_on.wait(30)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([task] * 5, 1)
+    go_on.set()
+    join(workers[0], 30)
+    assert ran == [1]
+
+
+def test_a_thread_that_cannot_be_started_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started, go_on = threading.Thread.start, list[threading.Thread](), threading.Event()
+
+    def limited(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    ran: list[int] = []
+
+    def task() -> None:
+        go_on.wait(30)
+        ran.append(1)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start"):
+        run_tasks([task] * 5, 3)
+    go_on.set()
+    started[0].join(30)
+    assert len(ran) <= 1
+
+
+def test_results_come_in_the_items_order() -> None:
+    assert map_tasks(lambda number: number * number, range(20), 4) == [number * number for number in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        map_tasks(lambda number: 1 // number, [1, 0], 2)
