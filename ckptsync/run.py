@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from ckptsync.catalog import Catalog
 from ckptsync.clock import SYSTEM, Clock
@@ -34,6 +35,11 @@ class Run:
     config: Config
     observer: Observer
     clock: Clock
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the run lies on this machine's disk; None when it does not."""
+        return Path(unquote(urlsplit(self.url).path)) if self.url.startswith("file://") else None
 
 
 @contextmanager

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 
 from ckptsync.cli.options import (
     Options,
     converted,
-    nested,
     opened,
     parsed_size,
     part_size,
     positional,
+    state_dir,
     store,
     verb,
     workers,
 )
 
 if TYPE_CHECKING:
-    from ckptsync.config import Config
     from ckptsync.verbs.bench import Rate
     from ckptsync.verbs.doctor import Check
 
-_NAME_WIDTH = 24
+_NAME_WIDTH = 16
 
 
-@verb(positional("run"), store)
+@verb(positional("run"), state_dir, store)
 def doctor(options: Options, run: str) -> None:
     """Prove that the bucket does what ckptsync needs.
 
@@ -38,62 +36,30 @@ def doctor(options: Options, run: str) -> None:
     out when CKPTSYNC_RUN is set.
     """
     from ckptsync.cli.output import print_lines
-    from ckptsync.config import resolve
     from ckptsync.errors import StoreError
     from ckptsync.verbs.doctor import diagnose
 
-    config = resolve(nested(options.settings), file=options.config_file)
     checks: list[Check] = []
-    try:
-        with opened(options, run) as bucket:
-            for check in diagnose(bucket):
-                checks.append(check)
-                if not options.as_json:
-                    print_lines([f"{check.state:<4}  {check.name:<{_NAME_WIDTH}}  {check.detail}"])
-    finally:
-        if not options.as_json:
-            print_lines(["", "# options in force", *_toml(config)])
+    with opened(options, run) as bucket:
+        for check in diagnose(bucket):
+            checks.append(check)
+            if not options.as_json:
+                print_lines(_lines(check))
     failed = [check.name for check in checks if check.state == "fail"]
     if options.as_json:
-        options.answer({"run": run, "ok": not failed, "checks": checks, "configuration": _shown(config)})
+        options.answer({"run": run, "ok": not failed, "checks": checks})
     if failed:
-        raise StoreError(
-            f"{run} cannot be used as it is: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
-        )
+        why = f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
+        raise StoreError(f"{run} cannot be used as it is: {why}")
 
 
-def _shown(config: Config) -> dict[str, object]:
-    """The options by group, without passwords that somebody put into an address."""
-    import msgspec
-
-    def masked(value: object) -> object:
-        if isinstance(value, Mapping):
-            return {name: masked(inner) for name, inner in value.items()}
-        if isinstance(value, str) and "@" in value and "://" in value:
-            parts = urlsplit(value)
-            return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
-        return value
-
-    return {name: masked(value) for name, value in msgspec.to_builtins(config).items()}
-
-
-def _toml(config: Config) -> Iterator[str]:
-    """The options as a TOML file that --config would take; what is not set stands in a comment."""
-    shown = _shown(config)
-    yield from _assignments({name: value for name, value in shown.items() if not isinstance(value, Mapping)})
-    for name, value in shown.items():
-        if isinstance(value, Mapping):
-            yield f"[{name}]"
-            yield from _assignments(value)
-
-
-def _assignments(values: Mapping[str, object]) -> Iterable[str]:
-    """Lines of one TOML table."""
-    import json
-
-    return (
-        f"# {name} is not set" if value is None else f"{name} = {json.dumps(value)}" for name, value in values.items()
-    )
+def _lines(check: Check) -> Iterator[str]:
+    """One check for people; details of several lines stand below it."""
+    first, *more = check.detail.splitlines() or [""]
+    if more:
+        first, more = "", [first, *more]
+    yield f"{check.state:<4}  {check.name:<{_NAME_WIDTH}}  {first}".rstrip()
+    yield from (f"        {line}" for line in more)
 
 
 @verb(

@@ -72,7 +72,7 @@ def _can_ask() -> bool:
 @verb(
     positional("run"),
     positional("snap"),
-    click.option("--force", is_flag=True, help="Delete it although it is pinned."),
+    click.option("--force", is_flag=True, help="Delete it although it is pinned or has an alias."),
     click.option("-y", "--yes", is_flag=True, help="Do not ask. Off a terminal nothing is asked anyway."),
     store,
 )

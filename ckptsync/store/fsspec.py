@@ -49,7 +49,7 @@ class FsspecStore(Store):
     """
 
     def __init__(self, url: str) -> None:
-        """Look the file system up; options and credentials come from fsspec's own configuration.
+        """Look the file system up, without connecting; options and credentials come from fsspec's own configuration.
 
         Raises:
             ConfigError: fsspec, or the package for this scheme, is not installed, or the scheme is unknown.
@@ -57,10 +57,10 @@ class FsspecStore(Store):
         self._full_url = url
         self.url = without_secrets(url)
         self._own, self._shared = threading.local(), SimpleNamespace()
-        fs, self._root = _connect(url)
-        self._is_async = bool(getattr(fs, "async_impl", False))
-        self._keep_fs(fs)
-        names = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+        kind = _kind_of(url)
+        self._root = str(kind._strip_protocol(url))  # noqa: SLF001  fsspec's own url_to_fs asks so
+        self._is_async = bool(getattr(kind, "async_impl", False))
+        names = {kind.protocol} if isinstance(kind.protocol, str) else set(kind.protocol)
         self._whole_puts = bool(names & _OBJECT_STORES)
         self.traits = Traits(conditional_put=False, copy=bool(names & _COPIES), copy_part=False)
         self._swept = False
@@ -204,13 +204,8 @@ class FsspecStore(Store):
         """The file system: rebuilt after a fork, and one per thread where it is not made for many."""
         place = self._shared if self._is_async else self._own
         if getattr(place, "pid", None) != os.getpid():
-            self._keep_fs(_connect(self._full_url)[0])
+            place.fs, place.pid = _connect(self._full_url), os.getpid()
         return place.fs
-
-    def _keep_fs(self, fs: Any) -> None:
-        """Keep a file system for this thread or process."""
-        place = self._shared if self._is_async else self._own
-        place.fs, place.pid = fs, os.getpid()
 
     def _path(self, key: str) -> str:
         """Where a key lies, as the file system writes it."""
@@ -237,13 +232,17 @@ class FsspecStore(Store):
 
     def _remove(self, name: str) -> None:
         """Delete a file, unless it is not there or a folder bears its name."""
-        path = self._path(name)
+        fs, path = self._fs, self._path(name)
         try:
-            self._fs.rm_file(path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            fs.rm_file(path)
+        except (FileNotFoundError, NotADirectoryError):
             return
+        except Exception:
+            # which error a folder gets, each file system decides for itself
+            if not fs.isdir(path):
+                raise
         finally:
-            self._fs.invalidate_cache(path)
+            fs.invalidate_cache(path)
 
     def _ranged(self, key: str, start: int, end: int) -> bytes:
         """Read a range, cut at the object's end."""
@@ -356,34 +355,33 @@ class FsspecStore(Store):
                         self._remove(folder + entry.name)
 
 
-def _connect(url: str) -> tuple[Any, str]:
-    """Make a file system of our own for a URL, which caches no listings, and the path the URL names on it."""
+def _kind_of(url: str) -> Any:
+    """Look up the class of file system a URL asks for."""
     try:
-        from fsspec.core import url_to_fs  # noqa: PLC0415  an extra
+        from fsspec import get_filesystem_class  # noqa: PLC0415  an extra
     except ImportError as error:
         raise ConfigError(f"{without_secrets(url)} needs fsspec: pip install 'ckptsync[fsspec]'") from error
+    scheme = url.partition("://")[0]
     try:
-        fs, root = url_to_fs(url, skip_instance_cache=True)
+        return get_filesystem_class(scheme)
     except ImportError as error:
         raise ConfigError(f"{without_secrets(url)} needs another package: {error}") from error
     except ValueError as error:
-        raise ConfigError(_refusal(url, error)) from error
-    except Exception as error:
-        raise translate(error, op="open", key="", url=without_secrets(url)) from error
+        raise ConfigError(
+            f"unknown scheme {scheme!r} in {without_secrets(url)}; known are s3, gs, file, memory and those of fsspec, such as "
+            "abfs or sftp"
+        ) from error
+
+
+def _connect(url: str) -> Any:
+    """Make a file system of our own for a URL, which caches no listings; some connect at once."""
+    from fsspec.core import url_to_fs  # noqa: PLC0415  an extra
+
+    fs, _ = url_to_fs(url, skip_instance_cache=True)
     # not an option of url_to_fs here: several file systems hand options they do not know to their servers
     if (cache := getattr(fs, "dircache", None)) is not None:
         cache.use_listings_cache = False
-    return fs, str(root)
-
-
-def _refusal(url: str, error: ValueError) -> str:
-    """Tell why a URL cannot be used."""
-    from fsspec import available_protocols  # noqa: PLC0415  an extra
-
-    scheme = url.partition("://")[0]
-    if scheme not in available_protocols():
-        return f"unknown scheme {scheme!r} in {without_secrets(url)}; known are s3, gs, file, memory and those of fsspec, like abfs or sftp"
-    return f"{without_secrets(url)} cannot be used: {error}"
+    return fs
 
 
 def _part_tag(number: int, found: Stat) -> PartTag:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ AVAILABLE = checksums is not None
 """Whether CRC64NVME can be computed here."""
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
 _RANGE = re.compile(r"bytes (\d+)-")
 _CRC64_BYTES = 8
 _PARTIAL_CONTENT = 206
@@ -73,6 +74,8 @@ def vouched(answer: Mapping[str, object], *, whole: bool = False, md5: bool = Tr
     plain = answer.get("ServerSideEncryption") in {None, "AES256"} and not answer.get("SSECustomerAlgorithm")
     if md5 and plain and _MD5.fullmatch(etag):
         hashes["md5"] = etag
+    if md5 and plain and whole and _MD5_OF_PARTS.fullmatch(etag):
+        hashes["md5-of-parts"] = etag
     if (crc := crc_told(answer)) and (not whole or answer.get("ChecksumType") == "FULL_OBJECT"):
         hashes["crc64nvme"] = crc
     return hashes
@@ -81,6 +84,14 @@ def vouched(answer: Mapping[str, object], *, whole: bool = False, md5: bool = Tr
 def crc_of(data: Buffer) -> str:
     """CRC64NVME in hex."""
     return f"{checksums.crc64nvme(data):016x}"
+
+
+def same_crc(crc: str, chunks: Iterable[Buffer]) -> bool:
+    """Whether bytes, cut anyhow, have this CRC64NVME."""
+    found = 0
+    for chunk in chunks:
+        found = checksums.crc64nvme(chunk, found)
+    return f"{found:016x}" == crc
 
 
 def as_header(crc: str) -> str:

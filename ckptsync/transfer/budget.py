@@ -11,8 +11,8 @@ from contextlib import contextmanager
 class Buffers:
     """At most `count` buffers of `size_bytes` each, made when first needed and touched only as far as used.
 
-    A part larger than `size_bytes` gets a buffer of its own while it holds every other place, so that memory stays below the
-    larger of the budget and that one part.
+    A part larger than `size_bytes` gets a buffer of its own and holds as many places as it is larger, at most all of them, so
+    that memory stays below the larger of the budget and that one part.
     """
 
     def __init__(self, count: int, size_bytes: int) -> None:
@@ -21,17 +21,16 @@ class Buffers:
         self._size_bytes = max(size_bytes, mmap.PAGESIZE)
         self._free: list[mmap.mmap] = []
         self._places = count
-        self._oversize = threading.Lock()
         self._changed = threading.Condition()
 
     @contextmanager
     def take(self, size: int) -> Iterator[memoryview]:
         """Lend a writable view of exactly `size` bytes with arbitrary content; waits until memory is free."""
-        if size > self._size_bytes:
-            with self._oversize, self._places_held(self._count):
+        places = max(1, min(-(-size // self._size_bytes), self._count))
+        with self._places_held(places):
+            if size > self._size_bytes:
                 yield memoryview(bytearray(size))
-            return
-        with self._places_held(1):
+                return
             with self._changed:
                 buffer = self._free.pop() if self._free else mmap.mmap(-1, self._size_bytes)
             yield memoryview(buffer)[:size]
@@ -44,6 +43,8 @@ class Buffers:
         with self._changed:
             self._changed.wait_for(lambda: self._places >= wanted)
             self._places -= wanted
+            if wanted > 1:
+                del self._free[self._places :]
         try:
             yield
         finally:

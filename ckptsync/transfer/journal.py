@@ -75,6 +75,7 @@ class Journal:
     def __init__(self, descriptor: int | None, location: Path) -> None:
         """Read what is there; None keeps nothing."""
         self._descriptor = descriptor
+        self._is_full = False
         self._location = location
         self._lock = threading.Lock()
         self.attempts: list[SnapshotId] = []
@@ -150,16 +151,23 @@ class Journal:
         if self._descriptor is not None:
             self._location.unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Let go of the file; what threads that are still at work would note is dropped. Safe to call again."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
     def _append(self, record: _Line) -> None:
-        """Write one line in one call."""
-        if self._descriptor is None:
-            return
+        """Write one line in one call; after one that does not fit on the disk no further one, which would be unreadable."""
         line = msgspec.json.encode(record) + b"\n"
         with self._lock:
+            if self._descriptor is None or self._is_full:
+                return
             try:
-                os.write(self._descriptor, line)
-            except OSError:  # a full disk must not stop an upload; the line is only a help
-                self._descriptor = None
+                self._is_full = os.write(self._descriptor, line) < len(line)
+            except OSError:  # must not stop an upload; the line is only a help
+                self._is_full = True
 
 
 def journal_path(state: Path, run: str, source: Path) -> Path:
@@ -178,14 +186,14 @@ def open_journal(location: Path, *, observer: Observer) -> Iterator[Journal]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_nlink == 0:  # another save finished and removed it between the two calls
             raise BlockingIOError("journal was removed meanwhile")
+        journal = Journal(descriptor, location)
     except OSError as error:
         why = "another save of it is under way" if isinstance(error, BlockingIOError) else str(error.strerror)
         observer(Event(kind=Kind.NOTICE, path=str(location), message=f"saving without a journal on disk: {why}"))
         if descriptor is not None:
             os.close(descriptor)
-            descriptor = None
+        journal = Journal(None, location)
     try:
-        yield Journal(descriptor, location)
+        yield journal
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        journal.close()

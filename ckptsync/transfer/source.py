@@ -155,6 +155,7 @@ def scan(root: Path, *, now_ns: int) -> SourceTree:
     Raises:
         ConfigError: nothing is there, or something in it cannot be saved: a socket, a device, a link that leaves the tree, a
             name that is not valid Unicode.
+        SourceChangedError: something disappeared meanwhile.
         DiskError: it cannot be read.
     """
     try:
@@ -189,6 +190,8 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError as error:
+        raise SourceChangedError(f"{folder} disappeared while it was being saved") from error
     except OSError as error:
         raise DiskError(f"cannot read {folder}: {error.strerror}") from error
     for entry in found:

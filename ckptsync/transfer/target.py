@@ -35,7 +35,8 @@ class Landing:
     Attributes:
         holder: our own folder, on the same filesystem as `target`.
         target: where the tree will appear.
-        inside: `target` cannot be replaced (a mount point, or its parent is not ours), so its entries are.
+        inside: `target` cannot be replaced (a mount point, the current directory, or its parent is not ours), so its
+            entries are.
     """
 
     holder: Path
@@ -60,14 +61,18 @@ def landing(target: Path, name: str, *, expendable: Expendable) -> Iterator[Land
 
     Waits while another process fills the same. What restores of other snapshots left there is removed.
 
+    Args:
+        target: absolute, free of symbolic links.
+        name: of the snapshot.
+        expendable: decides about old content that a killed restore left in our folder.
+
     Raises:
         ConfigError: `target` is a file.
         DiskError: no folder can be made there, or the disk is read-only or failing.
     """
-    target = Path(os.path.realpath(target))
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target} is a file, and the snapshot is a directory; name another place")
-    inside = target.is_dir() and (target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK))
+    inside = must_stay(target)
     folder, stem = (target, ".restore") if inside else (target.parent, f".{target.name}")
     place = Landing(folder / f"{stem}.{name}{_SUFFIX}", target, inside)
     while True:
@@ -85,6 +90,13 @@ def landing(target: Path, name: str, *, expendable: Expendable) -> Iterator[Land
                 return
         finally:
             os.close(descriptor)
+
+
+def must_stay(target: Path) -> bool:
+    """Tell whether a folder cannot be replaced, only its entries: it cannot be renamed, or we stand in it."""
+    if not target.is_dir():
+        return False
+    return target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK) or target.samefile(Path.cwd())
 
 
 def _settle(place: Landing, expendable: Expendable) -> None:

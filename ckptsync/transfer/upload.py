@@ -107,23 +107,24 @@ class Bench:
 def choose_part_bytes(size: int, wanted: int, traits: Traits, path: str) -> int:
     """Return the smallest multiple of 1 MiB, at least `wanted`, that fits a file into the store's number of parts.
 
+    A store without multipart uploads takes every file as one part.
+
     Raises:
         ConfigError: the file is too large for this store.
     """
+    if size > (traits.max_parts * traits.max_part_bytes if traits.multipart else traits.max_put_bytes):
+        raise ConfigError(f"{path} has {size} bytes, more than this store takes as one object")
+    if not traits.multipart:
+        return max(wanted, -(-size // MIB) * MIB)
     needed = max(-(-size // traits.max_parts), traits.min_part_bytes)
     chosen = max(wanted, -(-needed // MIB) * MIB)
-    if chosen > traits.max_part_bytes:
-        chosen = traits.max_part_bytes
-        if part_count(size, chosen) > traits.max_parts:
-            raise ConfigError(f"{path} has {size} bytes, more than this store takes as one object")
-    return chosen
+    return min(chosen, traits.max_part_bytes)
 
 
 def fits(part_bytes: int, size: int, traits: Traits) -> bool:
     """Tell whether a file may be cut so; a part size from an earlier run or another store need not."""
-    return (
-        max(traits.min_part_bytes, MIB) <= part_bytes <= traits.max_part_bytes
-        and part_count(size, part_bytes) <= traits.max_parts
+    return max(traits.min_part_bytes, MIB) <= part_bytes <= traits.max_part_bytes and part_count(size, part_bytes) <= (
+        traits.max_parts if traits.multipart else 1
     )
 
 

@@ -54,7 +54,7 @@ class FileUpload:
         if progress.entry is not None and self._still_there(progress.entry):
             self._take_base(progress.entry, ours=True)
         elif upload is not None and self._take_upload(upload, progress):
-            if previous is not None and previous.part_bytes == self.part_bytes:
+            if previous is not None and self.bench.transfer.copy_unchanged and previous.part_bytes == self.part_bytes:
                 self.base = previous
         elif (found := leftovers.objects.get(self.file.path)) and (entry := self._proven(found)):
             self._take_base(entry, ours=True)
@@ -135,33 +135,42 @@ class FileUpload:
         with self.bench.buffers.take(size) as view:
             self.file.read_into(view, offset)
             digest = self.digests[number - 1] = part_digest(view)
-            if self._is_held(number, digest, view):
-                self.tags[number] = self.held[number][1]
+            if (tag := self._held_tag(number, digest, view)) is not None:
+                self._keep(number, tag, generation)
                 self.bench.tell_reused(self.file.path, size)
             elif self._is_in_base(number, digest):
                 with self.lock:
-                    self.unchanged.append(number)
+                    if generation == self.restarts:
+                        self.unchanged.append(number)
             elif self.count == 1 and self.upload is None:
                 return self._put(view)
             elif (again := self._send(number, digest, view, generation)) is not None:
                 return again
         return self._part_done(generation)
 
-    def _is_held(self, number: int, digest: str, view: memoryview) -> bool:
-        """Whether the unfinished upload has exactly these bytes."""
+    def _held_tag(self, number: int, digest: str, view: memoryview) -> PartTag | None:
+        """Tag of a part when the unfinished upload has exactly these bytes."""
         known, tag = self.held.get(number, ("", None))
         if tag is None or tag.size != len(view):
-            return False
+            return None
         if known:
-            return known == digest
+            return tag if known == digest else None
         if not self.bench.store.vouches(tag.hashes, [view]):
-            return False
+            return None
         self._note_part(digest, tag)
-        return True
+        return tag
+
+    def _keep(self, number: int, tag: PartTag, generation: int) -> bool:
+        """Let a part be finished with; False when the upload it belongs to was given up meanwhile."""
+        with self.lock:
+            if generation == self.restarts:
+                self.tags[number] = tag
+            return generation == self.restarts
 
     def _is_in_base(self, number: int, digest: str) -> bool:
         """Whether the file we compare with has the same part at the same place."""
-        return self.base is not None and number <= len(self.base.parts) and self.base.parts[number - 1] == digest
+        base = self.base
+        return base is not None and number <= len(base.parts) and base.parts[number - 1] == digest
 
     def _put(self, view: memoryview) -> list[Task]:
         """Send a file of one part; nothing is left to do."""
@@ -177,8 +186,8 @@ class FileUpload:
             tag = self.bench.store.put_part(upload, number, view)
         except NotFoundError as error:
             return self._begin_anew(generation, error)
-        self.tags[number] = tag
-        self._note_part(digest, tag)
+        if self._keep(number, tag, generation):
+            self._note_part(digest, tag)
         self.bench.tell_sent(self.file.path, len(view))
         return None
 
@@ -203,9 +212,9 @@ class FileUpload:
             self.left -= 1
             if self.left:
                 return None
-            if len(self.unchanged) == self.count:
-                return [partial(self._reuse_whole, generation)]
             waiting, self.unchanged = self.unchanged, []
+            if len(waiting) == self.count:
+                return [partial(self._reuse_whole, generation)]
             self.left = len(waiting)
         if waiting:
             return [partial(self._copy_part, number, generation) for number in waiting]
@@ -221,7 +230,7 @@ class FileUpload:
             self.bench.tell_reused(self.file.path, self.file.size)
             return self._finished(base.key)
         whole = base.size == self.file.size and base.size <= traits.max_copy_bytes
-        if traits.copy and whole:
+        if traits.copy and whole and self.upload is None:
             key = self.bench.key(self.file.path)
             try:
                 copied = self.bench.store.copy(base.key, key)
@@ -245,8 +254,8 @@ class FileUpload:
                 tag = store.copy_part(self._begun(), number, base.key, offset, size)
             except (NotFoundError, ConflictError) as error:
                 return self._begin_anew(generation, error)
-            self.tags[number] = tag
-            self._note_part(self.digests[number - 1], tag)
+            if self._keep(number, tag, generation):
+                self._note_part(self.digests[number - 1], tag)
             self.bench.tell_reused(self.file.path, size)
         else:
             with self.bench.buffers.take(size) as view:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 Task = Callable[[], "Iterable[Task] | None"]
@@ -52,21 +52,21 @@ class _Crew:
             self.source, self.failure = None, error
         return None
 
-    def done(self, more: Iterable[Task] | None, failure: BaseException | None) -> None:
+    def done(self, more: Sequence[Task], failure: BaseException | None) -> None:
         """Book a finished task."""
         with self.changed:
             self.working -= 1
             self.failure = self.failure or failure
-            self.follow_ups.extendleft(reversed(list(more or ())))
+            self.follow_ups.extendleft(reversed(more))
             self.changed.notify_all()
 
     def work(self) -> None:
         """Run tasks until there are none."""
         while (task := self.next_task()) is not None:
-            more: Iterable[Task] | None = None
+            more: Sequence[Task] = ()
             failure: BaseException | None = None
             try:
-                more = task()
+                more = tuple(task() or ())
             except BaseException as error:  # noqa: BLE001  handed to the caller of run_tasks
                 failure = error
             self.done(more, failure)
@@ -82,13 +82,14 @@ def run_tasks(tasks: Iterable[Task], workers: int) -> None:
     """Run every task and what it hands back, on at most `workers` threads; return when all are done.
 
     Raises:
-        BaseException: the first error of any task, after the tasks under way have ended; no further one begins.
+        BaseException: the first error of any task, after the tasks under way have ended; no further one begins. After
+            Ctrl-C they are not waited for.
     """
     crew = _Crew(tasks)
     threads = [threading.Thread(target=crew.work, name=f"ckptsync-{n}", daemon=True) for n in range(workers)]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
     except BaseException as error:  # Ctrl-C reaches the main thread only

@@ -73,6 +73,8 @@ def remove(run: Run, snap: str, *, force: bool = False) -> Removed:
         )
         for target in sorted(targets)
     ]
+    if owners:  # it continues them no longer
+        run.store.delete([layout.adoption_key(owner, snapshot) for owner in sorted(owners)])
     return Removed(
         snapshot=str(snapshot),
         objects=sum(part.objects for part in erased),

@@ -18,7 +18,16 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received, download_files
-from ckptsync.transfer.target import Landing, check_space, disk_bytes, disk_errors, landing, put_in_place, sync_folder
+from ckptsync.transfer.target import (
+    Landing,
+    check_space,
+    disk_bytes,
+    disk_errors,
+    landing,
+    must_stay,
+    put_in_place,
+    sync_folder,
+)
 from ckptsync.verbs.compare import holds_only, matches
 
 _HISTORY = 50
@@ -92,6 +101,7 @@ def restore(
         StoreError: the bucket failed for good; what was fetched is used by the next call.
     """
     begun_s = run.clock.monotonic()
+    target = Path(os.path.realpath(target))
     skipped: list[Skipped] = []
     lost_from = 0
     for snapshot_id, listed in _candidates(run, snapshot):
@@ -169,13 +179,14 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
     entries = _selected(manifest, include)
     if manifest.kind == "file":
         return _restore_file(run, manifest.files[0], target, manifest.snapshot)
+    _spare_the_run(run, entries, target)
     received = Received()
     size = sum(entry.size for entry in entries if isinstance(entry, FileEntry))
-    run.observer(Event(kind=Kind.PLANNED, bytes=size, count=len(entries)))
+    files = sum(isinstance(entry, FileEntry) for entry in entries)
+    run.observer(Event(kind=Kind.PLANNED, bytes=size, count=files))
 
     def expendable(old: Path, stood_at: Path) -> bool:
-        root = Path(os.path.realpath(target))
-        return _is_committed(run, manifest, old, "" if stood_at == root else str(stood_at.relative_to(root)))
+        return _is_committed(run, manifest, old, "" if stood_at == target else str(stood_at.relative_to(target)))
 
     with landing(target, manifest.snapshot, expendable=expendable) as place:
         if target.is_dir() and matches(target, entries):
@@ -185,6 +196,23 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
             return received, []
         _fill(run, entries, place, received)
         return received, put_in_place(place, expendable=expendable)
+
+
+def _spare_the_run(run: Run, entries: Sequence[Entry], target: Path) -> None:
+    """Refuse to replace the directory that the run itself lies in.
+
+    Raises:
+        ConfigError: the run lies below the target, or the target below the run.
+    """
+    directory = run.directory.resolve() if run.directory else None
+    if directory is None or not (directory.is_relative_to(target) or target.is_relative_to(directory)):
+        return
+    tops = {entry.path.partition("/")[0] for entry in entries}
+    beside = (
+        directory != target and directory.is_relative_to(target) and directory.relative_to(target).parts[0] not in tops
+    )
+    if not (beside and must_stay(target)):
+        raise ConfigError(f"{target} and the run {directory} lie in each other; restore to another place")
 
 
 def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received) -> None:

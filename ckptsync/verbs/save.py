@@ -9,17 +9,17 @@ from pathlib import Path
 
 from ckptsync import names
 from ckptsync.catalog import this_writer, timestamp
-from ckptsync.errors import ConfigError, ManifestError, SourceChangedError
+from ckptsync.errors import ConfigError, DiskError, ManifestError, SourceChangedError
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
 from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Manifest, check_entries, checked_metrics
+from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Manifest, checked_meta, checked_metrics, decode, encode
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.journal import Journal, journal_path, open_journal
 from ckptsync.transfer.source import SourceTree, scan
-from ckptsync.transfer.upload import Bench, Tally, upload_files
+from ckptsync.transfer.upload import Bench, Tally, choose_part_bytes, upload_files
 from ckptsync.verbs.compare import same_content
 from ckptsync.verbs.earlier import check_still_there, continue_earlier
 from ckptsync.verbs.provenance import provenance
@@ -88,10 +88,14 @@ def save(
     if alias is not None:
         layout.alias_prefix(alias)
     SnapshotId(1, step, "")
-    checked = checked_metrics(metrics)
+    checked, described = checked_metrics(metrics), checked_meta(meta)
+    checked_meta({"fingerprint": fingerprint})
+    if run.directory and run.directory.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"the run {run.directory} lies inside {source}, which cannot hold a copy of itself")
     tree = scan(source, now_ns=int(run.clock.now() * 1e9))
     for file in tree.files:
         layout.data_key(SnapshotId(1, step, "x" * 8), file.path)
+        choose_part_bytes(file.size, run.config.transfer.part_bytes, run.store.traits, file.path)
     with open_journal(journal_path(run.config.state_path(), run.url, source), observer=run.observer) as journal:
         claim = run.catalog.claim()
         snapshot = layout.new_snapshot_id(claim.epoch, step)
@@ -106,7 +110,7 @@ def save(
             created=timestamp(run.clock),
             entries=_sorted(tree, entries),
             metrics=checked,
-            meta=dict(meta),
+            meta=described,
             parent=parent.snapshot if parent else "",
             writer=this_writer(),
             provenance=provenance(Path.cwd(), fingerprint),
@@ -171,11 +175,20 @@ def _check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...]) -> None:
 
     Raises:
         SourceChangedError: something was written to meanwhile.
+        DiskError: a file cannot be read any more.
     """
     tree.check_unchanged()
     saved = {entry.path: entry for entry in entries}
     for file in tree.files:
-        if file.could_hide_a_change(tree.scanned_ns) and not same_content(file.location, saved[file.path]):
+        if not file.could_hide_a_change(tree.scanned_ns):
+            continue
+        try:
+            same = same_content(file.location, saved[file.path])
+        except FileNotFoundError:
+            same = False
+        except OSError as error:
+            raise DiskError(f"cannot read {file.location}: {error.strerror}") from error
+        if not same:
             raise SourceChangedError(f"{file.location} changed while it was being saved; save it when it is at rest")
 
 
@@ -192,6 +205,6 @@ def _check_sound(manifest: Manifest) -> None:
         ConfigError: a name in the source cannot be stored.
     """
     try:
-        check_entries(manifest)
+        decode(encode(manifest), manifest.id)
     except ManifestError as error:
         raise ConfigError(f"this tree cannot be saved: {error}") from error

@@ -200,3 +200,23 @@ def test_one_percent_changed_sends_little(url: str, tree: Path, tmp_path: Path, 
     assert fingerprint(tmp_path / "back") == fingerprint(copy)
     shutil.rmtree(copy)
     shutil.rmtree(tmp_path / "back")
+
+
+def test_without_its_journal_a_killed_upload_continues_from_what_the_bucket_holds(
+    url: str, tree: Path, tmp_path: Path, worker: Worker
+) -> None:
+    seconds, step, there = 2.0, 0, 0
+    while not there:
+        step += 1
+        if not killed_after(worker("save", url, tree, step), START_S + 0.5 * seconds):
+            seconds *= 0.7
+            continue
+        there = present_bytes(url, step)
+    shutil.rmtree(tmp_path / "state")
+    final = result_of(worker("save", url, tree, step))
+    report(f"{url[:12]}: {there >> 20} MiB there without a journal, sent {final['bytes_sent'] >> 20} MiB")
+    if "://" in url:  # a directory vouches for nothing, so everything is written again
+        assert final["bytes_sent"] <= final["bytes"] - there
+    result_of(worker("restore", url, tmp_path / "back"))
+    assert fingerprint(tmp_path / "back") == fingerprint(tree)
+    shutil.rmtree(tmp_path / "back")

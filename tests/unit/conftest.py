@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,18 @@ def run_with(
 def run(run_with: Callable[..., Run]) -> Run:
     """A run on the bucket."""
     return run_with()
+
+
+@pytest.fixture
+def limited(store: Watched) -> Callable[..., StoreWrapper]:
+    """Make the bucket seem to have other traits."""
+
+    def make(**traits: Any) -> StoreWrapper:
+        wrapper = StoreWrapper(store)
+        wrapper.traits = replace(store.traits, **traits)
+        return wrapper
+
+    return make
 
 
 @pytest.fixture

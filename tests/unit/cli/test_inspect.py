@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def test_show_tells_what_and_where_from(call: Call, ask: Ask, saved: Path) -> No
     said = call("show", saved, "latest").stdout
     assert ["step", "200"] in [line.split() for line in said.splitlines()]
     assert "1.0 MiB in 4 files" in said
-    assert any(line.split()[-1] == "model.bin" and line.startswith("  1.0 MiB  06") for line in said.splitlines())
+    assert re.search(r"^ +1\.0 MiB  06\d\d  [0-9a-f]{16}  model\.bin$", said, re.MULTILINE)
     (shown,) = ask("show", saved, "best-so-far")
     assert (shown["step"], shown["files"], shown["kind"]) == (200, 4, "directory")
     assert {entry["path"] for entry in shown["entries"]} == {"deep", "deep/empty", "model.bin", "name", "new"}

@@ -10,7 +10,9 @@ import pytest
 from click.testing import Result
 
 from ckptsync.cli.options import nested, pairs, place
+from ckptsync.config import S3, Config, Gcs, Transfer
 from ckptsync.errors import ConfigError
+from ckptsync.run import Run
 
 Call = Callable[..., Result]
 Ask = Callable[..., list[dict[str, Any]]]
@@ -71,41 +73,49 @@ def test_pairs_keep_what_stands_behind_the_first_equals_sign() -> None:
         pairs(str)(["=x"])
 
 
-def configuration(ask: Ask, *arguments: object) -> dict[str, Any]:
-    (found,) = ask("doctor", "run", *arguments)
-    return found["configuration"]
+@pytest.fixture
+def configured(call: Call, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """The configuration a verb works with when it is called with some arguments."""
+
+    def configuration(*arguments: object) -> Config:
+        seen: list[Config] = []
+
+        def note(run: Run, *_: object, **__: object) -> None:
+            seen.append(run.config)
+            raise ConfigError("enough")
+
+        monkeypatch.setattr("ckptsync.verbs.save.save", note)
+        call("save", "source", "run", "--step", 1, *arguments, exit_code=2)
+        return seen[0]
+
+    return configuration
 
 
-def test_an_argument_beats_the_environment_which_beats_the_file(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_beats_the_environment_which_beats_the_file(
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("options.toml").write_text("[retry]\nattempts = 2\ncap_s = 2\nbase_s = 2\n")
-    assert configuration(ask)["retry"]["attempts"] == 10
+    assert configured() == Config()
     monkeypatch.setenv("CKPTSYNC_RETRY_ATTEMPTS", "3")
     monkeypatch.setenv("CKPTSYNC_RETRY_CAP_S", "3")
-    found = configuration(ask, "--config", "options.toml", "--set", "retry.attempts=4")["retry"]
-    assert (found["attempts"], found["cap_s"], found["base_s"]) == (4, 3, 2)
+    found = configured("--config", "options.toml", "--set", "retry.attempts=4").retry
+    assert (found.attempts, found.cap_s, found.base_s) == (4, 3, 2)
 
 
-def test_every_option_lands_where_it_belongs(ask: Ask) -> None:
-    arguments = "--endpoint-url http://h:1 --region r --profile p --project j --single-writer --set gcs.anonymous=true"
-    found = configuration(ask, *arguments.split())
-    assert found["s3"] | {"endpoint_url": "http://h:1", "region": "r", "profile": "p"} == found["s3"]
-    assert found["gcs"] == {"endpoint_url": "http://h:1", "project": "j", "anonymous": True}
-    assert found["single_writer"] is True
+def test_every_option_lands_where_it_belongs(configured: Callable[..., Config]) -> None:
+    arguments = """
+        --workers 3 --part-size 6MiB --no-copy --state-dir journals --single-writer
+        --endpoint-url http://h:1 --region r --profile p --project j --set gcs.anonymous=true
+    """
+    assert configured(*arguments.split()) == Config(
+        s3=S3(endpoint_url="http://h:1", region="r", profile="p"),
+        gcs=Gcs(endpoint_url="http://h:1", project="j", anonymous=True),
+        transfer=Transfer(workers=3, part_bytes=6 << 20, copy_unchanged=False),
+        single_writer=True,
+        state_dir="journals",
+    )
 
 
-def test_transfer_options_reach_the_verb(call: Call, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def note(run: object, *_: object, **__: object) -> None:
-        seen.append(run.config)
-        raise ConfigError("enough")
-
-    monkeypatch.setattr("ckptsync.verbs.save.save", note)
-    arguments = "--workers 3 --part-size 6MiB --no-copy --state-dir journals"
-    call("save", source, "run", "--step", 1, *arguments.split(), exit_code=2)
-    call("save", source, "run", "--step", 1, exit_code=2)
-    chosen, default = seen
-    assert (chosen.transfer.workers, chosen.transfer.part_bytes) == (3, 6 << 20)
-    assert (chosen.transfer.copy_unchanged, default.transfer.copy_unchanged) == (False, True)
-    assert (chosen.state_dir, default.state_dir) == ("journals", None)
-    assert (chosen.single_writer, default.single_writer) == (False, False)
+def test_the_last_of_two_settings_wins(configured: Callable[..., Config]) -> None:
+    assert configured("--workers", 3, "--set", "transfer.workers=4").transfer.workers == 4
+    assert configured("--set", "transfer.workers=4", "--workers", 3).transfer.workers == 3

@@ -19,17 +19,15 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from ckptsync.errors import (
     ConfigError,
     ConflictError,
-    DeniedError,
     IntegrityError,
     NotFoundError,
     StoreError,
     TransientError,
-    UnsupportedError,
 )
 from ckptsync.store import open_store
 from ckptsync.store.base import Upload
 from ckptsync.store.fsspec import FsspecStore
-from ckptsync.store.fsspec_facts import describe, translate, without_secrets
+from ckptsync.store.fsspec_facts import without_secrets
 
 OWN = ".ckptsync-uploads"
 
@@ -54,7 +52,7 @@ def files_below(root: Path) -> list[str]:
 
 
 def test_missing_fsspec_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(ConfigError, match=r"pip install 'ckptsync\[fsspec\]'"):
         open_store("sftp://user:password@host/run")
 
@@ -77,6 +75,27 @@ def test_missing_package_is_named() -> None:
             open_store("abfs://container@account.dfs.core.windows.net/run?sig=secret")
     finally:
         sys.meta_path.remove(blocker)
+
+
+def test_opening_asks_nothing_of_the_service(register: Callable[..., None]) -> None:
+    class Unreachable(AbstractFileSystem):
+        """Connects when it is made, like SFTP."""
+
+        protocol = "unreachable"
+
+        def __init__(self, **_: Any) -> None:
+            raise ConnectionRefusedError("nobody listens")
+
+    register(Unreachable)
+    store = FsspecStore("unreachable://host/run")
+    for ask in (
+        lambda: store.stat("a"),
+        lambda: store.put("a", b""),
+        lambda: list(store.list("")),
+        lambda: store.begin("a"),
+    ):
+        with pytest.raises(TransientError, match="nobody listens"):
+            ask()
 
 
 def test_messages_show_no_secrets() -> None:
@@ -380,74 +399,3 @@ def test_listings_are_not_cached(tmp_path: Path) -> None:
     one, other = (FsspecStore(f"local://{tmp_path}") for _ in range(2))
     assert one._fs is not other._fs
     assert not one._fs.dircache.use_listings_cache
-
-
-# -- words ---------------------------------------------------------------------------------------------------------------
-
-
-class SdkError(Exception):
-    """What a package of somebody else's raises."""
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (FileNotFoundError("x"), NotFoundError),
-        (NotADirectoryError("x"), NotFoundError),
-        (FileExistsError("x"), ConflictError),
-        (PermissionError("x"), DeniedError),
-        (NotImplementedError("x"), UnsupportedError),
-        (TimeoutError("x"), TransientError),
-        (ConnectionResetError("x"), TransientError),
-        (EOFError(), TransientError),
-        (OSError(errno.EIO, "x"), TransientError),
-        (OSError("without a number"), TransientError),
-        (SdkError("x"), TransientError),
-        (OSError(errno.ENOSPC, "x"), StoreError),
-        (IsADirectoryError("x"), StoreError),
-        (ValueError("x"), StoreError),
-        (KeyError("x"), StoreError),
-    ],
-)
-def test_errors_become_ours(
-    store: FsspecStore, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[StoreError]
-) -> None:
-    assert type(translate(error, op="get", key="a", url="x://y")) is kind
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(store._fs, "info", fail)
-    with pytest.raises(kind) as caught:
-        store.stat("a")
-    assert caught.value.__cause__ is error
-    assert (caught.value.op, caught.value.key) == ("stat", "a")
-
-
-NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
-
-
-@pytest.mark.parametrize(
-    "time_fields",
-    [
-        {"mtime": NOON.timestamp()},
-        {"created": NOON},
-        {"LastModified": NOON.replace(tzinfo=None)},
-        {"updated": "2026-01-02T12:00:00.000Z"},
-        {"mtime": None, "modified": "no time", "last_modified": NOON},
-    ],
-)
-def test_times_of_any_kind_are_understood(time_fields: dict[str, Any]) -> None:
-    found = describe("a", {"size": 3, **time_fields})
-    assert found.modified_s == NOON.timestamp()
-    assert found.tag
-
-
-@pytest.mark.parametrize("field", ["ETag", "etag", "generation"])
-def test_versions_of_the_service_come_first(field: str) -> None:
-    assert describe("a", {"size": 3, "mtime": 5.0, field: '"v1"'}).tag == "v1"
-
-
-def test_without_a_time_there_is_no_tag() -> None:
-    found = describe("a", {"size": None})
-    assert (found.size, found.tag, found.modified_s) == (0, "", 0.0)

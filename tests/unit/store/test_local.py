@@ -2,31 +2,25 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ckptsync.errors import (
-    CkptsyncError,
     ConfigError,
     ConflictError,
     DeniedError,
-    IntegrityError,
     NotFoundError,
     StoreError,
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import disk, open_store, tree
+from ckptsync.store import disk, open_store
 from ckptsync.store.base import Upload
 from ckptsync.store.local import LocalStore
 
@@ -420,205 +414,3 @@ def test_list_scans_only_folders_that_matter(store: LocalStore, monkeypatch: pyt
     assert scans("data/", after="data/2/~", limit=1) == ["data", "data/2", "data/3"]
     assert scans("", limit=1) == [".", "data", "data/1"]
     assert scans("", after="n") == [".", "writers"]
-
-
-SEGMENTS = st.text(st.sampled_from("ab-.0/é🙂\uffee"), min_size=1, max_size=5)
-TREES = st.sets(SEGMENTS.filter(lambda key: not tree.refusal(key)), max_size=12)
-
-
-def scan_of(keys: set[str]) -> Callable[[str], Iterator[tuple[tree.Entry, str]]]:
-    """Scan folders that exist only by name."""
-
-    def scan(folder: str) -> Iterator[tuple[tree.Entry, str]]:
-        below = {key[len(folder) :] for key in keys if key.startswith(folder)}
-        files = {name for name in below if name and "/" not in name}
-        folders = {name.partition("/")[0] for name in below if "/" in name}
-        yield from ((tree.Entry(name, is_folder=False), name) for name in files)
-        yield from ((tree.Entry(name, is_folder=True), name) for name in folders - files)
-
-    return scan
-
-
-@given(TREES, st.text(st.sampled_from("ab-./é"), max_size=4), st.text(st.sampled_from("ab-./é🙂"), max_size=4))
-def test_walk_is_a_sorted_filter_of_all_keys(keys: set[str], prefix: str, after: str) -> None:
-    # a name is a file or a folder, never both
-    keys = {key for key in keys if not any(other.startswith(f"{key}/") for other in keys)}
-    expected = sorted((key for key in keys if key.startswith(prefix) and key > after), key=str.encode)
-    assert [key for key, _ in tree.walk(scan_of(keys), prefix, after)] == expected
-
-
-def test_walk_goes_deeper_than_python_may_recurse() -> None:
-    key = "a/" * 5000 + "b"
-    assert [found for found, _ in tree.walk(scan_of({key}), "")] == [key]
-
-
-# -- copies --------------------------------------------------------------------------------------------------------------
-
-
-def test_a_copy_shares_the_bytes_and_is_young(store: LocalStore, root: Path) -> None:
-    old = store.put("a", b"content")
-    os.utime(root / "a", ns=(0, 10**18))
-    copied = store.copy("a", "b/c")
-    assert (root / "a").stat().st_ino == (root / "b" / "c").stat().st_ino
-    assert copied.modified_s >= old.modified_s
-    assert abs(copied.modified_s - time.time()) < 3600
-    store.put("a", b"changed")
-    assert store.read("b/c") == b"content"
-    assert leftovers(root) == []
-
-
-@pytest.mark.parametrize("in_kernel", [True, False])
-def test_a_copy_where_there_are_no_hard_links(
-    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch, *, in_kernel: bool
-) -> None:
-    content = os.urandom(3_000_000)
-    store.put("a", content)
-    monkeypatch.setattr(os, "link", failing(errno.EPERM))
-    if not in_kernel:
-        monkeypatch.setattr(os, "copy_file_range", failing(errno.EXDEV))
-    assert store.copy("a", "b").size == len(content)
-    assert (root / "a").stat().st_ino != (root / "b").stat().st_ino
-    assert store.read("b") == content
-    upload = store.begin("c")
-    store.finish(upload, [store.copy_part(upload, 1, "a", 5, 2_000_000)])
-    assert store.read("c") == content[5:2_000_005]
-    assert [name for name in leftovers(root) if "finished" not in name] == []
-
-
-def test_copying_gives_up_when_the_disk_is_full(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.put("a", b"content")
-    upload = store.begin("b")
-    monkeypatch.setattr(os, "copy_file_range", failing(errno.ENOSPC))
-    with pytest.raises(StoreError, match="disk full"):
-        store.copy_part(upload, 1, "a", 0, 7)
-
-
-def test_a_copy_onto_itself_changes_nothing(store: LocalStore, root: Path) -> None:
-    store.put("a", b"content")
-    assert store.copy("a", "a").size == 7
-    assert store.read("a") == b"content"
-    assert leftovers(root) == []
-
-
-# -- uploads -------------------------------------------------------------------------------------------------------------
-
-FINISH = """
-import os, sys
-from pathlib import Path
-from ckptsync.store import disk, local
-from ckptsync.store.base import Upload
-
-root, name, stage = sys.argv[1:]
-store = local.LocalStore(Path(root))
-upload = Upload(key="folder/object", id=name)
-calls = 0
-
-def die_at(place, attribute, when):
-    real = getattr(place, attribute)
-    def step(*arguments, **options):
-        global calls
-        calls += 1
-        if calls == when:
-            os._exit(9)
-        return real(*arguments, **options)
-    setattr(place, attribute, step)
-
-attribute, _, when = stage.partition(":")
-place = {"disk": disk, "os": os, "shutil": local.shutil, "Path": Path}[attribute.partition(".")[0]]
-die_at(place, attribute.partition(".")[2], int(when))
-store.finish(upload, store.parts(upload).values())
-"""
-
-
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "disk.copy_range:2",
-        "os.fsync:1",
-        "Path.write_text:1",
-        "disk.publish:1",
-        "disk.sync_folder:3",
-        "Path.rename:1",
-        "shutil.rmtree:1",
-    ],
-)
-def test_finish_may_be_killed_anywhere(store: LocalStore, root: Path, stage: str) -> None:
-    upload = store.begin("folder/object")
-    sent = [store.put_part(upload, number, bytes([number]) * 1000) for number in (1, 2, 3)]
-    killed = subprocess.run([sys.executable, "-c", FINISH, str(root), upload.id, stage], check=False, cwd=Path.cwd())
-    assert killed.returncode == 9
-    for found in store.list(""):
-        assert (found.key, found.size) == ("folder/object", 3000)
-    store.finish(upload, sent)
-    assert store.read("folder/object") == b"\1" * 1000 + b"\2" * 1000 + b"\3" * 1000
-    assert list(store.uploads("")) == []
-    assert [found.key for found in store.list("")] == ["folder/object"]
-
-
-def test_finish_by_two_at_once_makes_one_object(store: LocalStore) -> None:
-    for turn in range(10):
-        upload = store.begin(f"{turn}")
-        sent = [store.put_part(upload, number, bytes([number]) * 5000) for number in (1, 2)]
-        with ThreadPoolExecutor(2) as threads:
-            sizes = [found.size for found in threads.map(lambda _: store.finish(upload, sent), range(2))]  # noqa: B023
-        assert sizes == [10_000, 10_000]
-
-
-def test_a_late_part_of_a_zombie_is_noticed(store: LocalStore) -> None:
-    upload = store.begin("a")
-    sent = [store.put_part(upload, 1, b"mine")]
-    LocalStore(store.root).put_part(upload, 1, b"late")
-    with pytest.raises(IntegrityError):
-        store.finish(upload, sent)
-
-
-@pytest.mark.parametrize("name", ["", "..", "../uploads", "0" * 31, "g" * 32, "0" * 32])
-def test_an_upload_id_leads_nowhere_else(store: LocalStore, name: str) -> None:
-    store.begin("a")
-    upload = Upload(key="a", id=name)
-    for ask in (
-        lambda: store.parts(upload),
-        lambda: store.put_part(upload, 1, b""),
-        lambda: store.finish(upload, []),
-    ):
-        with pytest.raises(NotFoundError):
-            ask()
-    store.abort(upload)
-    assert len(list(store.uploads(""))) == 1
-
-
-def test_uploads_with_unreadable_keys_are_none(store: LocalStore, root: Path) -> None:
-    upload = store.begin("a")
-    (root / OWN / "uploads" / "stray").write_bytes(b"")
-    (root / OWN / "uploads" / ("0" * 32)).mkdir()
-    broken = root / OWN / "uploads" / ("1" * 32)
-    broken.mkdir()
-    for content in (b"", b"{}", b"\xff", b"[1]"):
-        (broken / "key").write_bytes(content)
-        assert list(store.uploads("")) == [upload]
-        with pytest.raises(NotFoundError):
-            store.parts(Upload(key="a", id="1" * 32))
-
-
-def test_what_killed_processes_left_is_removed_a_day_later(store: LocalStore, root: Path) -> None:
-    upload = store.begin("a")
-    own, old_s = root / OWN, time.time() - 90_000
-    (own / "finished").mkdir()
-    for name in ("old", "young", "finished/old", "finished/young"):
-        (own / name).write_bytes(b"")
-        if name.endswith("old"):
-            os.utime(own / name, (old_s, old_s))
-    (own / "dropped").mkdir()
-    (own / "dropped" / "00001").write_bytes(b"")
-    os.utime(own / "dropped", (old_s, old_s))
-    for path in (own / "uploads", own / "uploads" / upload.id, own / "finished"):
-        os.utime(path, (old_s, old_s))
-    LocalStore(root).put("b", b"")
-    assert leftovers(root) == sorted([f"{OWN}/young", f"{OWN}/finished/young", f"{OWN}/uploads/{upload.id}/key"])
-
-
-@pytest.mark.parametrize("code", sorted(errno.errorcode))
-def test_every_error_of_the_system_becomes_ours(code: int) -> None:
-    error = disk.translate(OSError(code, os.strerror(code)), op="put", key="a", path=Path("/x"))
-    assert isinstance(error, CkptsyncError)
-    assert str(error)

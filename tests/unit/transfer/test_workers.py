@@ -10,7 +10,7 @@ import pytest
 from ckptsync.transfer.workers import Task, map_tasks, run_tasks
 
 
-class Boom(Exception):
+class BoomError(Exception):
     """What goes wrong."""
 
 
@@ -92,11 +92,11 @@ def test_the_first_error_wins_and_no_further_task_begins() -> None:
         def call() -> None:
             ran.append(number)
             if number >= 3:
-                raise Boom(number)
+                raise BoomError(number)
 
         return call
 
-    with pytest.raises(Boom, match="3"):
+    with pytest.raises(BoomError, match="3"):
         run_tasks((task(number) for number in range(100)), 1)
     assert ran == [0, 1, 2, 3]
 
@@ -114,9 +114,9 @@ def test_tasks_under_way_are_waited_for() -> None:
     def bad() -> None:
         others_in.wait(30)
         failed.set()
-        raise Boom
+        raise BoomError
 
-    with pytest.raises(Boom):
+    with pytest.raises(BoomError):
         run_tasks([slow, slow, bad], 3)
     assert ended == [1, 1]
 
@@ -125,18 +125,18 @@ def test_an_error_ends_those_who_wait_for_work() -> None:
     """One works, the rest wait for follow-ups that never come."""
 
     def bad() -> None:
-        raise Boom
+        raise BoomError
 
-    with pytest.raises(Boom):
+    with pytest.raises(BoomError):
         run_tasks([lambda: [bad]], 4)
 
 
 def test_an_error_of_the_iterator_is_an_error() -> None:
     def tasks() -> Iterator[Task]:
         yield lambda: None
-        raise Boom
+        raise BoomError
 
-    with pytest.raises(Boom):
+    with pytest.raises(BoomError):
         run_tasks(tasks(), 3)
 
 
@@ -144,9 +144,9 @@ def test_an_error_of_the_iterator_is_an_error() -> None:
 def test_an_error_while_follow_ups_are_made_is_an_error() -> None:
     def more() -> Iterator[Task]:
         yield lambda: None
-        raise Boom
+        raise BoomError
 
-    with pytest.raises(Boom):
+    with pytest.raises(BoomError):
         run_tasks([more, more], 2)
 
 

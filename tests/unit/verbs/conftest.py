@@ -78,7 +78,11 @@ class Maker:
         """A committed one."""
         return self.commit(self.attempt(step, files), metrics=metrics)
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def left(self) -> list[str]:
+        """All keys but those of claims."""
+        return [key for key in self.there("") if not key.startswith(layout.WRITERS)]
+
+    def there(self, prefix: str = "") -> list[str]:
         return [found.key for found in self.run.store.list(prefix)]
 
 

@@ -40,7 +40,7 @@ def test_an_attempt_that_another_continues_is_not_shown(run: Any, make: Any) -> 
     earlier = make.attempt(2)
     later = make.attempt(2, {}, adopts=[earlier])
     assert [row.snapshot for row in rows(run)] == [str(later)]
-    make.commit(later, borrows=make.keys(layout.data_prefix(earlier)))
+    make.commit(later, borrows=make.there(layout.data_prefix(earlier)))
     (row,) = rows(run)
     assert (row.snapshot, row.state, row.files) == (str(later), "committed", 2)
 

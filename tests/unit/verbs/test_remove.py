@@ -18,11 +18,11 @@ FILES = {"a": b"1234", "b/c": b"56"}
 
 def test_one_goes_wholly_and_the_others_stay(run: Any, make: Any, events: Any) -> None:
     keep = make.snapshot(1)
-    stays = make.keys("data/") + make.keys("journals/") + make.keys("manifests/")
+    stays = make.there("data/") + make.there("journals/") + make.there("manifests/")
     gone = make.snapshot(2, FILES)
     found = remove(run, "2")
     assert (found.snapshot, found.objects, found.bytes) == (str(gone), 2, 6)
-    assert make.keys("data/") + make.keys("journals/") + make.keys("manifests/") == stays
+    assert make.there("data/") + make.there("journals/") + make.there("manifests/") == stays
     assert names.find(run.catalog, "latest") == keep
     assert sum(event.count for event in events if event.kind is Kind.DELETED) == 2
 
@@ -50,12 +50,12 @@ def test_many_objects_go_in_batches(run: Any, make: Any, store: Any) -> None:
 def test_pinned_ones_stay_unless_forced(run: Any, make: Any) -> None:
     snapshot = make.snapshot(1)
     names.pin(run.catalog, snapshot)
-    before = make.keys()
+    before = make.there()
     with pytest.raises(ConfigError, match="pinned"):
         remove(run, "1")
-    assert make.keys() == before
+    assert make.there() == before
     remove(run, "1", force=True)
-    assert make.keys() == [layout.writer_key(1)]
+    assert make.there() == [layout.writer_key(1)]
 
 
 def test_aliased_ones_stay_unless_forced_and_the_alias_is_named(run: Any, make: Any) -> None:
@@ -82,7 +82,7 @@ def test_what_is_not_committed_is_not_removed(run: Any, make: Any) -> None:
         remove(run, str(attempt))
     with pytest.raises(NoSnapshotError):
         remove(run, "1")
-    assert len(make.keys("data/")) == 2
+    assert len(make.there("data/")) == 2
 
 
 def test_foreign_objects_stay(run: Any, make: Any) -> None:
@@ -90,7 +90,7 @@ def test_foreign_objects_stay(run: Any, make: Any) -> None:
     foreign = layout.data_key(snapshot, "notes.txt")
     run.store.put(foreign, b"mine")
     assert remove(run, "1").objects == 2
-    assert make.keys("data/") == [foreign]
+    assert make.there("data/") == [foreign]
 
 
 def test_unfinished_uploads_go_too(run: Any, make: Any) -> None:
@@ -106,14 +106,14 @@ def test_either_record_is_enough(run: Any, make: Any, damage: str) -> None:
     snapshot = make.snapshot(1, FILES)
     run.store.put({"manifest": layout.manifest_key, "journal": layout.journal_key}[damage](snapshot), b"{}")
     assert remove(run, str(snapshot)).objects == 2
-    assert make.keys() == [layout.writer_key(1)]
+    assert make.there() == [layout.writer_key(1)]
 
 
 def test_without_a_journal_the_manifest_says_what_to_delete(run: Any, make: Any) -> None:
     snapshot = make.snapshot(1, FILES)
     run.store.delete([layout.journal_key(snapshot)])
     remove(run, "1")
-    assert make.keys() == [layout.writer_key(1)]
+    assert make.there() == [layout.writer_key(1)]
 
 
 def test_when_both_records_are_damaged_no_data_is_guessed_at(run: Any, make: Any, events: Any) -> None:
@@ -121,8 +121,8 @@ def test_when_both_records_are_damaged_no_data_is_guessed_at(run: Any, make: Any
     run.store.put(layout.manifest_key(snapshot), b"{}")
     run.store.put(layout.journal_key(snapshot), b"{}")
     assert remove(run, str(snapshot)).objects == 0
-    assert len(make.keys("data/")) == 2
-    assert make.keys("manifests/") == []
+    assert len(make.there("data/")) == 2
+    assert make.there("manifests/") == []
     assert any(event.kind is Kind.NOTICE and "journal" in event.message for event in events)
 
 
@@ -131,30 +131,30 @@ class TestContinued:
 
     def test_the_earlier_ones_objects_go_with_the_last_that_names_them(self, run: Any, make: Any) -> None:
         earlier = make.attempt(1, FILES)
-        later = make.commit(make.attempt(1, {"d": b"7"}, adopts=[earlier]), borrows=make.keys("data/"))
+        later = make.commit(make.attempt(1, {"d": b"7"}, adopts=[earlier]), borrows=make.there("data/"))
         found = remove(run, "1")
         assert (found.snapshot, found.objects, found.bytes) == (str(later), 3, 7)
-        assert [key for key in make.keys() if not key.startswith("writers/")] == []
+        assert make.left() == []
 
     def test_objects_that_another_snapshot_names_stay(self, run: Any, make: Any) -> None:
         earlier = make.attempt(1, FILES)
-        shared = make.keys("data/")
+        shared = make.there("data/")
         first = make.commit(make.attempt(1, {"d": b"7"}, adopts=[earlier]), borrows=shared)
         second = make.commit(make.attempt(1, {"e": b"8"}, adopts=[earlier, first]), borrows=shared[:1])
         assert remove(run, str(first)).objects == 2
         assert all(run.store.stat(file.key).size == file.size for file in run.catalog.get(second).files)
-        assert set(make.keys("data/")) == {shared[0], layout.data_key(second, "e")}
+        assert set(make.there("data/")) == {shared[0], layout.data_key(second, "e")}
         assert remove(run, str(second)).objects == 2
-        assert [key for key in make.keys() if not key.startswith("writers/")] == []
+        assert make.left() == []
 
     def test_a_snapshot_whose_own_objects_are_named_by_a_later_one(self, run: Any, make: Any) -> None:
         first = make.snapshot(1, FILES)
         second = make.commit(make.attempt(1, {}, adopts=[first]), borrows=[layout.data_key(first, "a")])
         assert remove(run, str(first)).objects == 1
-        assert make.keys("data/") == [layout.data_key(first, "a")]
+        assert make.there("data/") == [layout.data_key(first, "a")]
         assert not run.catalog.exists(first)
         remove(run, str(second))
-        assert [key for key in make.keys() if not key.startswith("writers/")] == []
+        assert make.left() == []
 
     def test_a_snapshot_that_somebody_is_continuing_now(self, run: Any, make: Any) -> None:
         first = make.snapshot(1, FILES)
@@ -168,7 +168,7 @@ class TestContinued:
         second = make.commit(make.attempt(1, {}, adopts=[first]), borrows=[layout.data_key(first, "a")])
         run.store.put(layout.manifest_key(second), b"{}")
         assert remove(run, str(first)).objects == 0
-        assert len(make.keys("data/")) == 2
+        assert len(make.there("data/")) == 2
 
 
 @pytest.mark.parametrize("how", ["again", "gc"])
@@ -177,7 +177,7 @@ def test_killed_anywhere_it_is_finished_later(
 ) -> None:
     for after in range(40):
         earlier = make.attempt(1, FILES)
-        snapshot = make.commit(make.attempt(1, {"d": b"7"}, adopts=[earlier]), borrows=make.keys("data/"))
+        snapshot = make.commit(make.attempt(1, {"d": b"7"}, adopts=[earlier]), borrows=make.there("data/"))
         clock.advance(100)
         writes = [0]
 
@@ -206,7 +206,7 @@ def test_killed_anywhere_it_is_finished_later(
         run.catalog.claim()
         clock.advance(100)
         collect(run, None, grace_s=10, dry_run=False)
-        assert [key for key in make.keys() if not key.startswith("writers/")] == []
+        assert make.left() == []
     pytest.fail("it never came to an end")
 
 
