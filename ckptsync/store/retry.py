@@ -68,7 +68,7 @@ class Retrying(StoreWrapper):
                 return done + self.inner.get(key, into[done:], offset=offset + done, tag=tag)
             except TransientError as error:
                 if error.received:
-                    done = error.received
+                    done += error.received
                     run.progressed()
                 error.received = done
                 raise

@@ -14,6 +14,7 @@ from ckptsync.errors import (
     NotFoundError,
     StoreError,
     TransientError,
+    UnsupportedError,
 )
 from ckptsync.store import s3_answers
 from ckptsync.store.base import Buffer, PartTag, Stat, Tag, Upload
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         CreateMultipartUploadRequestTypeDef,
         ListMultipartUploadsRequestTypeDef,
         ListPartsRequestTypeDef,
+        UploadPartCopyOutputTypeDef,
         UploadPartCopyRequestTypeDef,
         UploadPartOutputTypeDef,
         UploadPartRequestTypeDef,
@@ -67,6 +69,7 @@ class S3Store(S3Objects):
 
     def put_part(self, upload: Upload, number: int, data: Buffer) -> PartTag:
         """Send one part; see `Store.put_part`."""
+        self._check_number(number)
         crc = s3_answers.crc_of(data) if self._checksums else ""
         params: UploadPartRequestTypeDef = {
             "Bucket": self._bucket,
@@ -95,6 +98,7 @@ class S3Store(S3Objects):
         self, upload: Upload, number: int, source: str, offset: int, size: int, *, tag: Tag | None = None
     ) -> PartTag:
         """Make a part from a range of another object; see `Store.copy_part`."""
+        self._check_number(number)
         params: UploadPartCopyRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": self._base + upload.key,
@@ -106,11 +110,22 @@ class S3Store(S3Objects):
             params["CopySourceIfMatch"] = tag
         if offset or size > RANGE_COPY_BYTES or self.stat(source).size != size:
             params["CopySourceRange"] = f"bytes={offset}-{offset + size - 1}"
-        answer = self._connection.call("copy_part", upload.key, lambda client: client.upload_part_copy(**params))
+
+        def send(client: S3Client) -> tuple[UploadPartCopyOutputTypeDef, bool]:
+            return client.upload_part_copy(**params), is_amazon(client)
+
+        answer, enforced = self._connection.call("copy_part", upload.key, send)
+        if tag and not enforced:
+            self._compare_source(source, self.stat(source).tag, tag, "copy_part", upload.key)
         result: Mapping[str, object] = {**answer, **answer["CopyPartResult"]}
         return PartTag(
             number=number, size=size, tag=s3_answers.tag_of(result), hashes=s3_answers.vouched(result, md5=self._md5)
         )
+
+    def _check_number(self, number: int) -> None:
+        """Refuse part numbers S3 does not have; some services take them and fail at the end."""
+        if not 1 <= number <= self.traits.max_parts:
+            raise ConfigError(f"{self.url}: part number {number} is not between 1 and {self.traits.max_parts}")
 
     def parts(self, upload: Upload) -> dict[int, PartTag]:
         """Parts the service holds for an upload; see `Store.parts`.
@@ -242,5 +257,7 @@ class S3Store(S3Objects):
                 yield Upload(key=key, id=item["UploadId"], begun_s=s3_answers.seconds_of(item.get("Initiated")))
             if not (page.get("IsTruncated") and page.get("NextKeyMarker")):
                 return
-            params["KeyMarker"] = decode(page["NextKeyMarker"])
-            params["UploadIdMarker"] = page["NextUploadIdMarker"]
+            marker = decode(page["NextKeyMarker"]), page["NextUploadIdMarker"]
+            if marker == (params.get("KeyMarker"), params.get("UploadIdMarker")):
+                raise UnsupportedError(f"{self.url}: the service lists a page twice", op="uploads", key=prefix)
+            params["KeyMarker"], params["UploadIdMarker"] = marker

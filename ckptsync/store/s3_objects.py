@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ckptsync.config import S3, Http
 from ckptsync.errors import (
     ConfigError,
+    ConflictError,
     IntegrityError,
     NotFoundError,
     StoreError,
@@ -19,9 +20,10 @@ from ckptsync.errors import (
 )
 from ckptsync.store import s3_answers, s3_errors
 from ckptsync.store.base import Buffer, Stat, Store, Tag, Traits
-from ckptsync.store.s3_client import Connection, UploadBody
+from ckptsync.store.s3_client import Connection, UploadBody, is_amazon
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
         CopyObjectRequestTypeDef,
         GetObjectOutputTypeDef,
@@ -154,7 +156,7 @@ class S3Objects(Store):
 
     def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
         """Objects below a prefix; see `Store.list`. The SDK asks for encoded keys by itself and decodes them."""
-        left = limit
+        left, last = limit, after
         params: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": self._base + prefix}
         if after:
             params["StartAfter"] = self._base + after
@@ -165,17 +167,24 @@ class S3Objects(Store):
                 key = item["Key"].removeprefix(self._base)
                 if not key or key <= after:
                     continue
+                if key <= last:
+                    raise UnsupportedError(
+                        f"{self.url}: the service lists keys out of order or twice", op="list", key=prefix
+                    )
                 yield Stat(
                     key=key,
                     size=item["Size"],
                     tag=s3_answers.tag_of(item),
                     modified_s=s3_answers.seconds_of(item.get("LastModified")),
                 )
+                last = key
                 if left is not None and (left := left - 1) <= 0:
                     return
-            if not (page.get("IsTruncated") and page.get("NextContinuationToken")):
+            if not (page.get("IsTruncated") and (token := page.get("NextContinuationToken"))):
                 return
-            params["ContinuationToken"] = page["NextContinuationToken"]
+            if token == params.get("ContinuationToken"):
+                raise UnsupportedError(f"{self.url}: the service lists a page twice", op="list", key=prefix)
+            params["ContinuationToken"] = token
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a thousand at a time; see `Store.delete`."""
@@ -226,8 +235,26 @@ class S3Objects(Store):
         }
         if tag:
             params["CopySourceIfMatch"] = tag
-        self._connection.call("copy", key, lambda client: client.copy_object(**params))
+
+        def send(client: S3Client) -> bool:
+            enforced = is_amazon(client)
+            if tag and not enforced:  # nothing shall appear that was made of another version
+                head = client.head_object(Bucket=self._bucket, Key=self._base + source)
+                self._compare_source(source, s3_answers.tag_of(head), tag, "copy", key)
+            client.copy_object(**params)
+            return enforced
+
+        if not self._connection.call("copy", key, send) and tag:
+            self._compare_source(source, self.stat(source).tag, tag, "copy", key)
         return self.stat(key)
+
+    def _compare_source(self, source: str, found: Tag, wanted: Tag, op: str, key: str) -> None:
+        """See that a copy is made of the version asked for: some services take the condition and ignore it.
+
+        A source that is unchanged after a copy was unchanged during it.
+        """
+        if found.strip('"') != wanted.strip('"'):
+            raise ConflictError(f"{self.url}: {source!r} is no longer the version to be copied", op=op, key=key)
 
     def close(self) -> None:
         """Let go of connections. Safe to call again."""

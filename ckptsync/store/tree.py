@@ -95,6 +95,5 @@ def _in_order(entries: Iterable[tuple[Entry, _Value]]) -> Iterator[tuple[Entry, 
 
 
 def _may_hold(folder: str, prefix: str, after: str) -> bool:
-    """Whether a key below `folder` can start with `prefix` and be greater than `after`."""
-    wanted = folder.startswith(prefix) or prefix.startswith(folder)
-    return wanted and (folder > after or after.startswith(folder))
+    """Whether a key below `folder`, which is not above `prefix`, can start with it and be greater than `after`."""
+    return folder.startswith(prefix) and (folder > after or after.startswith(folder))

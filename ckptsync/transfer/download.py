@@ -226,6 +226,7 @@ def download_files(entries: Iterable[FileEntry], folder: Path, reader: Reader, *
 
     try:
         run_tasks((task(entry) for entry in entries), workers)
-    finally:
+    except Exception:  # after Ctrl-C threads still write: their descriptors must not come to mean other files
         for target in list(targets):
             target.close()
+        raise

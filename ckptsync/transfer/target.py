@@ -12,12 +12,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from ckptsync.errors import CkptsyncError, ConfigError, DiskError
+from ckptsync.snapshot.layout import parse_snapshot_id
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -37,11 +39,13 @@ class Landing:
         target: where the tree will appear.
         inside: `target` cannot be replaced (a mount point, the current directory, or its parent is not ours), so its
             entries are.
+        kind: whether a tree or a single file will appear.
     """
 
     holder: Path
     target: Path
     inside: bool
+    kind: Literal["directory", "file"] = "directory"
 
     @property
     def tree(self) -> Path:
@@ -50,13 +54,17 @@ class Landing:
 
     def moves(self) -> dict[Path, Path]:
         """What goes where, by one rename each."""
+        if self.kind == "file":
+            return dict.fromkeys(self.tree.iterdir(), self.target)
         if not self.inside:
             return {self.tree: self.target}
         return {entry: self.target / entry.name for entry in sorted(self.tree.iterdir())}
 
 
 @contextmanager
-def landing(target: Path, name: str, *, expendable: Expendable) -> Iterator[Landing]:
+def landing(
+    target: Path, name: str, *, expendable: Expendable, kind: Literal["directory", "file"] = "directory"
+) -> Iterator[Landing]:
     """Make or find again the folder in which a restore of `name` to `target` is prepared, and lock it.
 
     Waits while another process fills the same. What restores of other snapshots left there is removed.
@@ -65,26 +73,31 @@ def landing(target: Path, name: str, *, expendable: Expendable) -> Iterator[Land
         target: absolute, free of symbolic links.
         name: of the snapshot.
         expendable: decides about old content that a killed restore left in our folder.
+        kind: whether a directory will appear at `target`, or a single file, which is to be put below `tree`.
 
     Raises:
-        ConfigError: `target` is a file.
+        ConfigError: `target` is a file and the snapshot a directory, or the other way round.
         DiskError: no folder can be made there, or the disk is read-only or failing.
     """
-    if target.exists() and not target.is_dir():
-        raise ConfigError(f"{target} is a file, and the snapshot is a directory; name another place")
+    if target.exists() and target.is_dir() != (kind == "directory"):
+        raise ConfigError(
+            f"{target} is a {'directory' if target.is_dir() else 'file'}, and the snapshot is a {kind}; name another place"
+        )
     inside = must_stay(target)
     folder, stem = (target, ".restore") if inside else (target.parent, f".{target.name}")
-    place = Landing(folder / f"{stem}.{name}{_SUFFIX}", target, inside)
+    place = Landing(folder / f"{stem}.{name}{_SUFFIX}", target, inside, kind)
     while True:
         with disk_errors(place.holder):
             place.holder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(place.holder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = _open_folder(place.holder)
+        if descriptor is None:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_same(descriptor, place.holder):
                 with disk_errors(place.holder):
                     _settle(place, expendable)
-                    _remove_others(place, folder.glob(f"{_literal(stem)}.*{_SUFFIX}"), expendable)
+                    _remove_others(place, _holders(folder, stem), expendable)
                     place.tree.mkdir(exist_ok=True)
                 yield place
                 return
@@ -96,7 +109,9 @@ def must_stay(target: Path) -> bool:
     """Tell whether a folder cannot be replaced, only its entries: it cannot be renamed, or we stand in it."""
     if not target.is_dir():
         return False
-    return target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK) or target.samefile(Path.cwd())
+    if target.is_mount() or not os.access(target.parent, os.W_OK | os.X_OK):
+        return True
+    return os.path.samestat(target.stat(), os.stat("."))  # noqa: PTH116  Path.cwd() fails where the folder is gone
 
 
 def _settle(place: Landing, expendable: Expendable) -> None:
@@ -124,13 +139,14 @@ def _remove_others(mine: Landing, holders: Iterable[Path], expendable: Expendabl
     for holder in holders:
         if holder == mine.holder or not holder.is_dir():
             continue
-        descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if (descriptor := _open_folder(holder)) is None:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         else:
-            _settle(Landing(holder, mine.target, mine.inside), expendable)
+            _settle(replace(mine, holder=holder), expendable)
             shutil.rmtree(holder, ignore_errors=True)
         finally:
             os.close(descriptor)
@@ -144,9 +160,22 @@ def _is_same(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _literal(text: str) -> str:
-    """Text as a glob that matches nothing else."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
+def _holders(folder: Path, stem: str) -> list[Path]:
+    """Folders of restores to one target; its neighbours' names may begin with the same letters."""
+    found = (
+        entry
+        for entry in folder.iterdir()
+        if entry.name.startswith(f"{stem}.") and entry.name.endswith(_SUFFIX) and not entry.is_symlink()
+    )
+    return [entry for entry in found if parse_snapshot_id(entry.name[len(stem) + 1 : -len(_SUFFIX)])]
+
+
+def _open_folder(folder: Path) -> int | None:
+    """Open a folder to lock it; None when another restore removed it meanwhile."""
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
 
 
 def check_space(place: Path, needed_bytes: int) -> None:
@@ -185,14 +214,22 @@ def put_in_place(place: Landing, *, expendable: Expendable) -> list[Path]:
     kept: list[Path] = []
     with disk_errors(place.target):
         moves = place.moves()
-        note = place.holder / _NOTE
-        note.write_text(json.dumps({new.name: new.lstat().st_ino for new in moves}))
+        _write_note(place.holder / _NOTE, {new.name: new.lstat().st_ino for new in moves})
         for new, target in moves.items():
             if keep := _replace(new, target, place.holder, expendable):
                 kept.append(keep)
         sync_folder(place.target if place.inside else place.target.parent)
         shutil.rmtree(place.holder)
     return kept
+
+
+def _write_note(note: Path, inodes: Mapping[str, int]) -> None:
+    """Note what is about to be swapped, durably: a swap that outlives a power cut must not do so without its note."""
+    with note.open("w") as file:
+        json.dump(inodes, file)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(note.parent)
 
 
 def _replace(new: Path, target: Path, holder: Path, expendable: Expendable) -> Path | None:

@@ -106,7 +106,8 @@ def restore(
     lost_from = 0
     for snapshot_id, listed in _candidates(run, snapshot):
         try:
-            manifest = run.catalog.load(listed) if listed else run.catalog.get(snapshot_id)
+            if (manifest := _loaded(run, snapshot_id, listed)) is None:
+                continue
             received, kept = _restore_one(run, manifest, target, include)
         except IntegrityError as error:
             if not fallback or listed is None:
@@ -151,6 +152,16 @@ def _candidates(run: Run, snapshot: str) -> Iterator[tuple[SnapshotId, Listed | 
                 yield listed.id, listed
 
 
+def _loaded(run: Run, snapshot: SnapshotId, listed: Listed | None) -> Manifest | None:
+    """Read a manifest; None when it was deleted since it was listed."""
+    if listed is None:
+        return run.catalog.get(snapshot)
+    try:
+        return run.catalog.load(listed)
+    except NotFoundError:
+        return None
+
+
 def _selected(manifest: Manifest, include: Sequence[str]) -> tuple[Entry, ...]:
     """Entries that fit the patterns, and the directories above them.
 
@@ -178,18 +189,20 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
     """Fetch one snapshot and put it in place; returns counts and what was kept."""
     entries = _selected(manifest, include)
     if manifest.kind == "file":
-        return _restore_file(run, manifest.files[0], target, manifest.snapshot)
-    _spare_the_run(run, entries, target)
+        target = target / entries[0].path if target.is_dir() else target
+    else:
+        _spare_the_run(run, entries, target)
+    root = entries[0].path if manifest.kind == "file" else ""
     received = Received()
     size = sum(entry.size for entry in entries if isinstance(entry, FileEntry))
     files = sum(isinstance(entry, FileEntry) for entry in entries)
     run.observer(Event(kind=Kind.PLANNED, bytes=size, count=files))
 
     def expendable(old: Path, stood_at: Path) -> bool:
-        return _is_committed(run, manifest, old, "" if stood_at == target else str(stood_at.relative_to(target)))
+        return _is_committed(run, manifest, old, root if stood_at == target else str(stood_at.relative_to(target)))
 
-    with landing(target, manifest.snapshot, expendable=expendable) as place:
-        if target.is_dir() and matches(target, entries):
+    with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind) as place:
+        if holds_only(target, manifest, root) if root else (target.is_dir() and matches(target, entries)):
             received.add(kept=size)
             run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
             shutil.rmtree(place.holder, ignore_errors=True)
@@ -261,31 +274,6 @@ def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Rece
     buffers = Buffers(transfer.workers, min(max(largest, 1), max(transfer.part_bytes, 1)))
     reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=received)
     download_files(files, folder, reader, workers=transfer.workers)
-
-
-def _restore_file(run: Run, entry: FileEntry, target: Path, name: str) -> tuple[Received, list[Path]]:
-    """Put a snapshot of a single file in place."""
-    received = Received()
-    location = target / entry.path if target.is_dir() else target
-    partial = location.with_name(f".{location.name}.{name}.ckptsync-partial")
-    run.observer(Event(kind=Kind.PLANNED, bytes=entry.size, count=1))
-    with disk_errors(location):
-        location.parent.mkdir(parents=True, exist_ok=True)
-        check_space(location.parent, entry.size - (partial.stat().st_blocks * 512 if partial.exists() else 0))
-    renamed = FileEntry(
-        path=partial.name,
-        size=entry.size,
-        mode=entry.mode,
-        mtime_ns=entry.mtime_ns,
-        key=entry.key,
-        part_bytes=entry.part_bytes,
-        parts=entry.parts,
-    )
-    _download(run, [renamed], location.parent, received)
-    with disk_errors(location):
-        partial.replace(location)
-        sync_folder(location.parent)
-    return received, []
 
 
 def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:

@@ -226,7 +226,10 @@ verb.save = save
         assert process.stderr is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        assert process.wait(30) == exit_code
+        try:
+            assert process.wait(30) == exit_code
+        finally:
+            process.kill()
         assert process.stdout.read() == "released\n"
         assert process.stderr.read().startswith(f"ckptsync: stopped by {number.name}; what was transferred is kept")
 

@@ -8,11 +8,14 @@ import pytest
 from support.scripted_s3 import ETAG, Answer, Asked, Says, Service, crc, crc_hex, head, refusal
 
 from ckptsync.errors import (
+    ConfigError,
+    ConflictError,
     IntegrityError,
     NotFoundError,
     TransientError,
+    UnsupportedError,
 )
-from ckptsync.store import s3
+from ckptsync.store import s3, s3_objects
 from ckptsync.store.base import PartTag, Tag, Upload
 from ckptsync.store.s3 import S3Store
 
@@ -42,7 +45,8 @@ def test_finish_names_every_part_in_order_and_compares(store: S3Store, service: 
     full = {"x-amz-checksum-crc64nvme": crc(WHOLE), "x-amz-checksum-type": "FULL_OBJECT"}
     service.script = [completed(), head(15, ETag=MULTIPART_ETAG, **full)]
     stat = store.finish(UPLOAD, PARTS)
-    assert (stat.size, stat.tag, stat.hashes) == (15, MULTIPART_ETAG, {"crc64nvme": crc_hex(WHOLE)})
+    assert (stat.size, stat.tag) == (15, MULTIPART_ETAG)
+    assert stat.hashes == {"crc64nvme": crc_hex(WHOLE), "md5-of-parts": MULTIPART_ETAG.strip('"')}
     asked = service.asked[0]
     assert asked.body.index(b"<PartNumber>1<") < asked.body.index(b"<PartNumber>2<")
     assert asked.headers["x-amz-mp-object-size"] == "15"
@@ -158,6 +162,45 @@ def test_a_small_source_is_copied_without_a_range(store: S3Store, service: Servi
     assert puts[0]["x-amz-copy-source-if-match"] == ETAG
 
 
+@pytest.mark.parametrize("amazon", [True, False])
+def test_a_service_that_ignores_the_condition_of_a_copy_is_found_out(
+    amazon: bool,  # noqa: FBT001  a parameter of the test
+    store: S3Store,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(s3, "is_amazon", lambda _: amazon)
+    monkeypatch.setattr(s3_objects, "is_amazon", lambda _: amazon)
+    copied = Says(200, f"<CopyPartResult><ETag>{ETAG}</ETag></CopyPartResult>".encode())
+    service.script = [lambda asked: head(6 << 20) if asked.method == "HEAD" else copied]
+    for tag in (ETAG, ETAG.strip('"')):
+        store.copy("source", "k", tag=Tag(tag))
+        store.copy_part(UPLOAD, 1, "source", 0, 6 << 20, tag=Tag(tag))
+    if amazon:  # it enforces the condition
+        store.copy("source", "k", tag=Tag('"older"'))
+        store.copy_part(UPLOAD, 1, "source", 0, 6 << 20, tag=Tag('"older"'))
+        return
+    service.asked.clear()
+    with pytest.raises(ConflictError, match="no longer the version"):
+        store.copy("source", "k", tag=Tag('"older"'))
+    assert [asked.method for asked in service.asked] == ["HEAD"]
+    service.script = [head(6 << 20), copied, head(6 << 20, ETag='"newer"')]
+    with pytest.raises(ConflictError, match="no longer the version"):
+        store.copy("source", "k", tag=Tag(ETAG))
+    service.script = [copied, head(6 << 20)]
+    with pytest.raises(ConflictError, match="no longer the version"):
+        store.copy_part(UPLOAD, 1, "source", 1, 6 << 20, tag=Tag('"older"'))
+
+
+@pytest.mark.parametrize("number", [0, 10_001])
+def test_part_numbers_that_are_none_are_refused(number: int, store: S3Store, service: Service) -> None:
+    with pytest.raises(ConfigError):
+        store.put_part(UPLOAD, number, b"x")
+    with pytest.raises(ConfigError):
+        store.copy_part(UPLOAD, number, "source", 0, 1)
+    assert not service.asked
+
+
 def test_abort_is_repeated_until_no_part_is_left(store: S3Store, service: Service) -> None:
     left = Says(200, b"<ListPartsResult></ListPartsResult>")
     service.script = [Says(204), left, Says(204), refusal("NoSuchUpload", 404)]
@@ -189,3 +232,12 @@ def test_uploads_come_from_all_pages_and_are_asked_encoded_only_where_they_must(
     assert service.asked[0].query["prefix"] == ["run/a"]
     assert service.asked[2].query["key-marker"] == ["run/a+b%20c"]
     assert service.asked[2].query["encoding-type"] == ["url"]
+
+
+def test_uploads_that_run_in_circles_end(store: S3Store, service: Service) -> None:
+    marker = (
+        "<IsTruncated>true</IsTruncated><NextKeyMarker>run/a</NextKeyMarker><NextUploadIdMarker>i</NextUploadIdMarker>"
+    )
+    service.script = [Says(200, f"<ListMultipartUploadsResult>{marker}</ListMultipartUploadsResult>".encode())]
+    with pytest.raises(UnsupportedError, match="twice"):
+        list(store.uploads(""))

@@ -1,0 +1,672 @@
+"""Restore: the newest good snapshot, whole and verified, or the target as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptsync.config import MIB
+from ckptsync.errors import (
+    ConfigError,
+    DeniedError,
+    DiskError,
+    IntegrityError,
+    ManifestError,
+    NoSnapshotError,
+    NotFoundError,
+    TransientError,
+)
+from ckptsync.events import Event, Kind
+from ckptsync.names import promote
+from ckptsync.run import Run
+from ckptsync.snapshot import layout
+from ckptsync.snapshot.manifest import FileEntry, LinkEntry, Manifest, encode
+from ckptsync.transfer import target as targets
+from ckptsync.verbs import restore as restore_module
+from ckptsync.verbs.restore import restore
+from ckptsync.verbs.save import Saved, save
+
+SIZE = 5 * MIB + 7
+PARTS = 6
+TOTAL = SIZE + 1002
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A checkpoint: a large file of 6 parts, two small ones, an empty one, links and an empty folder."""
+    source = tmp_path / "checkpoint"
+    (source / "sub" / "empty").mkdir(parents=True)
+    (source / "model.bin").write_bytes(os.urandom(SIZE))
+    (source / "sub" / "optim.bin").write_bytes(os.urandom(1000))
+    (source / "config.json").write_bytes(b"{}")
+    (source / "sub" / "nothing").touch()
+    (source / "latest").symlink_to("model.bin")
+    (source / "sub" / "up").symlink_to("..")
+    (source / "sub" / "empty").chmod(0o700)
+    (source / "config.json").chmod(0o600)
+    return source
+
+
+@pytest.fixture
+def saved(run: Run, source: Path, store: Any, events: list[Event]) -> Saved:
+    """The checkpoint, committed at step 7."""
+    result = save(run, source, step=7)
+    store.heal()
+    events.clear()
+    return result
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Where to; nothing is there."""
+    return tmp_path / "parent" / "ckpt"
+
+
+def content(folder: Path) -> dict[str, object]:
+    """Everything below a folder that a snapshot keeps."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = ("link", str(path.readlink()))
+        elif path.is_dir():
+            found[name] = ("folder", path.stat().st_mode & 0o777)
+        else:
+            found[name] = (path.read_bytes(), path.stat().st_mode & 0o777, path.stat().st_mtime_ns)
+    return found
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def objects(store: Any, path: str) -> str:
+    """Key of the only object of a path."""
+    (key,) = (found.key for found in store.inner.list("data/") if found.key.endswith(f"/{path}"))
+    return str(key)
+
+
+def damage(store: Any, key: str) -> None:
+    data = bytearray(store.inner.read(key))
+    data[len(data) // 2] ^= 1
+    store.inner.put(key, data)
+
+
+# -- what comes back ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_comes_back_is_what_went_in(
+    run_with: Callable[..., Run], saved: Saved, source: Path, target: Path, workers: int
+) -> None:
+    restored = restore(run_with(workers=workers), target)
+    assert content(target) == content(source)
+    assert names(target.parent) == ["ckpt"]
+    assert (restored.snapshot, restored.step, restored.epoch, restored.files) == (saved.snapshot, 7, 1, 4)
+    assert (restored.bytes, restored.bytes_sent, restored.bytes_reused) == (TOTAL, TOTAL, 0)
+    assert (restored.parts_sent, restored.target, restored.committed) == (PARTS + 2, str(target), True)
+    assert (restored.skipped, restored.kept, restored.steps_lost) == ((), (), 0)
+
+
+def test_the_newest_is_one_listing_and_one_get_away(run: Run, saved: Saved, store: Any, target: Path) -> None:
+    assert saved.committed
+    restore(run, target)
+    assert store.calls[0] == ("list", "manifests/")
+    assert store.calls[1][0] == "get"
+    assert store.count() == {"list": 1, "get": 1 + PARTS + 2, "stat": 1}
+
+
+def test_every_step_of_a_restore_is_told(run: Run, saved: Saved, target: Path, events: list[Event]) -> None:
+    restore(run, target)
+    assert events[0] == Event(kind=Kind.PLANNED, bytes=saved.bytes, count=4)
+    assert sum(event.bytes for event in events if event.kind == Kind.RECEIVED) == saved.bytes
+    assert len([event for event in events if event.kind == Kind.FILE_DONE]) == 4
+
+
+def test_by_id_by_step_by_alias_and_by_metric(run: Run, source: Path, target: Path) -> None:
+    first = save(run, source, step=7, metrics={"loss": 1.0})
+    (source / "config.json").write_bytes(b"{1}")
+    save(run, source, step=8, metrics={"loss": 2.0})
+    snapshot = layout.parse_snapshot_id(first.snapshot)
+    assert snapshot is not None
+    promote(run.catalog, snapshot, "prod")
+    for name in (first.snapshot, "7", "prod", "best:loss:min"):
+        assert restore(run, target, snapshot=name).step == 7
+        assert (target / "config.json").read_bytes() == b"{}"
+        assert restore(run, target).step == 8
+        assert (target / "config.json").read_bytes() == b"{1}"
+
+
+@pytest.mark.parametrize("name", ["latest", "9", "prod", "00000009-000000000007-abcdefgh"])
+def test_where_there_is_none_the_target_stays_as_it_was(run: Run, target: Path, name: str) -> None:
+    target.mkdir(parents=True)
+    (target / "notes").write_text("mine")
+    with pytest.raises(NoSnapshotError):
+        restore(run, target, snapshot=name)
+    assert names(target.parent) == ["ckpt"]
+    assert names(target) == ["notes"]
+
+
+def test_a_single_file_goes_where_it_is_said(run: Run, source: Path, target: Path, tmp_path: Path) -> None:
+    save(run, source / "model.bin", step=7)
+    restored = restore(run, target)
+    assert target.read_bytes() == (source / "model.bin").read_bytes()
+    assert (restored.files, restored.bytes, restored.parts_sent) == (1, SIZE, PARTS)
+    assert target.stat().st_mtime_ns == (source / "model.bin").stat().st_mtime_ns
+    assert names(target.parent) == ["ckpt"]
+    (tmp_path / "folder").mkdir()
+    restore(run, tmp_path / "folder")
+    assert (tmp_path / "folder" / "model.bin").read_bytes() == (source / "model.bin").read_bytes()
+    assert names(tmp_path / "folder") == ["model.bin"]
+
+
+def test_an_empty_folder_comes_back(run: Run, tmp_path: Path, target: Path) -> None:
+    (tmp_path / "void").mkdir()
+    save(run, tmp_path / "void", step=7)
+    restore(run, target)
+    assert names(target) == []
+
+
+def test_a_subset(run: Run, saved: Saved, source: Path, target: Path) -> None:
+    assert saved.committed
+    restored = restore(run, target, include=["*.json", "sub/o*"])
+    assert sorted(content(target)) == ["config.json", "sub", "sub/optim.bin"]
+    assert (target / "sub" / "optim.bin").read_bytes() == (source / "sub" / "optim.bin").read_bytes()
+    assert (restored.files, restored.bytes, restored.parts_sent) == (2, 1002, 2)
+
+
+def test_a_pattern_that_fits_nothing_is_refused(run: Run, saved: Saved, target: Path) -> None:
+    with pytest.raises(ConfigError, match=f"no file of snapshot {saved.snapshot} fits"):
+        restore(run, target, include=["*.safetensors"])
+    assert not target.parent.exists() or names(target.parent) == []
+
+
+# -- what stood there -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_again_fetches_nothing(run: Run, saved: Saved, store: Any, target: Path) -> None:
+    restore(run, target)
+    store.heal()
+    inode = target.stat().st_ino
+    restored = restore(run, target)
+    assert store.count() == {"list": 1, "get": 1}
+    assert (restored.bytes_sent, restored.bytes_reused) == (0, saved.bytes)
+    assert target.stat().st_ino == inode
+    assert names(target.parent) == ["ckpt"]
+
+
+def test_a_single_file_again_fetches_nothing(run: Run, source: Path, store: Any, target: Path) -> None:
+    save(run, source / "model.bin", step=7)
+    restore(run, target)
+    store.heal()
+    restored = restore(run, target)
+    assert store.count() == {"list": 1, "get": 1}
+    assert (restored.bytes_sent, restored.bytes_reused) == (0, SIZE)
+
+
+def test_what_is_in_a_snapshot_is_deleted(run: Run, saved: Saved, source: Path, target: Path) -> None:
+    restore(run, target)
+    (source / "model.bin").write_bytes(b"newer")
+    save(run, source, step=8)
+    restored = restore(run, target)
+    assert (restored.step, restored.kept) == (8, ())
+    assert names(target.parent) == ["ckpt"]
+    assert saved.step == 7
+
+
+def test_part_of_a_snapshot_is_in_it_too(run: Run, saved: Saved, target: Path) -> None:
+    assert saved.committed
+    restore(run, target, include=["*.json"])
+    restored = restore(run, target)
+    assert restored.kept == ()
+    assert names(target.parent) == ["ckpt"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda target: (target / "model.bin").write_bytes(b"trained on"),
+        lambda target: (target / "sub" / "notes.txt").write_text("mine"),
+        lambda target: (target / "extra").symlink_to("model.bin"),
+        lambda target: ((target / "latest").unlink(), (target / "latest").symlink_to("config.json")),
+        lambda target: os.mkfifo(target / "pipe"),
+    ],
+)
+def test_what_is_in_no_snapshot_is_kept_beside(
+    run: Run, saved: Saved, source: Path, target: Path, change: Callable[[Path], None]
+) -> None:
+    assert saved.committed
+    restore(run, target)
+    change(target)
+    before = names(target)
+    restored = restore(run, target)
+    kept = target.with_name("ckpt.before-restore-1")
+    assert restored.kept == (str(kept),)
+    assert names(kept) == before
+    assert content(target) == content(source)
+
+
+def test_a_single_file_that_is_in_no_snapshot_is_kept_beside(run: Run, source: Path, target: Path) -> None:
+    save(run, source / "config.json", step=7)
+    target.parent.mkdir()
+    target.write_text("mine")
+    restored = restore(run, target)
+    assert restored.kept == (str(target.with_name("ckpt.before-restore-1")),)
+    assert target.with_name("ckpt.before-restore-1").read_text() == "mine"
+    assert target.read_bytes() == b"{}"
+    (source / "config.json").write_bytes(b"{2}")
+    save(run, source / "config.json", step=8)
+    assert restore(run, target).kept == ()
+    assert names(target.parent) == ["ckpt", "ckpt.before-restore-1"]
+
+
+def test_a_file_where_a_folder_is_to_be_is_refused_and_the_other_way_round(
+    run: Run, saved: Saved, source: Path, target: Path
+) -> None:
+    assert saved.committed
+    target.parent.mkdir()
+    target.write_text("mine")
+    with pytest.raises(ConfigError, match="ckpt is a file, and the snapshot is a directory"):
+        restore(run, target)
+    assert target.read_text() == "mine"
+    save(run, source / "config.json", step=8)
+    (target.parent / "folder" / "config.json").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"config\.json is a directory, and the snapshot is a file"):
+        restore(run, target.parent / "folder")
+    assert names(target.parent) == ["ckpt", "folder"]
+
+
+def test_a_link_to_a_folder_stays_a_link(run: Run, saved: Saved, source: Path, target: Path, tmp_path: Path) -> None:
+    assert saved.committed
+    disk = tmp_path / "disk" / "big"
+    disk.mkdir(parents=True)
+    (disk / "notes").write_text("mine")
+    target.parent.mkdir()
+    target.symlink_to(disk)
+    restored = restore(run, target)
+    assert target.is_symlink()
+    assert content(target) == content(disk) == content(source)
+    assert restored.kept == (str(disk.with_name("big.before-restore-1")),)
+    assert names(target.parent) == ["ckpt"]
+
+
+def test_a_target_that_cannot_be_replaced_has_its_entries_replaced(
+    run: Run, saved: Saved, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert saved.committed
+    target.mkdir(parents=True)
+    (target / "config.json").write_text("mine")
+    (target / "sub").mkdir()
+    is_mount = Path.is_mount
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == target or is_mount(path))
+    restored = restore(run, target)
+    assert restored.kept == (str(target / "config.json.before-restore-1"),)
+    expected = content(source) | {"config.json.before-restore-1": content(target)["config.json.before-restore-1"]}
+    assert content(target) == expected
+    assert names(target.parent) == ["ckpt"]
+    (target / "config.json.before-restore-1").unlink()
+    assert restore(run, target).bytes_sent == 0
+
+
+def test_a_reader_sees_only_the_old_or_the_new(run: Run, source: Path, target: Path) -> None:
+    shutil.rmtree(source / "sub")
+    for step, text in ((1, b"one"), (2, b"two")):
+        (source / "config.json").write_bytes(text)
+        save(run, source, step=step)
+    restore(run, target)
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            try:
+                seen.add((target / "config.json").read_bytes())
+            except FileNotFoundError:
+                # between our two steps: path looked up in the old tree, which was deleted meanwhile
+                seen.add(b"one" if target.exists() else b"nothing")
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        for number in range(12):
+            restore(run, target, snapshot=str(1 + number % 2))
+    finally:
+        stop.set()
+        reader.join()
+    assert seen <= {b"one", b"two"}
+
+
+# -- killed and continued -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 7])
+def test_a_killed_restore_fetches_exactly_the_rest(
+    run_with: Callable[..., Run],
+    saved: Saved,
+    store: Any,
+    source: Path,
+    target: Path,
+    killed: type[BaseException],
+    after: int,
+) -> None:
+    run = run_with(workers=1)
+    store.fail("get", killed, after=1 + after)  # one for the manifest
+    with pytest.raises(killed):
+        restore(run, target)
+    assert not target.exists()
+    store.heal()
+    restored = restore(run, target)
+    assert restored.parts_sent == PARTS + 2 - after
+    assert restored.bytes_sent + restored.bytes_reused == saved.bytes
+    assert content(target) == content(source)
+    assert names(target.parent) == ["ckpt"]
+
+
+def test_a_killed_restore_of_a_single_file_fetches_exactly_the_rest(
+    run_with: Callable[..., Run], store: Any, source: Path, target: Path, killed: type[BaseException]
+) -> None:
+    run = run_with(workers=1)
+    save(run, source / "model.bin", step=7)
+    store.heal()
+    store.fail("get", killed, after=1 + 4)
+    with pytest.raises(killed):
+        restore(run, target)
+    assert not target.exists()
+    store.heal()
+    assert restore(run, target).parts_sent == PARTS - 4
+    assert target.read_bytes() == (source / "model.bin").read_bytes()
+    assert names(target.parent) == ["ckpt"]
+
+
+@pytest.mark.parametrize("step", ["put_in_place", "symlinks", "_retire", "_exchange"])
+def test_killed_late_nothing_is_lost_and_nothing_is_fetched_again(
+    run: Run,
+    saved: Saved,
+    store: Any,
+    source: Path,
+    target: Path,
+    killed: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    assert saved.committed
+    target.mkdir(parents=True)
+    (target / "notes").write_text("mine")
+
+    def kill(*_: object, **__: object) -> None:
+        raise killed
+
+    with monkeypatch.context() as patch:
+        if step == "put_in_place":
+            patch.setattr(restore_module, "put_in_place", kill)
+        elif step == "symlinks":
+            patch.setattr(Path, "symlink_to", kill)
+        else:
+            patch.setattr(targets, step, kill)
+        with pytest.raises(killed):
+            restore(run, target)
+    store.heal()
+    restored = restore(run, target)
+    assert restored.bytes_sent == 0
+    assert content(target) == content(source)
+    assert names(target.parent) == ["ckpt", "ckpt.before-restore-1"]
+    assert names(target.with_name("ckpt.before-restore-1")) == ["notes"]
+
+
+def test_killed_with_links_made_the_next_one_does_not_follow_them(
+    run: Run,
+    source: Path,
+    target: Path,
+    killed: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is left is cleared of what other patterns brought: through a link that would hit what is wanted."""
+    (source / "alias").symlink_to("sub")
+    save(run, source, step=7)
+
+    def kill(*_: object, **__: object) -> None:
+        raise killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore_module, "put_in_place", kill)
+        with pytest.raises(killed):
+            restore(run, target)
+    restored = restore(run, target)
+    assert restored.bytes_sent == 0
+    assert content(target) == content(source)
+
+
+def test_what_other_patterns_left_is_cleared_away(
+    run_with: Callable[..., Run], saved: Saved, store: Any, target: Path, killed: type[BaseException]
+) -> None:
+    assert saved.committed
+    run = run_with(workers=1)
+    store.fail("get", killed, after=4)
+    with pytest.raises(killed):
+        restore(run, target)
+    store.heal()
+    restore(run, target, include=["sub/optim.bin"])
+    assert sorted(content(target)) == ["sub", "sub/optim.bin"]
+
+
+# -- damage ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(run: Run, source: Path, store: Any, events: list[Event]) -> tuple[Saved, Saved]:
+    """Step 7, and step 8 with other content."""
+    first = save(run, source, step=7)
+    for name in ("model.bin", "sub/optim.bin", "config.json"):
+        (source / name).write_bytes(os.urandom((source / name).stat().st_size))
+    second = save(run, source, step=8)
+    store.heal()
+    events.clear()
+    return first, second
+
+
+def _delete(store: Any, prefix: str) -> None:
+    store.inner.delete([f"{prefix}model.bin"])
+
+
+def _damage(store: Any, prefix: str) -> None:
+    damage(store, f"{prefix}model.bin")
+
+
+def _damage_small(store: Any, prefix: str) -> None:
+    damage(store, f"{prefix}sub/optim.bin")
+
+
+def _cut(store: Any, prefix: str) -> None:
+    store.inner.put(f"{prefix}config.json", b"")
+
+
+@pytest.mark.parametrize("harm", [_delete, _damage, _damage_small, _cut])
+def test_a_bad_snapshot_gives_way_to_the_older_one_with_a_verdict(
+    run: Run, two: tuple[Saved, Saved], store: Any, target: Path, events: list[Event], harm: Callable[[Any, str], None]
+) -> None:
+    harm(store, f"data/{two[1].snapshot}/")
+    restored = restore(run, target)
+    assert (restored.snapshot, restored.step, restored.steps_lost) == (two[0].snapshot, 7, 1)
+    (skipped,) = restored.skipped
+    assert skipped.snapshot == two[1].snapshot
+    assert any(word in skipped.reason for word in ("model.bin", "sub/optim.bin", "config.json"))
+    (told,) = [event for event in events if event.kind == Kind.FELL_BACK]
+    assert two[1].snapshot in told.message
+    assert names(target.parent) == ["ckpt"]
+
+
+def test_a_damaged_manifest_gives_way_too(run: Run, two: tuple[Saved, Saved], store: Any, target: Path) -> None:
+    damage(store, next(run.catalog.listed()).stat.key)
+    restored = restore(run, target)
+    assert (restored.step, [skip.snapshot for skip in restored.skipped]) == (7, [two[1].snapshot])
+
+
+def test_one_deleted_since_it_was_listed_is_passed_over(
+    run: Run, two: tuple[Saved, Saved], store: Any, target: Path
+) -> None:
+    """Retention was at work: that is no damage."""
+    assert two
+    newest = next(run.catalog.listed()).stat.key
+    store.before = lambda verb, key: store.inner.delete([newest]) if (verb, key) == ("get", newest) else None
+    restored = restore(run, target)
+    assert (restored.step, restored.skipped) == (7, ())
+
+
+def test_when_all_are_bad_the_target_stays_as_it_was(
+    run: Run, two: tuple[Saved, Saved], store: Any, target: Path
+) -> None:
+    for saved in two:
+        _damage(store, f"data/{saved.snapshot}/")
+    target.mkdir(parents=True)
+    (target / "notes").write_text("mine")
+    with pytest.raises(IntegrityError, match=r"none of 2 snapshots .* the newest: part \d of 6 of model\.bin"):
+        restore(run, target)
+    assert names(target) == ["notes"]
+
+
+@pytest.mark.parametrize("options", [{"fallback": False}, {"snapshot": "8"}])
+def test_one_asked_for_by_name_or_without_fallback_has_no_substitute(
+    run: Run, two: tuple[Saved, Saved], store: Any, target: Path, options: dict[str, Any]
+) -> None:
+    _damage(store, f"data/{two[1].snapshot}/")
+    with pytest.raises(IntegrityError, match=r"part \d of 6 of model\.bin"):
+        restore(run, target, **options)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("error", [DeniedError, TransientError, NotFoundError])
+def test_a_refusal_is_no_damage(
+    run: Run, two: tuple[Saved, Saved], store: Any, target: Path, error: type[Exception]
+) -> None:
+    assert two
+    store.fail("stat" if error is DeniedError else "list", error("no"))
+    with pytest.raises(error):
+        restore(run, target)
+    assert not target.exists()
+
+
+def test_an_object_replaced_while_it_is_read_makes_the_snapshot_bad(
+    run_with: Callable[..., Run], two: tuple[Saved, Saved], store: Any, target: Path
+) -> None:
+    key = f"data/{two[1].snapshot}/model.bin"
+
+    def replace(verb: str, called: str) -> None:
+        if verb == "get" and called == key:
+            store.before = lambda *_: None
+            damage(store, key)
+
+    store.before = replace
+    restored = restore(run_with(workers=1), target)
+    assert restored.step == 7
+    assert "replaced" in restored.skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"path": "../escaped"},
+        {"path": "/tmp/escaped"},  # noqa: S108  never written
+        {"path": "sub/../../escaped"},
+        {"key": "../other/secret"},
+    ],
+)
+def test_a_manifest_by_a_stranger_writes_nothing_outside(
+    run: Run, saved: Saved, store: Any, target: Path, entry: dict[str, str]
+) -> None:
+    snapshot = layout.parse_snapshot_id(saved.snapshot)
+    assert snapshot is not None
+    good = run.catalog.get(snapshot)
+    facts: dict[str, Any] = {"path": "a", "key": good.files[0].key} | entry
+    evil = FileEntry(size=2, part_bytes=2, parts=good.files[0].parts, **facts)
+    _commit_as(run, good, (evil,))
+    restored = restore(run, target)
+    assert (restored.step, len(restored.skipped)) == (7, 1)
+    assert not list(target.parent.parent.rglob("escaped"))
+    with pytest.raises(ManifestError):
+        restore(run, target, snapshot="9")
+    assert store
+
+
+def _commit_as(run: Run, good: Manifest, entries: tuple[Any, ...]) -> None:
+    """Put a manifest for step 9 without asking anybody."""
+    snapshot = layout.new_snapshot_id(9, 9)
+    facts = {"snapshot": str(snapshot), "commit_id": "x", "created": "", "entries": entries, "writer": good.writer}
+    run.store.put(layout.manifest_key(snapshot), encode(Manifest(**facts)))  # type: ignore[arg-type]
+
+
+def test_a_link_made_by_a_stranger_leads_nowhere_outside(run: Run, saved: Saved, target: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    snapshot = layout.parse_snapshot_id(saved.snapshot)
+    assert snapshot is not None
+    good = run.catalog.get(snapshot)
+    for bad in (
+        (LinkEntry(path="out", target="../../precious"),),
+        (LinkEntry(path="out", target=str(tmp_path / "precious")),),
+    ):
+        _commit_as(run, good, bad)
+        restored = restore(run, target)
+        assert restored.step == 7
+    assert names(tmp_path / "precious") == []
+
+
+# -- the disk -------------------------------------------------------------------------------------------------------------
+
+
+def test_too_little_space_is_said_before_anything_is_fetched(
+    run: Run, saved: Saved, store: Any, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(target.parent.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=saved.bytes - 1))
+    with pytest.raises(DiskError, match=f"{saved.bytes} are needed"):
+        restore(run, target)
+    assert store.count()["get"] == 1
+
+
+def test_space_already_filled_by_a_killed_restore_counts(
+    run_with: Callable[..., Run],
+    saved: Saved,
+    store: Any,
+    target: Path,
+    killed: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = run_with(workers=1)
+    store.fail("get", killed, after=6)
+    with pytest.raises(killed):
+        restore(run, target)
+    store.heal()
+    usage = shutil.disk_usage(target.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=saved.bytes - 3 * MIB))
+    restore(run, target)
+
+
+def test_a_disk_that_fails_leaves_the_target_as_it_was(
+    run: Run, saved: Saved, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert saved.committed
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    target.mkdir(parents=True)
+    (target / "notes").write_text("mine")
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(DiskError, match="No space left"):
+        restore(run, target)
+    assert names(target) == ["notes"]
+
+
+def test_a_restore_in_the_current_directory_leaves_the_shell_where_it_is(
+    run: Run, saved: Saved, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert saved.committed
+    target.mkdir(parents=True)
+    monkeypatch.chdir(target)
+    restore(run, Path())
+    assert content(Path()) == content(target) == content(source)
