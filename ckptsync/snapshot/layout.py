@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ckptsync.errors import ConfigError, ManifestError
 
 EPOCH_DIGITS, STEP_DIGITS, VERSION_DIGITS = 8, 12, 8
-MAX_EPOCH, MAX_STEP, MAX_VERSION = 10**EPOCH_DIGITS - 1, 10**STEP_DIGITS - 1, 10**VERSION_DIGITS - 1
+MAX_EPOCH, MAX_STEP, MAX_VERSION = int("9" * EPOCH_DIGITS), int("9" * STEP_DIGITS), int("9" * VERSION_DIGITS)
 MAX_KEY_BYTES = 900  # S3 and GCS take 1024; what is left is for the run URL's own prefix
 
 MANIFESTS, DATA, WRITERS, JOURNALS, PINS, ALIASES = (

@@ -101,7 +101,7 @@ def restore(
         StoreError: the bucket failed for good; what was fetched is used by the next call.
     """
     begun_s = run.clock.monotonic()
-    target = Path(os.path.realpath(target))
+    named, target = target, Path(os.path.realpath(target))
     skipped: list[Skipped] = []
     lost_from = 0
     for snapshot_id, listed in _candidates(run, snapshot):
@@ -129,7 +129,7 @@ def restore(
             bytes_reused=received.bytes_kept,
             parts_sent=received.parts_received,
             seconds=round(run.clock.monotonic() - begun_s, 3),
-            target=str(target),
+            target=str(named),
             kept=tuple(str(path) for path in kept),
             skipped=tuple(skipped),
             steps_lost=max(0, lost_from - manifest.id.step),
