@@ -78,6 +78,7 @@ docs: reference site ## Bring the generated reference up to date and build the s
 .PHONY: reference
 reference: $(DEV_STAMP)
 	$(BIN)/python tests/docs/generate_cli.py
+	$(BIN)/python tests/docs/generate_configuration.py
 
 .PHONY: format
 format: $(DEV_STAMP) ## Format the code and apply the safe fixes

@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ckptsync.testing import ceph
+from ckptsync.testing import ceph, leash
 
 REGION = "us-east-1"
 START_TIMEOUT_S = 120.0
@@ -232,7 +232,7 @@ def running(
     environ: Mapping[str, str] | None = None,
     port: int | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the block ends; it and all it started are gone afterwards.
+    """Run a server until the block ends; it and all it started are gone afterwards, and when this process is killed.
 
     Args:
         name: for its log file and for messages.
@@ -247,8 +247,8 @@ def running(
     log = folder / f"{name}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603  our own arguments, no shell
-            list(argv),
-            stdin=subprocess.DEVNULL,
+            [sys.executable, leash.__file__, *argv],
+            stdin=subprocess.PIPE,  # its end tells that we are gone, however we went
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environ or {})},
@@ -287,6 +287,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(STOP_TIMEOUT_S)
     _signal_group(process, signal.SIGKILL)  # children that outlived their leader
     process.wait()
+    if process.stdin:
+        process.stdin.close()
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

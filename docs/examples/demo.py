@@ -35,8 +35,7 @@ def losses_of(run: Path, folder: Path, kill_at: int | None = None) -> dict[int, 
     """Run train.py to its end, or kill it at a step; returns the losses it printed by step."""
     losses: dict[int, str] = {}
     with training(run, folder) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             if not (found := re.match(r"step (\d+) loss (\S+)", line)):
                 print(f"   {line.rstrip()}")
                 continue

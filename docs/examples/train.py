@@ -1,6 +1,6 @@
 """A small training job that survives its machine: it resumes from the newest snapshot of RUN, wherever it is started.
 
-    python train.py --run s3://bucket/run --dir ./work
+Start it as `python train.py --run s3://bucket/run --dir ./work`.
 """
 
 from __future__ import annotations

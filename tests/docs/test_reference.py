@@ -1,11 +1,14 @@
-"""The generated reference says what the command line says."""
+"""The generated reference says what the code says."""
 
 from __future__ import annotations
 
 import runpy
 from pathlib import Path
 
+import pytest
 
-def test_the_command_line_reference_is_up_to_date() -> None:
-    generator = runpy.run_path(str(Path(__file__).with_name("generate_cli.py")))
+
+@pytest.mark.parametrize("name", ["generate_cli.py", "generate_configuration.py"])
+def test_a_generated_page_is_up_to_date(name: str) -> None:
+    generator = runpy.run_path(str(Path(__file__).with_name(name)))
     assert generator["PAGE"].read_text() == generator["page"](), "run `make reference`"

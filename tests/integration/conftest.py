@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def s3_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def s3_environ() -> Iterator[dict[str, str]]:
     """Variables that lead boto3 to a loopback S3 with a bucket."""
     with ministack() as server:
         create_bucket(server, BUCKET)

@@ -144,7 +144,9 @@ class Looker(Watching):
     def look(self) -> None:
         folder = os.open(self.target, os.O_RDONLY)  # one look at one folder, whatever its name leads to later
         try:
-            seen = set(os.listdir(folder)), os.stat("model.bin", dir_fd=folder).st_size
+            with os.scandir(folder) as entries:
+                names = {entry.name for entry in entries}
+            seen = names, os.stat("model.bin", dir_fd=folder).st_size
         except FileNotFoundError:
             return  # the old folder was being deleted under our feet, after the swap
         finally:

@@ -308,13 +308,26 @@ def test_a_server_that_dies_shows_its_log(tmp_path: Path) -> None:
         pass
 
 
-def test_a_stopped_server_leaves_no_process(tmp_path: Path) -> None:
+PARENT = """
+import sys
+from pathlib import Path
+from ckptsync.testing.servers import running
+with running("x", sys.argv[2:], folder=Path(sys.argv[1])):
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_server_leaves_no_process_behind(end: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(30)
         child = f"import socket, time; s = socket.create_connection({listener.getsockname()!r}); time.sleep(600)"
         leader = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-        with running("x", [sys.executable, "-c", leader], folder=tmp_path):
+        argv = [sys.executable, "-c", PARENT, str(tmp_path), sys.executable, "-c", leader]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as parent:
             line, _ = listener.accept()
+            if end == "killed":
+                parent.kill()
         with line:
             line.settimeout(30)
             assert line.recv(1) == b""  # the kernel hung up for a child that is gone
