@@ -56,7 +56,7 @@ class FileUpload:
         elif upload is not None and self._take_upload(upload, progress):
             if previous is not None and self.bench.transfer.copy_unchanged and previous.part_bytes == self.part_bytes:
                 self.base = previous
-        elif (found := leftovers.objects.get(self.file.path)) and (entry := self._proven(found)):
+        elif entry := self._settled(upload, progress) or self._proven(leftovers.objects.get(self.file.path)):
             self._take_base(entry, ours=True)
         elif previous is not None and self.bench.transfer.copy_unchanged:
             self._take_base(previous, ours=False)
@@ -84,15 +84,38 @@ class FileUpload:
         if not fits(part_bytes, self.file.size, self.bench.store.traits):
             return False
         self.upload, self.part_bytes = upload, part_bytes
+        if progress.upload is None:  # found in the bucket
+            self.bench.journal.begun(self.file.path, upload, part_bytes)
         for number, part in there.items():
             digest, noted = progress.parts.get(number, ("", part))
             if noted.tag == part.tag:
                 self.held[number] = (digest, noted)
         return True
 
-    def _proven(self, found: Stat) -> FileEntry | None:
+    def _settled(self, upload: Upload | None, progress: Progress) -> FileEntry | None:
+        """Entry of a file whose upload was finished by a request that we did not live to see answered."""
+        size = sum(part.size for _, part in progress.parts.values())
+        count = part_count(size, progress.part_bytes) if progress.part_bytes else 0
+        if upload is None or not count or progress.parts.keys() != set(range(1, count + 1)):
+            return None
+        ordered = [progress.parts[number] for number in range(1, count + 1)]
+        try:
+            made = self.bench.store.finish(upload, [part for _, part in ordered])
+        except (NotFoundError, IntegrityError):
+            return None
+        if made.size != size:
+            return None
+        return FileEntry(
+            path=self.file.path,
+            size=size,
+            key=upload.key,
+            part_bytes=progress.part_bytes,
+            parts=tuple(digest for digest, _ in ordered),
+        )
+
+    def _proven(self, found: Stat | None) -> FileEntry | None:
         """Read the file and compare it with what the service vouches for; its entry when both are the same."""
-        if found.size != self.file.size or not found.size:
+        if found is None or found.size != self.file.size or not found.size:
             return None
         store, digests = self.bench.store, list[str]()
 

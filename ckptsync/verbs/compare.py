@@ -11,29 +11,47 @@ from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEnt
 
 
 def _found(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything below a folder but folders, with relative paths."""
+    """Everything below a folder, with relative paths."""
     stack = [(folder, "")]
     while stack:
         place, prefix = stack.pop()
         with os.scandir(place) as entries:
             for entry in entries:
+                yield f"{prefix}{entry.name}", entry
                 if entry.is_dir(follow_symlinks=False):
                     stack.append((Path(entry.path), f"{prefix}{entry.name}/"))
-                else:
-                    yield f"{prefix}{entry.name}", entry
 
 
-def matches(folder: Path, entries: Sequence[Entry]) -> bool:
-    """Tell whether a folder holds exactly these entries. Sizes are compared first, so a mismatch is found cheaply."""
+def _split(folder: Path) -> tuple[dict[str, Path], set[str]]:
+    """What is below a folder, with relative paths: all that is no folder, and the folders."""
+    rest: dict[str, Path] = {}
+    folders: set[str] = set()
+    for path, entry in _found(folder):
+        if entry.is_dir(follow_symlinks=False):
+            folders.add(path)
+        else:
+            rest[path] = Path(entry.path)
+    return rest, folders
+
+
+def matches(folder: Path, entries: Sequence[Entry], *, spare_folders: bool = False) -> bool:
+    """Tell whether a folder holds exactly these entries. Sizes are compared first, so a mismatch is found cheaply.
+
+    Args:
+        folder: what to look at.
+        entries: what should be there, besides the folders they lie in.
+        spare_folders: do not mind other folders without files.
+    """
     expected = {entry.path: entry for entry in entries if not isinstance(entry, DirectoryEntry)}
+    expected_folders = {entry.path for entry in entries if isinstance(entry, DirectoryEntry)}
+    expected_folders |= {str(parent) for entry in entries for parent in Path(entry.path).parents} - {"."}
     try:
-        there = dict(_found(folder))
-        if there.keys() != expected.keys():
+        there, folders = _split(folder)
+        if there.keys() != expected.keys() or not folders >= expected_folders:
             return False
-        folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
         return (
-            all((folder / entry.path).is_dir() for entry in folders)
-            and all(_same_size(Path(there[path].path), entry) for path, entry in expected.items())
+            (spare_folders or folders == expected_folders)
+            and all(_same_size(there[path], entry) for path, entry in expected.items())
             and all(_same(folder / path, entry) for path, entry in expected.items())
         )
     except OSError:
@@ -52,7 +70,7 @@ def holds_only(path: Path, manifest: Manifest, place: str = "") -> bool:
     try:
         if path.is_symlink() or not path.is_dir():
             return place in expected and _same_size(path, expected[place]) and _same(path, expected[place])
-        there = {f"{place}/{name}" if place else name: Path(entry.path) for name, entry in _found(path)}
+        there = {f"{place}/{name}" if place else name: found for name, found in _split(path)[0].items()}
         return (
             there.keys() <= expected.keys()
             and all(_same_size(found, expected[name]) for name, found in there.items())
@@ -70,7 +88,7 @@ def _same_size(found: Path, entry: Entry) -> bool:
 
 
 def _same(location: Path, entry: Entry) -> bool:
-    """The dear half: content, target and permission bits."""
+    """The dear half: content or target."""
     if isinstance(entry, LinkEntry):
         return str(location.readlink()) == entry.target
     if not isinstance(entry, FileEntry):

@@ -11,7 +11,7 @@ from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Stat, Upload
 from ckptsync.transfer.journal import Journal
-from ckptsync.transfer.upload import NOTHING_LEFT, Leftovers
+from ckptsync.transfer.upload import Leftovers
 
 _LOOK_BACK = 100
 """So many records of recent attempts are looked at for one at the same step."""
@@ -20,32 +20,30 @@ _LOOK_BACK = 100
 def continue_earlier(run: Run, snapshot: SnapshotId, journal: Journal) -> Leftovers:
     """Decide which earlier attempts `snapshot` continues, tell gc, and find what they left in the bucket.
 
-    The journal on disk wins; without it the bucket's records of recent attempts at the same step are used. An attempt that gc
-    has condemned is left alone: each side writes its marker before it looks for the other's.
+    The journal on disk wins for the files it knows. The bucket is asked all the same: the journal may be younger than an
+    attempt that was lost with an earlier one. An attempt that gc has condemned is left alone: each side writes its marker
+    before it looks for the other's.
     """
     if journal.attempts and journal.attempts[-1].step != snapshot.step:
         journal.forget()
-    known = list(dict.fromkeys(journal.attempts))
-    earlier = known or _uncommitted(run, snapshot)
-    adopted = [attempt for attempt in earlier if _adopt(run, attempt, snapshot)]
-    if known:
-        if adopted != earlier:
-            journal.forget()
-        return NOTHING_LEFT
+    known = set(journal.attempts)
+    adopted = [attempt for attempt in sorted(known | _uncommitted(run, snapshot)) if _adopt(run, attempt, snapshot)]
+    if not known <= set(adopted):
+        journal.forget()
     return _leftovers(run, adopted)
 
 
-def _uncommitted(run: Run, snapshot: SnapshotId) -> list[SnapshotId]:
-    """Recent attempts at the same step that were never committed, the oldest first."""
-    found: list[SnapshotId] = []
+def _uncommitted(run: Run, snapshot: SnapshotId) -> set[SnapshotId]:
+    """Recent attempts at the same step that were never committed."""
+    found: set[SnapshotId] = set()
     for listed in islice(run.store.list(layout.JOURNALS, limit=_LOOK_BACK), _LOOK_BACK):
         known = layout.journal_of_key(listed.key)
         if known is None or known[1] is not None:
             continue
         attempt = known[0]
         if attempt.step == snapshot.step and attempt.epoch < snapshot.epoch and not run.catalog.exists(attempt):
-            found.append(attempt)
-    return found[::-1]
+            found.add(attempt)
+    return found
 
 
 def _adopt(run: Run, attempt: SnapshotId, by: SnapshotId) -> bool:

@@ -202,13 +202,18 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
         return _is_committed(run, manifest, old, root if stood_at == target else str(stood_at.relative_to(target)))
 
     with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind) as place:
-        if holds_only(target, manifest, root) if root else (target.is_dir() and matches(target, entries)):
+        if holds_only(target, manifest, root) if root else _is_there(place, entries):
             received.add(kept=size)
             run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
             shutil.rmtree(place.holder, ignore_errors=True)
             return received, []
         _fill(run, entries, place, received)
         return received, put_in_place(place, expendable=expendable)
+
+
+def _is_there(place: Landing, entries: Sequence[Entry]) -> bool:
+    """Whether the target holds what would be put there; one that cannot be replaced may have folders of its own."""
+    return place.target.is_dir() and matches(place.target, entries, spare_folders=place.inside)
 
 
 def _spare_the_run(run: Run, entries: Sequence[Entry], target: Path) -> None:

@@ -82,7 +82,9 @@ def main() -> None:
         if any(not torch.equal(one[name], other[name]) for name in one):
             sys.exit("The weights differ.")
         count = sum(tensor.numel() for tensor in one.values())
-        print(f"\nThe kill cost {max(before) - first + 1} steps of work, done again after the resume, and nothing else:")
+        print(
+            f"\nThe kill cost {max(before) - first + 1} steps of work, done again after the resume, and nothing else:"
+        )
         print(f"all {count} weights are the same, bit for bit, as without the kill.")
 
 

@@ -47,7 +47,9 @@ def main() -> None:
     parser.add_argument("--dir", required=True, type=Path, help="where this machine works")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--save-every", type=int, default=20)
-    parser.add_argument("--pause", type=float, default=0.0, help="seconds to wait after each step, as if it were larger")
+    parser.add_argument(
+        "--pause", type=float, default=0.0, help="seconds to wait after each step, as if it were larger"
+    )
     options = parser.parse_args()
 
     torch.manual_seed(0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.processes import Worker, workers
 
+from ckptsync.run import open_run
 from ckptsync.testing.gcs_server import GcsServer
 from ckptsync.testing.servers import create_bucket, ministack
 
@@ -32,15 +34,22 @@ def gcs_environ() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(params=["directory", "s3", "gs"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A run nobody has written to, on each kind of store."""
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A run nobody has written to, on each kind of store; emptied at the end, since the servers keep it in memory."""
     monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
     if request.param == "directory":
-        return str(tmp_path / "bucket")
+        yield str(tmp_path / "bucket")
+        shutil.rmtree(tmp_path / "bucket", ignore_errors=True)
+        return
     environ: dict[str, str] = request.getfixturevalue(f"{'s3' if request.param == 's3' else 'gcs'}_environ")
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    return f"{request.param}://{BUCKET}/run-{next(_numbers)}"
+    found = f"{request.param}://{BUCKET}/run-{next(_numbers)}"
+    yield found
+    with open_run(found) as run:
+        run.store.delete([stat.key for stat in run.store.list("")])
+        for upload in run.store.uploads(""):
+            run.store.abort(upload)
 
 
 @pytest.fixture

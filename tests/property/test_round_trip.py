@@ -73,7 +73,7 @@ def _opened(workers: int = 3) -> Iterator[tuple[Run, Killing, Path]]:
     """A run on an empty bucket, and a folder to work in."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("ckptsync.verbs.save.provenance", lambda *_: Provenance()),
+        mock.patch("ckptsync.verbs.save.provenance", return_value=Provenance()),
     ):
         store = Killing(MemoryStore())
         config = Config(transfer=Transfer(part_bytes=_PART, workers=workers), state_dir=f"{folder}/state")
@@ -148,9 +148,8 @@ def test_killed_again_and_again_no_unchanged_part_is_sent_twice(
             if lost:
                 journal_path(run.config.state_path(), run.url, source).unlink(missing_ok=True)
         store.left, store.sent = -1, []
-        saved = save(run, source, step=8 if not kills else 7)
-        if kills and run.catalog.latest() is not None and saved.epoch > 1:
-            assert set(store.sent) <= set(range(1, _PARTS + 1)) - held
+        save(run, source, step=7)
+        assert set(store.sent) <= set(range(1, _PARTS + 1)) - held
         restore(run, folder / "target")
         assert (folder / "target").read_bytes() == bytes(content)
 

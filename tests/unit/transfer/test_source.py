@@ -64,6 +64,12 @@ def test_where_nothing_is_there_is_nothing_to_save(root: Path, name: str) -> Non
         scan(root / name, now_ns=NOW_NS)
 
 
+def test_a_root_that_cannot_be_looked_at_is_a_disk_error(root: Path) -> None:
+    (root / "circle").symlink_to("circle")
+    with pytest.raises(DiskError, match="circle: Too many levels of symbolic links"):
+        scan(root / "circle", now_ns=NOW_NS)
+
+
 def test_a_fifo_and_a_socket_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(root / "d" / "pipe")
     with pytest.raises(ConfigError, match=r"d/pipe is neither a file, a directory nor a link"):
@@ -246,6 +252,17 @@ def test_a_failing_disk_is_a_disk_error(root: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "preadv", failing)
     with pytest.raises(DiskError, match=r"a\.bin: Input/output error"):
+        file.read_into(memoryview(bytearray(4)), 0)
+
+
+def test_a_file_that_may_not_be_read_is_a_disk_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = scan(root / "a.bin", now_ns=NOW_NS).files[0]
+
+    def denied(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(DiskError, match=r"a\.bin: Permission denied"):
         file.read_into(memoryview(bytearray(4)), 0)
 
 

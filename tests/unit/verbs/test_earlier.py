@@ -14,7 +14,6 @@ from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest, Writer, encode
 from ckptsync.transfer.journal import Journal, open_journal
-from ckptsync.transfer.upload import NOTHING_LEFT
 from ckptsync.verbs.earlier import check_still_there, continue_earlier
 
 NEW = SnapshotId(9, 7, "zzzzzzzz")
@@ -88,15 +87,16 @@ def test_gc_that_condemns_between_marker_and_look_is_seen(run: Run, nothing: Jou
     assert adopted(store, one) == []
 
 
-def test_the_disks_journal_wins_over_the_buckets_records(
+def test_the_bucket_is_asked_though_there_is_a_journal(
     run: Run, store: Any, tmp_path: Path, events: list[Event]
 ) -> None:
-    one, two = attempt(store, 1, 7, "a"), attempt(store, 2, 7, "b")
+    """The journal may be younger than an attempt whose own journal was lost."""
+    one, two = attempt(store, 1, 7, "a"), attempt(store, 2, 7, "b", committed=True)
     with open_journal(tmp_path / "x.jsonl", observer=events.append) as journal:
-        journal.attempts = [one]
-        assert continue_earlier(run, NEW, journal) == NOTHING_LEFT
-        assert journal.attempts == [one]
-    assert (adopted(store, one), adopted(store, two)) == ([f"adopted-by/{NEW}"], [])
+        journal.attempts = [two, two]
+        assert sorted(continue_earlier(run, NEW, journal).objects) == ["a", "b"]
+        assert journal.attempts == [two, two]
+    assert adopted(store, one) == adopted(store, two) == [f"adopted-by/{NEW}"]
 
 
 def test_a_journal_of_another_step_is_forgotten_and_the_bucket_asked(
@@ -119,7 +119,7 @@ def test_a_journal_of_which_gc_took_a_part_is_forgotten(
     store.inner.put(layout.condemned_key(one), b"")
     with open_journal(tmp_path / "x.jsonl", observer=events.append) as journal:
         journal.attempts = [one, two]
-        assert continue_earlier(run, NEW, journal) == NOTHING_LEFT
+        assert list(continue_earlier(run, NEW, journal).objects) == ["b"]
         assert (journal.attempts, journal.files) == ([], {})
 
 

@@ -27,6 +27,7 @@ from ckptsync.names import promote
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import FileEntry, LinkEntry, Manifest, encode
+from ckptsync.store.local import LocalStore
 from ckptsync.transfer import target as targets
 from ckptsync.verbs import restore as restore_module
 from ckptsync.verbs.restore import restore
@@ -670,3 +671,52 @@ def test_a_restore_in_the_current_directory_leaves_the_shell_where_it_is(
     monkeypatch.chdir(target)
     restore(run, Path())
     assert content(Path()) == content(target) == content(source)
+
+
+# -- a run on the same disk -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def local(run_with: Callable[..., Run], tmp_path: Path, source: Path) -> Run:
+    """A run in the directory `top/run`, with one snapshot."""
+    run = run_with(on=LocalStore(tmp_path / "top" / "run"))
+    save(run, source, step=7)
+    return run
+
+
+@pytest.mark.parametrize("where", ["top/run", "top", "top/run/data", "top/run/data/new"])
+def test_a_restore_never_replaces_the_run_it_comes_from(local: Run, tmp_path: Path, where: str) -> None:
+    with pytest.raises(ConfigError, match="lie in each other"):
+        restore(local, tmp_path / where)
+    assert local.catalog.latest() is not None
+
+
+def test_beside_the_run_it_may_be(local: Run, tmp_path: Path, source: Path) -> None:
+    restore(local, tmp_path / "top" / "ckpt")
+    assert content(tmp_path / "top" / "ckpt") == content(source)
+
+
+def test_in_the_current_directory_the_run_may_lie_among_others(
+    local: Run, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the snapshot holds is replaced there."""
+    monkeypatch.chdir(tmp_path / "top")
+    restore(local, Path())
+    found = content(tmp_path / "top")
+    assert {name: found[name] for name in content(source)} == content(source)
+    assert local.catalog.latest() is not None
+
+
+def test_unless_the_snapshot_holds_something_of_that_name(
+    local: Run, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "run").touch()
+    save(local, source, step=8)
+    monkeypatch.chdir(tmp_path / "top")
+    with pytest.raises(ConfigError, match="lie in each other"):
+        restore(local, Path())
+
+
+def test_a_run_inside_what_is_saved_is_refused(local: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot hold a copy of itself"):
+        save(local, tmp_path / "top", step=8)
