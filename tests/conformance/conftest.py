@@ -3,5 +3,5 @@
 import pytest
 
 pytest.register_assert_rewrite(
-    "ckptsync.testing.conformance", "ckptsync.testing.conformance_copies", "ckptsync.testing.conformance_uploads"
+    "ckptsync.testing.conformance.suite", "ckptsync.testing.conformance.copies", "ckptsync.testing.conformance.uploads"
 )

@@ -23,7 +23,7 @@ from ckptsync.store.local import LocalStore
 from ckptsync.store.memory import MemoryStore
 from ckptsync.store.s3 import S3Store
 from ckptsync.testing.conformance import StoreConformance
-from ckptsync.testing.gcs_server import GcsServer
+from ckptsync.testing.gcs import GcsServer
 from ckptsync.testing.servers import Server, create_bucket, ministack
 
 Opener = Callable[[], Store]

@@ -11,7 +11,7 @@ import pytest
 from support.processes import Worker, workers
 
 from ckptsync.run import open_run
-from ckptsync.testing.gcs_server import GcsServer
+from ckptsync.testing.gcs import GcsServer
 from ckptsync.testing.servers import create_bucket, ministack
 
 BUCKET = "checkpoints"

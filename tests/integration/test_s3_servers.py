@@ -25,9 +25,10 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import s3, s3_answers
 from ckptsync.store.base import PartTag, Upload
 from ckptsync.store.s3 import S3Store
+from ckptsync.store.s3 import answers as s3_answers
+from ckptsync.store.s3 import store as s3
 from ckptsync.testing.servers import Server, ServerError, ceph_rgw, create_bucket, localstack, ministack, running
 
 MIB = 1 << 20

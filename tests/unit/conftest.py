@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,10 +14,12 @@ import pytest
 from ckptsync.config import MIB, Config, Transfer
 from ckptsync.events import Event
 from ckptsync.run import Run, run_on
-from ckptsync.snapshot.manifest import Provenance
+from ckptsync.snapshot import layout
+from ckptsync.snapshot.manifest import Manifest, Provenance
 from ckptsync.store.base import Store, StoreWrapper
 from ckptsync.store.memory import MemoryStore
 from ckptsync.testing.clock import FakeClock
+from ckptsync.verbs.save import Saved, save
 
 _VERBS = ("put", "get", "stat", "list", "delete", "read", "copy", "begin")
 _PART_VERBS = ("put_part", "copy_part", "parts", "finish", "abort", "uploads")
@@ -136,3 +139,81 @@ def limited(store: Watched) -> Callable[..., StoreWrapper]:
 def killed() -> type[Killed]:
     """What a hook raises to end a call as SIGKILL would."""
     return Killed
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A checkpoint: a large file of 6 parts, two small ones, an empty one, links and an empty folder."""
+    source = tmp_path / "checkpoint"
+    (source / "sub" / "empty").mkdir(parents=True)
+    (source / "model.bin").write_bytes(os.urandom(5 * MIB + 7))
+    (source / "sub" / "optim.bin").write_bytes(os.urandom(1000))
+    (source / "config.json").write_bytes(b"{}")
+    (source / "sub" / "nothing").touch()
+    (source / "latest").symlink_to("model.bin")
+    (source / "sub" / "up").symlink_to("..")
+    (source / "sub" / "empty").chmod(0o700)
+    (source / "config.json").chmod(0o600)
+    return source
+
+
+@pytest.fixture
+def saved(run: Run, source: Path, store: Watched, events: list[Event]) -> Saved:
+    """The checkpoint, committed at step 7."""
+    result = save(run, source, step=7)
+    store.heal()
+    events.clear()
+    return result
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """Where to restore; nothing is there."""
+    return tmp_path / "parent" / "ckpt"
+
+
+@pytest.fixture
+def change_part(source: Path) -> Callable[[int], None]:
+    """Write into one part of the large file."""
+
+    def change(number: int) -> None:
+        with (source / "model.bin").open("r+b") as file:
+            file.seek((number - 1) * MIB)
+            file.write(os.urandom(64))
+
+    return change
+
+
+@pytest.fixture
+def check(source: Path) -> Callable[[Run, Saved], Manifest]:
+    """Make sure that the newest snapshot is this one and holds what is on the disk."""
+
+    def compare(run: Run, saved: Saved) -> Manifest:
+        snapshot = layout.parse_snapshot_id(saved.snapshot)
+        assert snapshot is not None
+        manifest = run.catalog.get(snapshot)
+        assert manifest == run.catalog.latest()
+        for entry in manifest.files:
+            assert run.store.read(entry.key) == (source / entry.path).read_bytes(), entry.path
+        return manifest
+
+    return compare
+
+
+@pytest.fixture
+def content() -> Callable[[Path], dict[str, object]]:
+    """Tell everything below a folder that a snapshot keeps."""
+
+    def tell(folder: Path) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for path in sorted(folder.rglob("*")):
+            name = str(path.relative_to(folder))
+            if path.is_symlink():
+                found[name] = ("link", str(path.readlink()))
+            elif path.is_dir():
+                found[name] = ("folder", path.stat().st_mode & 0o777)
+            else:
+                found[name] = (path.read_bytes(), path.stat().st_mode & 0o777, path.stat().st_mtime_ns)
+        return found
+
+    return tell

@@ -6,7 +6,7 @@ import google_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptsync.store.crc32c import combine
+from ckptsync.store.gcs.crc32c import combine
 
 
 @given(st.lists(st.binary(max_size=300), max_size=6))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ckptsync.errors import CkptsyncError
-from ckptsync.store import disk
+from ckptsync.store.local import disk
 
 
 @pytest.mark.parametrize("code", sorted(errno.errorcode))

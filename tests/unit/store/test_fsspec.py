@@ -27,7 +27,7 @@ from ckptsync.errors import (
 from ckptsync.store import open_store
 from ckptsync.store.base import Upload
 from ckptsync.store.fsspec import FsspecStore
-from ckptsync.store.fsspec_facts import without_secrets
+from ckptsync.store.fsspec.facts import without_secrets
 
 OWN = ".ckptsync-uploads"
 

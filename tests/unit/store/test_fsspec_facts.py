@@ -16,7 +16,7 @@ from ckptsync.errors import (
     UnsupportedError,
 )
 from ckptsync.store.fsspec import FsspecStore
-from ckptsync.store.fsspec_facts import describe, translate
+from ckptsync.store.fsspec.facts import describe, translate
 
 
 @pytest.fixture

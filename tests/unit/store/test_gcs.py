@@ -23,12 +23,13 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import _open, gcs_names
+from ckptsync.store import _open
 from ckptsync.store.base import PartTag, Tag, Upload
 from ckptsync.store.gcs import GcsStore
-from ckptsync.store.gcs_http import Body
+from ckptsync.store.gcs import names as gcs_names
+from ckptsync.store.gcs.http import Body
 from ckptsync.testing.clock import FakeClock
-from ckptsync.testing.gcs_server import Fault, GcsServer, Kind, Request, Response
+from ckptsync.testing.gcs.server import Fault, GcsServer, Kind, Request, Response
 
 MIB = 1 << 20
 ODD_KEYS = [
@@ -125,7 +126,7 @@ class TestObjects:
         assert store.read("claim") == str(won.index(True)).encode()
 
     def test_wrong_bytes_are_refused_by_the_service(self, store: GcsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ckptsync.store.gcs._crc32c", lambda _: 1)
+        monkeypatch.setattr("ckptsync.store.gcs.store._crc32c", lambda _: 1)
         with pytest.raises(IntegrityError):
             store.put("k", b"data")
         with pytest.raises(IntegrityError):
@@ -268,7 +269,7 @@ class TestListing:
         assert [found.key for found in store.uploads("")] == ["k2"]
 
     def test_pages(self, store: GcsStore, server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ckptsync.store.gcs._PAGE", 10)
+        monkeypatch.setattr("ckptsync.store.gcs.store._PAGE", 10)
         keys = [f"{number:05d}" for number in range(23)]
         for key in keys:
             store.put(key, b"")
@@ -342,7 +343,7 @@ class TestMultipart:
             store.finish(begun, tags)
 
     def test_pages_of_parts_and_uploads(self, store: GcsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ckptsync.store.gcs._PAGE", 10)
+        monkeypatch.setattr("ckptsync.store.gcs.store._PAGE", 10)
         begun = store.begin("big")
         for number in range(1, 23):
             store.put_part(begun, number, b"%d" % number)

@@ -33,11 +33,11 @@ from ckptsync.errors import (
     StoreError,
     TransientError,
 )
-from ckptsync.store import gcs
 from ckptsync.store.base import PartTag, Tag, Upload
 from ckptsync.store.gcs import GcsStore
-from ckptsync.store.gcs_errors import Asked, broken
-from ckptsync.store.gcs_http import Line, Wire, new_session
+from ckptsync.store.gcs import store as gcs
+from ckptsync.store.gcs.errors import Asked, broken
+from ckptsync.store.gcs.http import Line, Wire, new_session
 
 
 @dataclass(frozen=True)
@@ -452,7 +452,7 @@ class Metadata(BaseHTTPRequestHandler):
 LOGIN = """
 import requests
 from ckptsync.config import Http
-from ckptsync.store import gcs
+from ckptsync.store.gcs import store as gcs
 line = gcs._connect(None, None, 2, http=Http())
 prepared = line.session.prepare_request(requests.Request("GET", line.endpoint))
 print(line.endpoint, prepared.headers["Authorization"], line.anonymous)

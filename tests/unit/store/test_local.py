@@ -20,9 +20,9 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import disk, open_store
+from ckptsync.store import open_store
 from ckptsync.store.base import Upload
-from ckptsync.store.local import LocalStore
+from ckptsync.store.local import LocalStore, disk
 
 OWN = ".ckptsync-tmp"
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a descriptor is open on")

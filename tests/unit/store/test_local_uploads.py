@@ -94,7 +94,8 @@ def test_a_copy_onto_itself_changes_nothing(store: LocalStore, root: Path) -> No
 FINISH = """
 import os, sys
 from pathlib import Path
-from ckptsync.store import disk, local
+from ckptsync.store.local import disk
+from ckptsync.store.local import store as local
 from ckptsync.store.base import Upload
 
 root, name, stage = sys.argv[1:]

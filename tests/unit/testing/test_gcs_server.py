@@ -19,8 +19,8 @@ from google.cloud import storage
 from google.cloud.storage import transfer_manager
 
 from ckptsync.testing.clock import FakeClock
-from ckptsync.testing.gcs_payload import Payload, combine_crc32c, crc32c, encode_crc32c
-from ckptsync.testing.gcs_server import Fault, GcsServer, Kind, Request, Response
+from ckptsync.testing.gcs.payload import Payload, combine_crc32c, crc32c, encode_crc32c
+from ckptsync.testing.gcs.server import Fault, GcsServer, Kind, Request, Response
 
 MIB = 1 << 20
 BLOCK = 256 << 10
@@ -348,7 +348,7 @@ def test_what_it_holds_survives_a_stop_and_a_start(bucket: storage.Bucket, serve
 
 
 def test_it_runs_as_a_process() -> None:
-    command = [sys.executable, "-m", "ckptsync.testing.gcs_server", "--port", "0", "--bucket", "b"]
+    command = [sys.executable, "-m", "ckptsync.testing.gcs", "--port", "0", "--bucket", "b"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().removeprefix("ready ").strip()

@@ -19,9 +19,10 @@ from ckptsync.errors import (
     CredentialsError,
     TransientError,
 )
-from ckptsync.store import s3_answers, s3_client
 from ckptsync.store.base import Upload
 from ckptsync.store.s3 import S3Store
+from ckptsync.store.s3 import answers as s3_answers
+from ckptsync.store.s3 import client as s3_client
 
 UPLOAD = Upload(key="k", id="u")
 

@@ -22,9 +22,9 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import s3_errors
 from ckptsync.store.base import Upload
 from ckptsync.store.s3 import S3Store
+from ckptsync.store.s3 import errors as s3_errors
 
 UPLOAD = Upload(key="k", id="u")
 

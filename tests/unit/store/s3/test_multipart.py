@@ -15,9 +15,10 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import s3, s3_objects
 from ckptsync.store.base import PartTag, Tag, Upload
 from ckptsync.store.s3 import S3Store
+from ckptsync.store.s3 import objects as s3_objects
+from ckptsync.store.s3 import store as s3
 
 UPLOAD = Upload(key="k", id="u")
 

@@ -14,9 +14,10 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import s3_client, s3_objects
 from ckptsync.store.base import Tag, Upload
 from ckptsync.store.s3 import S3Store
+from ckptsync.store.s3 import client as s3_client
+from ckptsync.store.s3 import objects as s3_objects
 
 UPLOAD = Upload(key="k", id="u")
 

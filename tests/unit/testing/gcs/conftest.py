@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ckptsync.testing.clock import FakeClock
-from ckptsync.testing.gcs_server import GcsServer
+from ckptsync.testing.gcs import GcsServer
 
 
 @dataclass(frozen=True)

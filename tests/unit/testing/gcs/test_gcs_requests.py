@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import google_crc32c
 import pytest
 
-from ckptsync.testing import gcs_http
 from ckptsync.testing.clock import FakeClock
-from ckptsync.testing.gcs_payload import encode_crc32c
-from ckptsync.testing.gcs_server import GcsServer
+from ckptsync.testing.gcs import GcsServer
+from ckptsync.testing.gcs import http as gcs_http
+from ckptsync.testing.gcs.payload import encode_crc32c
 
 Ask = Callable[..., Any]
 Connect = Callable[[GcsServer], Ask]

@@ -12,8 +12,8 @@ import google_crc32c
 import pytest
 
 from ckptsync.testing.clock import FakeClock
-from ckptsync.testing.gcs_payload import encode_crc32c
-from ckptsync.testing.gcs_server import GcsServer
+from ckptsync.testing.gcs import GcsServer
+from ckptsync.testing.gcs.payload import encode_crc32c
 
 Ask = Callable[..., Any]
 Connect = Callable[[GcsServer], Ask]

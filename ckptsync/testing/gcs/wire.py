@@ -9,7 +9,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from xml.sax.saxutils import escape
 
-from ckptsync.testing.gcs_payload import Payload
+from ckptsync.testing.gcs.payload import Payload
 
 CLIENT_CLOSED = 499  # what a cancelled session answers; no standard status
 XML_HEAD = "<?xml version='1.0' encoding='UTF-8'?>"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ckptsync.testing.gcs_json import timestamp
-from ckptsync.testing.gcs_payload import encode_crc32c, encode_md5
-from ckptsync.testing.gcs_service import (
+from ckptsync.testing.gcs.json_api import timestamp
+from ckptsync.testing.gcs.payload import encode_crc32c, encode_md5
+from ckptsync.testing.gcs.service import (
     Service,
     check_etags,
     check_options,
@@ -19,9 +19,9 @@ from ckptsync.testing.gcs_service import (
     text_body,
     whole_number,
 )
-from ckptsync.testing.gcs_uploads import MAX_PART_BYTES, MAX_PARTS, Multipart, Part
-from ckptsync.testing.gcs_values import Conditions, Draft, StoredObject, check_name
-from ckptsync.testing.gcs_wire import Kind, Request, Response, Target, invalid, not_implemented, tag, xml_response
+from ckptsync.testing.gcs.uploads import MAX_PART_BYTES, MAX_PARTS, Multipart, Part
+from ckptsync.testing.gcs.values import Conditions, Draft, StoredObject, check_name
+from ckptsync.testing.gcs.wire import Kind, Request, Response, Target, invalid, not_implemented, tag, xml_response
 
 MAX_PAGE = 1000
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"

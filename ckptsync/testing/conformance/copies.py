@@ -8,7 +8,7 @@ import pytest
 
 from ckptsync.errors import CkptsyncError, ConflictError, NotFoundError, UnsupportedError
 from ckptsync.store.base import Store, Tag, Upload
-from ckptsync.testing.conformance_uploads import ODD_KEYS, UploadConformance, content, fetch, keys_of, need, part_bytes
+from ckptsync.testing.conformance.uploads import ODD_KEYS, UploadConformance, content, fetch, keys_of, need, part_bytes
 
 
 class CopyConformance(UploadConformance):

@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 
-from ckptsync.testing.gcs_objects import Objects
-from ckptsync.testing.gcs_payload import Payload
-from ckptsync.testing.gcs_rewrite import Rewrites
-from ckptsync.testing.gcs_uploads import Uploads
-from ckptsync.testing.gcs_values import Conditions, StoredObject
-from ckptsync.testing.gcs_wire import (
+from ckptsync.testing.gcs.objects import Objects
+from ckptsync.testing.gcs.payload import Payload
+from ckptsync.testing.gcs.rewrite import Rewrites
+from ckptsync.testing.gcs.uploads import Uploads
+from ckptsync.testing.gcs.values import Conditions, StoredObject
+from ckptsync.testing.gcs.wire import (
     GcsError,
     Kind,
     Request,

@@ -4,7 +4,7 @@
         os.environ["STORAGE_EMULATOR_HOST"] = server.url
         client = google.cloud.storage.Client(project="p", credentials=AnonymousCredentials())
 
-Or as a process of its own: `python -m ckptsync.testing.gcs_server --port 0 --bucket b`, which prints `ready URL`.
+Or as a process of its own: `python -m ckptsync.testing.gcs.server --port 0 --bucket b`, which prints `ready URL`.
 
 What it enforces, and which page of Google's documentation each rule rests on, is in docs/reference/loopback-gcs.md. It
 speaks the JSON API (objects, resumable uploads, compose, rewrite) and the XML API (whole objects, multipart uploads).
@@ -24,13 +24,13 @@ from types import TracebackType
 from typing import Self
 
 from ckptsync.clock import SYSTEM, Clock
-from ckptsync.testing import gcs_json, gcs_json_upload, gcs_xml
-from ckptsync.testing.gcs_http import Listener
-from ckptsync.testing.gcs_objects import Objects
-from ckptsync.testing.gcs_rewrite import Rewrites
-from ckptsync.testing.gcs_service import PERMISSIONS, Service, check_token, refuse_etags
-from ckptsync.testing.gcs_uploads import Uploads
-from ckptsync.testing.gcs_wire import (
+from ckptsync.testing.gcs import json_api, json_upload, xml_api
+from ckptsync.testing.gcs.http import Listener
+from ckptsync.testing.gcs.objects import Objects
+from ckptsync.testing.gcs.rewrite import Rewrites
+from ckptsync.testing.gcs.service import PERMISSIONS, Service, check_token, refuse_etags
+from ckptsync.testing.gcs.uploads import Uploads
+from ckptsync.testing.gcs.wire import (
     After,
     Before,
     Fault,
@@ -169,14 +169,14 @@ class GcsServer:
         request = self._record(request)
         if request.kind is Kind.SESSION_CHUNK:
             try:
-                gcs_json_upload.handle(self._service(), request)
+                json_upload.handle(self._service(), request)
             except GcsError:
                 return
 
     def _record(self, request: Request) -> Request:
         """Note a request, under the name of the object it is about."""
         if request.kind is Kind.INSERT or request.kind in _SESSIONS:
-            name = gcs_json_upload.name_of(self._service(), request)
+            name = json_upload.name_of(self._service(), request)
             request = replace(request, target=replace(request.target, name=name))
         self.requests.append((request.method, request.kind, request.object_name))
         return request
@@ -190,11 +190,11 @@ class GcsServer:
                 raise not_implemented(f"{request.method} {request.path} is not modelled.")
             raise GcsError(404, "notFound", "NotFound", "Not Found")
         if request.target.xml:
-            return gcs_xml.handle(self._service(), request)
+            return xml_api.handle(self._service(), request)
         refuse_etags(request)
         if request.kind is Kind.INSERT or request.kind in _SESSIONS:
-            return gcs_json_upload.handle(self._service(), request)
-        return gcs_json.handle(self._service(), request)
+            return json_upload.handle(self._service(), request)
+        return json_api.handle(self._service(), request)
 
     def _service(self) -> Service:
         return Service(objects=self._objects, uploads=self._uploads, rewrites=self._rewrites, url=self.url)
@@ -210,7 +210,7 @@ def _fault_response(fault: Fault, target: Target) -> Response:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
-        prog="python -m ckptsync.testing.gcs_server", description=(__doc__ or "").split("\n")[0]
+        prog="python -m ckptsync.testing.gcs.server", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--bucket", action="append", default=[], help="a bucket there is; may be repeated")
@@ -237,7 +237,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         ended.wait()
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from ckptsync.testing import gcs_json, gcs_json_upload, gcs_xml
-from ckptsync.testing.gcs_payload import SEGMENT_BYTES, Payload, allocate
-from ckptsync.testing.gcs_uploads import MAX_PART_BYTES
-from ckptsync.testing.gcs_wire import (
+from ckptsync.testing.gcs import json_api, json_upload, xml_api
+from ckptsync.testing.gcs.payload import SEGMENT_BYTES, Payload, allocate
+from ckptsync.testing.gcs.uploads import MAX_PART_BYTES
+from ckptsync.testing.gcs.wire import (
     CLIENT_CLOSED,
     Fault,
     GcsError,
@@ -54,10 +54,10 @@ class Answering(Protocol):
 
 def _route(method: str, path: str, query: Mapping[str, list[str]], headers: Mapping[str, str]) -> Target:
     if path.startswith(("/upload/storage/v1/", "/resumable/upload/storage/v1/")):
-        return gcs_json_upload.route(method, path, query, headers)
+        return json_upload.route(method, path, query, headers)
     if path.startswith(("/storage/v1/", "/download/storage/v1/", "/batch/storage/v1")):
-        return gcs_json.route(method, path, query)
-    return gcs_xml.route(method, path, query)
+        return json_api.route(method, path, query)
+    return xml_api.route(method, path, query)
 
 
 class Listener(socketserver.ThreadingTCPServer):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptsync.testing.gcs_payload import Payload, combine_crc32c, crc32c, encode_crc32c, encode_md5, md5
-from ckptsync.testing.gcs_wire import GcsError, bad_hash, condition_failed, invalid, not_modified
+from ckptsync.testing.gcs.payload import Payload, combine_crc32c, crc32c, encode_crc32c, encode_md5, md5
+from ckptsync.testing.gcs.wire import GcsError, bad_hash, condition_failed, invalid, not_modified
 
 MAX_NAME_BYTES = 1024
 MAX_COMPOSE_SOURCES = 32

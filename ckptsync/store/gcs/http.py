@@ -24,8 +24,8 @@ from ckptsync import __version__
 from ckptsync.config import Gcs, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, StoreError, TransientError
 from ckptsync.store.base import Buffer
-from ckptsync.store.gcs_errors import Asked, broken, failure, read_refusal
-from ckptsync.store.gcs_xml import MalformedError
+from ckptsync.store.gcs.errors import Asked, broken, failure, read_refusal
+from ckptsync.store.gcs.xml_api import MalformedError
 
 _log = logging.getLogger("ckptsync")
 
@@ -194,7 +194,7 @@ class Wire:
             read_timeout_s: longest silence, when it is not the configured one.
 
         Raises:
-            CkptsyncError: as `gcs_errors` has it.
+            CkptsyncError: as `errors` has it.
         """
         line: Line | None = None
         try:

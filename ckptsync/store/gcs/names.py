@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 from ckptsync.errors import ConfigError
 from ckptsync.store.base import Upload
-from ckptsync.store.gcs_errors import Asked
+from ckptsync.store.gcs.errors import Asked
 
 # Source: https://cloud.google.com/storage/docs/buckets#naming, https://cloud.google.com/storage/docs/objects#naming
 # Google wants 3 characters, some emulators fewer

@@ -22,7 +22,7 @@ from botocore.response import StreamingBody
 from ckptsync.config import S3, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, TransientError
 from ckptsync.store.base import Buffer
-from ckptsync.store.s3_errors import SDK_ERRORS, Request, is_stale, translate
+from ckptsync.store.s3.errors import SDK_ERRORS, Request, is_stale, translate
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -80,7 +80,7 @@ class Connection:
 
         Raises:
             TransientError: among others when credentials expired; the next call reads them afresh.
-            CkptsyncError: as the table of `s3_errors` says.
+            CkptsyncError: as the table of `errors` says.
         """
         mine = self._mine()
         client: S3Client | None = None

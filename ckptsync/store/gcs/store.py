@@ -32,8 +32,8 @@ try:
     import google_crc32c
     import requests
 
-    from ckptsync.store import gcs_json, gcs_xml
-    from ckptsync.store.gcs_http import (
+    from ckptsync.store.gcs import json_api, xml_api
+    from ckptsync.store.gcs.http import (
         Body,
         Line,
         TokenRefusedError,
@@ -43,7 +43,7 @@ try:
         expected_bytes,
         new_session,
     )
-    from ckptsync.store.gcs_names import Place
+    from ckptsync.store.gcs.names import Place
 except ImportError as missing:
     raise ConfigError("gs:// needs google-cloud-storage: pip install 'ckptsync[gcs]'") from missing
 
@@ -90,11 +90,11 @@ class GcsStore(Store):
         asked, name = self._place.asked("put", key), self._place.new_name(key)
         crc = _crc32c(data)
         content_type = "application/json" if key.endswith(".json") else "application/octet-stream"
-        body_type, head, tail = gcs_json.framed(
-            name=name, crc32c=gcs_json.crc32c_base64(crc), content_type=content_type
+        body_type, head, tail = json_api.framed(
+            name=name, crc32c=json_api.crc32c_base64(crc), content_type=content_type
         )
         condition = {"ifGenerationMatch": "0"} if if_absent else {}
-        query = urlencode({"uploadType": "multipart", "fields": gcs_json.FIELDS, **condition})
+        query = urlencode({"uploadType": "multipart", "fields": json_api.FIELDS, **condition})
         response = self._wire.send(
             asked,
             "POST",
@@ -102,7 +102,7 @@ class GcsStore(Store):
             headers={"Content-Type": body_type},
             body=Body(head, data, tail),
         )
-        stored = self._wire.read(asked, response, gcs_json.read_resource).stat(key)
+        stored = self._wire.read(asked, response, json_api.read_resource).stat(key)
         if stored.size != memoryview(data).nbytes or stored.hashes.get("crc32c", f"{crc:08x}") != f"{crc:08x}":
             raise IntegrityError(f"{asked.where}: the service stored other bytes than were sent; put it again")
         return stored
@@ -147,7 +147,7 @@ class GcsStore(Store):
         size = response.headers.get("x-goog-stored-content-length") or response.headers.get("content-length") or ""
         content = bytearray(int(size) if size.isdecimal() else 0)
         count = self._wire.receive(asked, response, memoryview(content))
-        known = gcs_json.header_hashes(response.headers.get("x-goog-hash", "")).get("crc32c")
+        known = json_api.header_hashes(response.headers.get("x-goog-hash", "")).get("crc32c")
         if not size.isdecimal() or count < len(content) or (known and known != f"{_crc32c(content):08x}"):
             raise TransientError(f"{asked.where}: the content arrived damaged", op="read", key=key)
         return bytes(content)
@@ -158,8 +158,8 @@ class GcsStore(Store):
         Source: https://cloud.google.com/storage/docs/json_api/v1/objects/get
         """
         asked = self._place.asked("stat", key)
-        response = self._wire.send(asked, "GET", f"{_JSON}{self._place.json_path(key)}?fields={quote(gcs_json.FIELDS)}")
-        return self._wire.read(asked, response, gcs_json.read_resource).stat(key)
+        response = self._wire.send(asked, "GET", f"{_JSON}{self._place.json_path(key)}?fields={quote(json_api.FIELDS)}")
+        return self._wire.read(asked, response, json_api.read_resource).stat(key)
 
     def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
         """As `Store.list`.
@@ -167,7 +167,7 @@ class GcsStore(Store):
         Source: https://cloud.google.com/storage/docs/json_api/v1/objects/list
         """
         asked = self._place.asked("list", prefix)
-        query = {"prefix": self._place.name(prefix), "fields": f"nextPageToken,items({gcs_json.FIELDS})"}
+        query = {"prefix": self._place.name(prefix), "fields": f"nextPageToken,items({json_api.FIELDS})"}
         if after:
             query["startOffset"] = self._place.name(after)
         left = limit
@@ -177,7 +177,7 @@ class GcsStore(Store):
             response = self._wire.send(
                 asked, "GET", f"{_JSON}{self._place.objects}?{urlencode({**query, 'maxResults': most})}"
             )
-            page = self._wire.read(asked, response, gcs_json.read_listing)
+            page = self._wire.read(asked, response, json_api.read_listing)
             found = [item.stat(self._place.key(item.name)) for item in page.items]
             found = [stat for stat in found if stat.key != after][:left]
             yield from found
@@ -206,12 +206,12 @@ class GcsStore(Store):
         asked = self._place.asked("copy", source)
         self._place.new_name(key)
         path = f"{_JSON}{self._place.json_path(source)}/rewriteTo{self._place.json_path(key)}"
-        query = {"fields": f"done,rewriteToken,resource({gcs_json.FIELDS})"}
+        query = {"fields": f"done,rewriteToken,resource({json_api.FIELDS})"}
         if tag:
             query["ifSourceGenerationMatch"] = tag
         while True:
             response = self._wire.send(asked, "POST", f"{path}?{urlencode(query)}")
-            state = self._wire.read(asked, response, gcs_json.read_rewrite)
+            state = self._wire.read(asked, response, json_api.read_rewrite)
             if state.done and state.resource:
                 return state.resource.stat(key)
             query["rewriteToken"] = state.token
@@ -221,7 +221,7 @@ class GcsStore(Store):
         asked = self._place.asked("begin", key)
         self._place.new_name(key)
         response = self._wire.send(asked, "POST", f"{self._place.xml_path(key)}?uploads")
-        return Upload(key=key, id=self._wire.read(asked, response, gcs_xml.upload_id))
+        return Upload(key=key, id=self._wire.read(asked, response, xml_api.upload_id))
 
     def put_part(self, upload: Upload, number: int, data: Buffer) -> PartTag:
         """As `Store.put_part`; the service refuses a part whose CRC32C is not the one sent along.
@@ -234,16 +234,16 @@ class GcsStore(Store):
             asked,
             "PUT",
             self._place.upload_path(upload, {"partNumber": str(number)}),
-            headers={"x-goog-hash": f"crc32c={gcs_json.crc32c_base64(crc)}"},
+            headers={"x-goog-hash": f"crc32c={json_api.crc32c_base64(crc)}"},
             body=Body(data),
         )
         hashes = {"crc32c": f"{crc:08x}"}
-        stored = gcs_json.header_hashes(response.headers.get("x-goog-hash", ""))
+        stored = json_api.header_hashes(response.headers.get("x-goog-hash", ""))
         if {**hashes, **stored}["crc32c"] != hashes["crc32c"]:
             raise IntegrityError(f"{asked.where}: the service holds another part {number} than was sent; send it again")
         if not (etag := response.headers.get("etag")):
             raise TransientError(f"{asked.where}: the answer names no ETag", op="put_part", key=upload.key)
-        return PartTag(number=number, size=size, tag=gcs_xml.part_etag(etag), hashes={**stored, **hashes})
+        return PartTag(number=number, size=size, tag=xml_api.part_etag(etag), hashes={**stored, **hashes})
 
     def parts(self, upload: Upload) -> dict[int, PartTag]:
         """As `Store.parts`."""
@@ -252,7 +252,7 @@ class GcsStore(Store):
         following = {"max-parts": str(_PAGE)}
         while following:
             response = self._wire.send(asked, "GET", self._place.upload_path(upload, following))
-            page = self._wire.read(asked, response, gcs_xml.parts_page)
+            page = self._wire.read(asked, response, xml_api.parts_page)
             found.update((part.number, part) for part in page.entries)
             following = page.following
         return found
@@ -268,10 +268,10 @@ class GcsStore(Store):
                 "POST",
                 self._place.upload_path(upload),
                 headers={"Content-Type": "application/xml"},
-                body=gcs_xml.completion(parts),
+                body=xml_api.completion(parts),
                 read_timeout_s=_FINISH_TIMEOUT_S,
             )
-            if gcs_xml.is_error(response.content):
+            if xml_api.is_error(response.content):
                 raise TransientError(f"{asked.where}: finishing failed half-way", op="finish", key=upload.key)
         except NotFoundError as error:
             gone = error  # an earlier try may have finished it; the object tells
@@ -279,7 +279,7 @@ class GcsStore(Store):
             found = self.stat(upload.key)
         except NotFoundError as error:
             raise gone or error from error
-        if gcs_xml.assembled(found, parts):
+        if xml_api.assembled(found, parts):
             return found
         if gone:
             raise gone
@@ -300,7 +300,7 @@ class GcsStore(Store):
         query = {"prefix": self._place.name(prefix), "max-uploads": str(_PAGE)}
         while query:
             response = self._wire.send(asked, "GET", f"/{self._place.bucket}?uploads&{urlencode(query)}")
-            page = self._wire.read(asked, response, gcs_xml.uploads_page)
+            page = self._wire.read(asked, response, xml_api.uploads_page)
             for upload in page.entries:
                 yield Upload(key=self._place.key(upload.key), id=upload.id, begun_s=upload.begun_s)
             query = {**query, **page.following} if page.following else {}

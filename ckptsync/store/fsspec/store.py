@@ -28,8 +28,8 @@ from ckptsync.clock import SYSTEM
 from ckptsync.errors import CkptsyncError, ConfigError, ConflictError, IntegrityError, NotFoundError, StoreError
 from ckptsync.store import tree
 from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Upload
-from ckptsync.store.fsspec_facts import describe, translate, without_secrets
-from ckptsync.store.fsspec_write import stream, write_aside
+from ckptsync.store.fsspec.facts import describe, translate, without_secrets
+from ckptsync.store.fsspec.write import stream, write_aside
 
 _RESERVED = ".ckptsync-uploads"
 _ID = re.compile(r"[0-9a-f]{32}")

@@ -16,13 +16,13 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import s3_answers
 from ckptsync.store.base import Buffer, PartTag, Stat, Tag, Upload
+from ckptsync.store.s3 import answers
 
 try:
-    from ckptsync.store import s3_errors
-    from ckptsync.store.s3_client import UploadBody, is_amazon
-    from ckptsync.store.s3_objects import S3Objects
+    from ckptsync.store.s3 import errors
+    from ckptsync.store.s3.client import UploadBody, is_amazon
+    from ckptsync.store.s3.objects import S3Objects
 except ModuleNotFoundError as error:
     raise ConfigError("s3:// needs boto3: pip install 'ckptsync[s3]'") from error
 
@@ -65,12 +65,12 @@ class S3Store(S3Objects):
             return self._connection.call("begin", key, lambda client: client.create_multipart_upload(**params))
 
         answer = self._offer(send)
-        return Upload(key=key, id=answer["UploadId"], begun_s=s3_answers.answered_s(answer))
+        return Upload(key=key, id=answer["UploadId"], begun_s=answers.answered_s(answer))
 
     def put_part(self, upload: Upload, number: int, data: Buffer) -> PartTag:
         """Send one part; see `Store.put_part`."""
         self._check_number(number)
-        crc = s3_answers.crc_of(data) if self._checksums else ""
+        crc = answers.crc_of(data) if self._checksums else ""
         params: UploadPartRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": self._base + upload.key,
@@ -82,7 +82,7 @@ class S3Store(S3Objects):
             with UploadBody(data) as body:
                 sent: UploadPartRequestTypeDef = {**params, "Body": body}
                 if checked:
-                    sent["ChecksumCRC64NVME"] = s3_answers.as_header(crc)
+                    sent["ChecksumCRC64NVME"] = answers.as_header(crc)
                 return self._connection.call("put_part", upload.key, lambda client: client.upload_part(**sent))
 
         answer = self._offer(send, upload.id)
@@ -90,8 +90,8 @@ class S3Store(S3Objects):
         return PartTag(
             number=number,
             size=memoryview(data).nbytes,
-            tag=s3_answers.tag_of(answer),
-            hashes=s3_answers.vouched(answer, md5=self._md5),
+            tag=answers.tag_of(answer),
+            hashes=answers.vouched(answer, md5=self._md5),
         )
 
     def copy_part(
@@ -119,7 +119,7 @@ class S3Store(S3Objects):
             self._compare_source(source, self.stat(source).tag, tag, "copy_part", upload.key)
         result: Mapping[str, object] = {**answer, **answer["CopyPartResult"]}
         return PartTag(
-            number=number, size=size, tag=s3_answers.tag_of(result), hashes=s3_answers.vouched(result, md5=self._md5)
+            number=number, size=size, tag=answers.tag_of(result), hashes=answers.vouched(result, md5=self._md5)
         )
 
     def _check_number(self, number: int) -> None:
@@ -137,10 +137,10 @@ class S3Store(S3Objects):
         while True:
             page = self._connection.call("parts", upload.key, lambda client: client.list_parts(**params))
             for item in page.get("Parts", ()):
-                number, hashes = item["PartNumber"], s3_answers.vouched(item, md5=self._md5)
+                number, hashes = item["PartNumber"], answers.vouched(item, md5=self._md5)
                 if len(hashes) > 1:
                     del hashes["md5"]
-                found[number] = PartTag(number=number, size=item["Size"], tag=s3_answers.tag_of(item), hashes=hashes)
+                found[number] = PartTag(number=number, size=item["Size"], tag=answers.tag_of(item), hashes=hashes)
             marker = int(page.get("NextPartNumberMarker") or 0)
             if not page.get("IsTruncated") or marker <= params.get("PartNumberMarker", 0):
                 return found
@@ -149,7 +149,7 @@ class S3Store(S3Objects):
     def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
         """Make the object appear from these parts and compare it with them; see `Store.finish`."""
         ordered = sorted(parts, key=lambda part: part.number)
-        size, crc = sum(part.size for part in ordered), s3_answers.combined_crc(ordered)
+        size, crc = sum(part.size for part in ordered), answers.combined_crc(ordered)
         params: CompleteMultipartUploadRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": self._base + upload.key,
@@ -160,7 +160,7 @@ class S3Store(S3Objects):
 
         def send(client: S3Client) -> CompleteMultipartUploadOutputTypeDef:
             if crc and is_amazon(client):  # others take the right one for wrong
-                params["ChecksumCRC64NVME"] = s3_answers.as_header(crc)
+                params["ChecksumCRC64NVME"] = answers.as_header(crc)
                 params["ChecksumType"] = "FULL_OBJECT"
             return client.complete_multipart_upload(**params)
 
@@ -169,9 +169,9 @@ class S3Store(S3Objects):
         except NotFoundError as error:
             return self._settle(upload, ordered, error)
         except StoreError as error:
-            if s3_errors.code_of(error) == "InternalError" and self._is_gone(upload, unseen=False):  # so says Ceph
+            if errors.code_of(error) == "InternalError" and self._is_gone(upload, unseen=False):  # so says Ceph
                 return self._settle(upload, ordered, error)
-            if s3_errors.code_of(error) in _WRONG_WHOLE or "mp-object-size" in str(error):
+            if errors.code_of(error) in _WRONG_WHOLE or "mp-object-size" in str(error):
                 raise IntegrityError(f"{self.url}: {upload.key!r} is not what its parts make: {error}") from error
             raise
         return self._verify(upload.key, answer, size, crc)
@@ -179,11 +179,11 @@ class S3Store(S3Objects):
     def _verify(self, key: str, answer: CompleteMultipartUploadOutputTypeDef, size: int, crc: str) -> Stat:
         """Compare the object that has just appeared with what its parts make."""
         stat = self.stat(key)
-        if (tag := s3_answers.tag_of(answer)) and tag != stat.tag:
+        if (tag := answers.tag_of(answer)) and tag != stat.tag:
             raise ConflictError(f"{self.url}: the object was replaced right after it appeared", op="finish", key=key)
         if stat.size != size:
             raise IntegrityError(f"{self.url}: {key!r} has {stat.size} bytes, its parts had {size}")
-        for hashes in (s3_answers.vouched(answer, whole=True), stat.hashes):
+        for hashes in (answers.vouched(answer, whole=True), stat.hashes):
             if crc and hashes.get("crc64nvme", crc) != crc:
                 raise IntegrityError(f"{self.url}: {key!r} has CRC64NVME {hashes['crc64nvme']}, its parts make {crc}")
         return stat
@@ -197,7 +197,7 @@ class S3Store(S3Objects):
             stat = self.stat(upload.key)
         except NotFoundError:
             raise gone from cause
-        crc, etag = s3_answers.combined_crc(parts), s3_answers.multipart_etag(parts)
+        crc, etag = answers.combined_crc(parts), answers.multipart_etag(parts)
         same = (crc and stat.hashes.get("crc64nvme") == crc) or (etag and stat.tag.strip('"') == etag)
         if not same or stat.size != sum(part.size for part in parts):
             raise gone from cause
@@ -247,14 +247,14 @@ class S3Store(S3Objects):
             try:
                 page = self._connection.call("uploads", prefix, lambda client: client.list_multipart_uploads(**params))
             except TransientError as error:
-                if "EncodingType" in params or not s3_errors.is_garbled(error):
+                if "EncodingType" in params or not errors.is_garbled(error):
                     raise
                 params["EncodingType"] = "url"
                 continue
             decode: Callable[[str], str] = unquote_plus if page.get("EncodingType") == "url" else str
             for item in page.get("Uploads", ()):
                 key = decode(item["Key"]).removeprefix(self._base)
-                yield Upload(key=key, id=item["UploadId"], begun_s=s3_answers.seconds_of(item.get("Initiated")))
+                yield Upload(key=key, id=item["UploadId"], begun_s=answers.seconds_of(item.get("Initiated")))
             if not (page.get("IsTruncated") and page.get("NextKeyMarker")):
                 return
             marker = decode(page["NextKeyMarker"]), page["NextUploadIdMarker"]

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ckptsync.testing.gcs_objects import Objects
-from ckptsync.testing.gcs_uploads import LIFETIME_S
-from ckptsync.testing.gcs_values import Conditions, Draft, StoredObject
-from ckptsync.testing.gcs_wire import Target, gone, invalid
+from ckptsync.testing.gcs.objects import Objects
+from ckptsync.testing.gcs.uploads import LIFETIME_S
+from ckptsync.testing.gcs.values import Conditions, Draft, StoredObject
+from ckptsync.testing.gcs.wire import Target, gone, invalid
 
 MEBIBYTE = 1 << 20
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptsync.clock import Clock
-from ckptsync.testing.gcs_values import Conditions, Draft, Page, Selection, StoredObject, check_name
-from ckptsync.testing.gcs_wire import denied, no_such_bucket, no_such_object, rate_limited
+from ckptsync.testing.gcs.values import Conditions, Draft, Page, Selection, StoredObject, check_name
+from ckptsync.testing.gcs.wire import denied, no_such_bucket, no_such_object, rate_limited
 
 
 @dataclass(slots=True)

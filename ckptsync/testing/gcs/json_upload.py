@@ -8,9 +8,9 @@ from email.message import Message
 from typing import Any
 from urllib.parse import unquote, urlencode
 
-from ckptsync.testing.gcs_json import CONDITIONS, STANDARD, json_body, parse_json, resource, writable
-from ckptsync.testing.gcs_payload import Payload
-from ckptsync.testing.gcs_service import (
+from ckptsync.testing.gcs.json_api import CONDITIONS, STANDARD, json_body, parse_json, resource, writable
+from ckptsync.testing.gcs.payload import Payload
+from ckptsync.testing.gcs.service import (
     Service,
     check_hashes,
     check_options,
@@ -19,8 +19,8 @@ from ckptsync.testing.gcs_service import (
     json_conditions,
     whole_number,
 )
-from ckptsync.testing.gcs_values import Draft, StoredObject, check_name
-from ckptsync.testing.gcs_wire import CLIENT_CLOSED, GcsError, Kind, Request, Response, Target, invalid, json_response
+from ckptsync.testing.gcs.values import Draft, StoredObject, check_name
+from ckptsync.testing.gcs.wire import CLIENT_CLOSED, GcsError, Kind, Request, Response, Target, invalid, json_response
 
 HEAD_BYTES = 1 << 20  # metadata of a multipart/related upload must end within
 

@@ -18,9 +18,9 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
-from ckptsync.store import s3_answers, s3_errors
 from ckptsync.store.base import Buffer, Stat, Store, Tag, Traits
-from ckptsync.store.s3_client import Connection, UploadBody, is_amazon
+from ckptsync.store.s3 import answers, errors
+from ckptsync.store.s3.client import Connection, UploadBody, is_amazon
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -70,19 +70,19 @@ class S3Objects(Store):
         self._bucket = bucket
         self._base = f"{prefix}/" if prefix else ""
         self._strict = options.checksum == "crc64nvme"
-        self._checksums = options.checksum != "none" and s3_answers.AVAILABLE
+        self._checksums = options.checksum != "none" and answers.AVAILABLE
         self._md5 = not bucket.endswith("--x-s3")  # ETags of directory buckets are random
         self._unchecked: set[str] = set()  # uploads that were begun without checksums
         self._connection = Connection(bucket, options, http, connections=connections)
-        if not s3_answers.AVAILABLE and self._strict:
+        if not answers.AVAILABLE and self._strict:
             raise ConfigError("checksum=crc64nvme needs awscrt: pip install 'ckptsync[s3]'")
-        if not s3_answers.AVAILABLE and options.checksum == "auto":
+        if not answers.AVAILABLE and options.checksum == "auto":
             _log.debug("%s: parts are sent without checksums because awscrt is not installed", self.url)
 
     def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
         """Create or replace an object in one request; see `Store.put`."""
         size = memoryview(data).nbytes
-        crc = s3_answers.crc_of(data) if self._checksums else ""
+        crc = answers.crc_of(data) if self._checksums else ""
         params: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": self._base + key}
         if if_absent:
             params["IfNoneMatch"] = "*"
@@ -91,7 +91,7 @@ class S3Objects(Store):
             with UploadBody(data) as body:
                 sent: PutObjectRequestTypeDef = {**params, "Body": bytes(data) if size <= SMALL_BODY_BYTES else body}
                 if checked:
-                    sent["ChecksumCRC64NVME"] = s3_answers.as_header(crc)
+                    sent["ChecksumCRC64NVME"] = answers.as_header(crc)
                 return self._connection.call("put", key, lambda client: client.put_object(**sent))
 
         answer = self._offer(send)
@@ -99,9 +99,9 @@ class S3Objects(Store):
         return Stat(
             key=key,
             size=size,
-            tag=s3_answers.tag_of(answer),
-            modified_s=s3_answers.answered_s(answer),
-            hashes=s3_answers.vouched(answer, md5=self._md5),
+            tag=answers.tag_of(answer),
+            modified_s=answers.answered_s(answer),
+            hashes=answers.vouched(answer, md5=self._md5),
         )
 
     def get(self, key: str, into: memoryview, *, offset: int = 0, tag: Tag | None = None) -> int:
@@ -118,10 +118,10 @@ class S3Objects(Store):
         try:
             answer = self._connection.call("get", key, lambda client: client.get_object(**params))
         except StoreError as error:
-            if s3_errors.code_of(error) in {"InvalidRange", "416"}:
+            if errors.code_of(error) in {"InvalidRange", "416"}:
                 return 0
             raise
-        if s3_answers.first_byte(answer, offset) != offset:
+        if answers.first_byte(answer, offset) != offset:
             answer["Body"].close()
             raise UnsupportedError(f"{self.url}: the service ignores ranges", op="get", key=key)
         return self._receive("get", key, answer, into)
@@ -143,15 +143,15 @@ class S3Objects(Store):
         return Stat(
             key=key,
             size=answer["ContentLength"],
-            tag=s3_answers.tag_of(answer),
-            modified_s=s3_answers.seconds_of(answer.get("LastModified")),
-            hashes=s3_answers.vouched(answer, whole=True, md5=self._md5),
+            tag=answers.tag_of(answer),
+            modified_s=answers.seconds_of(answer.get("LastModified")),
+            hashes=answers.vouched(answer, whole=True, md5=self._md5),
         )
 
     def vouches(self, hashes: Mapping[str, str], chunks: Iterable[Buffer]) -> bool:
         """Tell whether CRC64NVME or MD5 prove that the service holds these bytes; see `Store.vouches`."""
-        if s3_answers.AVAILABLE and (crc := hashes.get("crc64nvme")):
-            return s3_answers.same_crc(crc, chunks)
+        if answers.AVAILABLE and (crc := hashes.get("crc64nvme")):
+            return answers.same_crc(crc, chunks)
         return super().vouches(hashes, chunks)
 
     def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
@@ -174,8 +174,8 @@ class S3Objects(Store):
                 yield Stat(
                     key=key,
                     size=item["Size"],
-                    tag=s3_answers.tag_of(item),
-                    modified_s=s3_answers.seconds_of(item.get("LastModified")),
+                    tag=answers.tag_of(item),
+                    modified_s=answers.seconds_of(item.get("LastModified")),
                 )
                 last = key
                 if left is not None and (left := left - 1) <= 0:
@@ -196,7 +196,7 @@ class S3Objects(Store):
                 if writable:
                     self._delete_batch(writable)
             except StoreError as error:
-                if s3_errors.code_of(error) not in _NO_BATCHES:
+                if errors.code_of(error) not in _NO_BATCHES:
                     raise
                 unwritable = batch
             for key in unwritable:
@@ -213,8 +213,8 @@ class S3Objects(Store):
         )
         for refused in answer.get("Errors", ()):
             if (code := refused.get("Code", "")) != "NoSuchKey":
-                request = s3_errors.Request("delete", refused.get("Key", "").removeprefix(self._base), self._bucket)
-                raise s3_errors.refused_key(code, refused.get("Message", ""), request)
+                request = errors.Request("delete", refused.get("Key", "").removeprefix(self._base), self._bucket)
+                raise errors.refused_key(code, refused.get("Message", ""), request)
 
     def _delete_one(self, key: str) -> None:
         """Delete one object."""
@@ -223,7 +223,7 @@ class S3Objects(Store):
                 "delete", key, lambda client: client.delete_object(Bucket=self._bucket, Key=self._base + key)
             )
         except NotFoundError as error:
-            if s3_errors.code_of(error) == "NoSuchBucket":
+            if errors.code_of(error) == "NoSuchBucket":
                 raise
 
     def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
@@ -240,7 +240,7 @@ class S3Objects(Store):
             enforced = is_amazon(client)
             if tag and not enforced:  # nothing shall appear that was made of another version
                 head = client.head_object(Bucket=self._bucket, Key=self._base + source)
-                self._compare_source(source, s3_answers.tag_of(head), tag, "copy", key)
+                self._compare_source(source, answers.tag_of(head), tag, "copy", key)
             client.copy_object(**params)
             return enforced
 
@@ -278,7 +278,7 @@ class S3Objects(Store):
         try:
             return send(True)
         except StoreError as error:
-            if self._strict or not s3_errors.refuses_checksum(error):
+            if self._strict or not errors.refuses_checksum(error):
                 raise
         answer = send(False)
         if upload_id:
@@ -290,7 +290,7 @@ class S3Objects(Store):
 
     def _compare_echo(self, answer: Mapping[str, object], crc: str, op: str, key: str) -> None:
         """Compare the checksum the service tells of a body with the one that was sent."""
-        told = s3_answers.crc_told(answer)
+        told = answers.crc_told(answer)
         if self._strict and not told and op == "put":
             told = self.stat(key).hashes.get("crc64nvme", "")
         if crc and told and told != crc:

@@ -29,8 +29,8 @@ import pytest
 
 from ckptsync.errors import ConflictError, NotFoundError, TransientError
 from ckptsync.store.base import Buffer, Stat, Store, Tag
-from ckptsync.testing.conformance_copies import CopyConformance
-from ckptsync.testing.conformance_uploads import ODD_KEYS, content, fetch, keys_of, need
+from ckptsync.testing.conformance.copies import CopyConformance
+from ckptsync.testing.conformance.uploads import ODD_KEYS, content, fetch, keys_of, need
 
 DAY_S = 86_400.0
 

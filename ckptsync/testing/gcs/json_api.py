@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ckptsync.testing.gcs_payload import encode_crc32c, encode_md5
-from ckptsync.testing.gcs_rewrite import Progress
-from ckptsync.testing.gcs_service import (
+from ckptsync.testing.gcs.payload import encode_crc32c, encode_md5
+from ckptsync.testing.gcs.rewrite import Progress
+from ckptsync.testing.gcs.service import (
     Service,
     check_etags,
     check_options,
@@ -22,8 +22,8 @@ from ckptsync.testing.gcs_service import (
     text_body,
     whole_number,
 )
-from ckptsync.testing.gcs_values import Conditions, Selection, StoredObject, check_source_count, compose
-from ckptsync.testing.gcs_wire import (
+from ckptsync.testing.gcs.values import Conditions, Selection, StoredObject, check_source_count, compose
+from ckptsync.testing.gcs.wire import (
     GcsError,
     Kind,
     Request,

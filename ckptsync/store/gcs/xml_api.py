@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from xml.etree import ElementTree as ET
 
 from ckptsync.store.base import PartTag, Stat, Tag, Upload
-from ckptsync.store.crc32c import combine
+from ckptsync.store.gcs.crc32c import combine
 
 _MD5 = re.compile(r'"(?P<hex>[0-9a-f]{32})"')
 

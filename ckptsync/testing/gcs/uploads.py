@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from ckptsync.testing.gcs_objects import Objects
-from ckptsync.testing.gcs_payload import Md5, Payload, combine_crc32c, crc32c, md5
-from ckptsync.testing.gcs_values import Conditions, Draft, StoredObject, compare_hashes
-from ckptsync.testing.gcs_wire import GcsError, gone, invalid, no_such_upload
+from ckptsync.testing.gcs.objects import Objects
+from ckptsync.testing.gcs.payload import Md5, Payload, combine_crc32c, crc32c, md5
+from ckptsync.testing.gcs.values import Conditions, Draft, StoredObject, compare_hashes
+from ckptsync.testing.gcs.wire import GcsError, gone, invalid, no_such_upload
 
 CHUNK_BYTES = 256 << 10
 MIN_PART_BYTES = 5 << 20

@@ -33,8 +33,9 @@ from ckptsync.errors import (
     StoreError,
     TransientError,
 )
-from ckptsync.store import disk, tree
+from ckptsync.store import tree
 from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Upload
+from ckptsync.store.local import disk
 
 _RESERVED = ".ckptsync-tmp"
 _KEY = "key"
