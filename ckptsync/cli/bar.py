@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from ckptsync.cli.progress import BEGINS, Meter
+from ckptsync.cli.meter import BEGINS, Meter
 from ckptsync.events import Event, Observer
 
 _BAR_WIDTH = 24

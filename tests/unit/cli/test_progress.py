@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from ckptsync.cli.bar import bar
-from ckptsync.cli.progress import Meter, lines, reporting, write
+from ckptsync.cli.meter import Meter
+from ckptsync.cli.progress import lines, reporting, write
 from ckptsync.events import Event, Kind
 from ckptsync.testing.clock import FakeClock
 
