@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from ckptsync.verbs.restore import Restored, restore
 from ckptsync.verbs.save import Saved, save
 
 
-def rss_bytes() -> int:
-    """Resident memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def memory_bytes(field: str) -> int:
+    """Resident memory: `VmRSS` now, `VmHWM` at its highest. (`ru_maxrss` would count the parent's before exec.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def main() -> None:
@@ -24,12 +23,12 @@ def main() -> None:
     verb, url, path, *rest = sys.argv[1:]
     with open_run(url) as run:
         run.catalog.latest()  # builds the client, whose memory is not the transfer's
-        before = rss_bytes()
+        before = memory_bytes("VmRSS")
         if verb == "save":
             result: Saved | Restored = save(run, Path(path), step=int(rest[0]))
         else:
             result = restore(run, Path(path), snapshot=rest[0] if rest else "latest")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = memory_bytes("VmHWM")
     sys.stdout.write(json.dumps({**dataclasses.asdict(result), "grown": peak - before}))
 
 
