@@ -93,14 +93,14 @@ clean: ## Remove caches and outputs; environments stay
 # pip 25.1 is the first that knows dependency groups. PyTorch comes first, so that nothing else can
 # choose its build, and NumPy with it, without which it warns.
 $(DEMO_STAMP): | $(BIN)/python
-	$(PIP) install --quiet 'pip>=25.1'
-	$(PIP) install --quiet -c $(CONSTRAINTS) '$(TORCH)' numpy
-	$(PIP) install --quiet -c $(CONSTRAINTS) --editable .
+	$(PIP) install -qq 'pip>=25.1'
+	$(PIP) install -qq -c $(CONSTRAINTS) '$(TORCH)' numpy
+	$(PIP) install -qq -c $(CONSTRAINTS) --editable .
 	@rm -f $(VENV)/.installed-demo-*
 	@touch $@
 
 $(DEV_STAMP): | $(DEMO_STAMP)
-	$(PIP) install --quiet -c $(CONSTRAINTS) --editable '.[$(EXTRAS)]' --group dev
+	$(PIP) install -qq -c $(CONSTRAINTS) --editable '.[$(EXTRAS)]' --group dev
 	@rm -f $(VENV)/.installed-dev-*
 	@touch $@
 

@@ -203,9 +203,10 @@ class FileUpload:
         return self._finished(key)
 
     def _send(self, number: int, digest: str, view: memoryview, generation: int) -> Iterable[Task] | None:
-        """Send one part; tasks to begin anew when the upload is gone, None when it went well."""
+        """Send one part; tasks to begin anew when the upload is gone, None when there is nothing more to do about it."""
         try:
-            upload = self._begun()
+            if (upload := self._begun(generation)) is None:
+                return None
             tag = self.bench.store.put_part(upload, number, view)
         except NotFoundError as error:
             return self._begin_anew(generation, error)
@@ -214,9 +215,14 @@ class FileUpload:
         self.bench.tell_sent(self.file.path, len(view))
         return None
 
-    def _begun(self) -> Upload:
-        """The multipart upload, opened by whoever needs it first."""
+    def _begun(self, generation: int) -> Upload | None:
+        """The multipart upload, opened by whoever needs it first; None to a thread that is late for the one it meant.
+
+        What such a thread sent into the new upload would replace a part there, and its tag.
+        """
         with self.lock:
+            if generation != self.restarts:
+                return None
             if self.upload is None:
                 self.upload = self.bench.store.begin(self.bench.key(self.file.path))
                 self.bench.journal.begun(self.file.path, self.upload, self.part_bytes)
@@ -274,7 +280,9 @@ class FileUpload:
         offset, size = part_span(number, self.file.size, self.part_bytes)
         if base is not None and store.traits.copy_part and base.size >= store.traits.min_part_bytes:
             try:
-                tag = store.copy_part(self._begun(), number, base.key, offset, size)
+                if (upload := self._begun(generation)) is None:
+                    return None
+                tag = store.copy_part(upload, number, base.key, offset, size)
             except (NotFoundError, ConflictError) as error:
                 return self._begin_anew(generation, error)
             if self._keep(number, tag, generation):
@@ -294,7 +302,8 @@ class FileUpload:
 
     def _finish(self, generation: int) -> Iterable[Task] | None:
         """Make the object appear."""
-        upload = self._begun()
+        if (upload := self._begun(generation)) is None:
+            return None
         try:
             made = self.bench.store.finish(upload, [self.tags[number] for number in range(1, self.count + 1)])
         except (NotFoundError, IntegrityError) as error:

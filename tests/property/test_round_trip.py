@@ -74,6 +74,7 @@ def _opened(workers: int = 3) -> Iterator[tuple[Run, Killing, Path]]:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch("ckptsync.verbs.save.provenance", return_value=Provenance()),
+        mock.patch("os.fsync"),
     ):
         store = Killing(MemoryStore())
         config = Config(transfer=Transfer(part_bytes=_PART, workers=workers), state_dir=f"{folder}/state")
@@ -99,7 +100,7 @@ def _content(folder: Path) -> dict[str, object]:
     return found
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(_TREES, _TREES)
 def test_any_tree_comes_back_or_is_refused_untouched(one: dict[str, Any], other: dict[str, Any]) -> None:
     with _opened() as (run, store, folder):
@@ -117,7 +118,7 @@ def test_any_tree_comes_back_or_is_refused_untouched(one: dict[str, Any], other:
             assert not [path for path in folder.iterdir() if "before-restore" in path.name]
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     kills=st.lists(st.integers(0, _PARTS), max_size=3),
     losses=st.lists(st.booleans(), min_size=3, max_size=3),
@@ -154,7 +155,7 @@ def test_killed_again_and_again_no_unchanged_part_is_sent_twice(
         assert (folder / "target").read_bytes() == bytes(content)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, _PARTS), max_size=3))
 def test_a_restore_killed_again_and_again_fetches_each_part_once(kills: list[int]) -> None:
     with _opened(workers=1) as (run, store, folder):

@@ -108,6 +108,7 @@ def run_with(
 ) -> Callable[..., Run]:
     """Open a run on the bucket, with parts of 1 MiB; other options and another store by keyword."""
     monkeypatch.setattr("ckptsync.verbs.save.provenance", lambda *_: Provenance())  # asking git takes long
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # so does the disk; its own tests are in transfer/
 
     def make(*, on: Store | None = None, single_writer: bool = False, **transfer: Any) -> Run:
         options = Transfer(**({"part_bytes": MIB, "workers": 4} | transfer))

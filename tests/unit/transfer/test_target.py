@@ -140,12 +140,12 @@ def test_a_reader_sees_the_old_or_the_new_never_neither(target: Path) -> None:
     reader = threading.Thread(target=look)
     reader.start()
     try:
-        for number in range(40):
+        for number in range(20):
             restore(target, content=f"{number}", expendable=always)
     finally:
         stop.set()
         reader.join()
-    assert seen <= {"old", *map(str, range(40))}
+    assert seen <= {"old", *map(str, range(20))}
 
 
 def test_without_the_systems_exchange_it_is_two_renames(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
