@@ -7,125 +7,14 @@ nothing: every part is read and hashed, and only equal digests are reused.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
-from ckptsync.config import MIB, Transfer
-from ckptsync.errors import ConfigError
-from ckptsync.events import Event, Kind, Observer
-from ckptsync.snapshot.digest import part_count
-from ckptsync.snapshot.layout import SnapshotId, data_key
 from ckptsync.snapshot.manifest import FileEntry
-from ckptsync.store.base import Stat, Store, Traits, Upload
-from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.journal import Journal, Progress
+from ckptsync.transfer.journal import Progress
 from ckptsync.transfer.source import SourceFile
+from ckptsync.transfer.upload_file import start_file
+from ckptsync.transfer.workbench import NOTHING_LEFT, Bench, Leftovers
 from ckptsync.transfer.workers import Task, run_tasks
-
-
-@dataclass(slots=True)
-class Tally:
-    """Counts of one upload; safe for many threads.
-
-    Attributes:
-        bytes_sent: payload that crossed the network.
-        bytes_reused: payload that was in the bucket already or was copied there.
-        parts_sent: requests that carried payload.
-    """
-
-    bytes_sent: int = 0
-    bytes_reused: int = 0
-    parts_sent: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def sent(self, size: int) -> None:
-        """Count a part that was sent."""
-        with self.lock:
-            self.bytes_sent += size
-            self.parts_sent += 1
-
-    def reused(self, size: int) -> None:
-        """Count bytes that were not sent."""
-        with self.lock:
-            self.bytes_reused += size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftovers:
-    """What the bucket shows of an earlier attempt whose journal is lost.
-
-    Attributes:
-        uploads: unfinished uploads by path.
-        objects: finished files by path.
-    """
-
-    uploads: Mapping[str, Upload]
-    objects: Mapping[str, Stat]
-
-
-NOTHING_LEFT = Leftovers(uploads={}, objects={})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """What every file's upload works with.
-
-    Attributes:
-        store: where to.
-        snapshot: the attempt, which makes the keys.
-        transfer: part size and workers.
-        buffers: memory for parts in flight.
-        journal: where progress is noted.
-        observer: told of every part.
-        tally: counts.
-    """
-
-    store: Store
-    snapshot: SnapshotId
-    transfer: Transfer
-    buffers: Buffers
-    journal: Journal
-    observer: Observer
-    tally: Tally
-
-    def tell_sent(self, path: str, size: int) -> None:
-        """Count and tell a part that was sent."""
-        self.tally.sent(size)
-        self.observer(Event(kind=Kind.SENT, path=path, bytes=size))
-
-    def tell_reused(self, path: str, size: int) -> None:
-        """Count and tell bytes that were not sent."""
-        self.tally.reused(size)
-        self.observer(Event(kind=Kind.REUSED, path=path, bytes=size))
-
-    def key(self, path: str) -> str:
-        """Where a file of this attempt goes."""
-        return data_key(self.snapshot, path)
-
-
-def choose_part_bytes(size: int, wanted: int, traits: Traits, path: str) -> int:
-    """Return the smallest multiple of 1 MiB, at least `wanted`, that fits a file into the store's number of parts.
-
-    A store without multipart uploads takes every file as one part.
-
-    Raises:
-        ConfigError: the file is too large for this store.
-    """
-    if size > (traits.max_parts * traits.max_part_bytes if traits.multipart else traits.max_put_bytes):
-        raise ConfigError(f"{path} has {size} bytes, more than this store takes as one object")
-    if not traits.multipart:
-        return max(wanted, -(-size // MIB) * MIB)
-    needed = max(-(-size // traits.max_parts), traits.min_part_bytes)
-    chosen = max(wanted, -(-needed // MIB) * MIB)
-    return min(chosen, traits.max_part_bytes)
-
-
-def fits(part_bytes: int, size: int, traits: Traits) -> bool:
-    """Tell whether a file may be cut so; a part size from an earlier run or another store need not."""
-    return max(traits.min_part_bytes, MIB) <= part_bytes <= traits.max_part_bytes and part_count(size, part_bytes) <= (
-        traits.max_parts if traits.multipart else 1
-    )
 
 
 def upload_files(
@@ -150,8 +39,6 @@ def upload_files(
         SourceChangedError: a file changed while it was read.
         StoreError: the bucket failed for good; what was sent stays for the next attempt.
     """
-    from ckptsync.transfer.upload_file import start_file  # noqa: PLC0415  the two modules know each other
-
     entries: list[FileEntry] = []
 
     def task(file: SourceFile) -> Task:

@@ -13,7 +13,7 @@ from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import PartTag, Stat, Upload
 from ckptsync.transfer.journal import Progress
 from ckptsync.transfer.source import SourceFile
-from ckptsync.transfer.upload import Bench, Leftovers, choose_part_bytes, fits
+from ckptsync.transfer.workbench import Bench, Leftovers, choose_part_bytes, fits
 from ckptsync.transfer.workers import Task
 
 _RESTARTS = 2

@@ -26,7 +26,8 @@ from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received
 from ckptsync.transfer.journal import Journal
 from ckptsync.transfer.source import Identity, SourceFile
-from ckptsync.transfer.upload import Bench, Tally, upload_files
+from ckptsync.transfer.upload import upload_files
+from ckptsync.transfer.workbench import Bench, Tally
 from ckptsync.transfer.workers import run_tasks
 from ckptsync.verbs.attempts import folder_of
 from ckptsync.verbs.erase import View, erase

@@ -34,25 +34,27 @@ def _split(folder: Path) -> tuple[dict[str, Path], set[str]]:
     return rest, folders
 
 
-def matches(folder: Path, entries: Sequence[Entry], *, spare_folders: bool = False) -> bool:
+def matches(folder: Path, entries: Sequence[Entry], *, beside: bool = False) -> bool:
     """Tell whether a folder holds exactly these entries. Sizes are compared first, so a mismatch is found cheaply.
 
     Args:
         folder: what to look at.
         entries: what should be there, besides the folders they lie in.
-        spare_folders: do not mind other folders without files.
+        beside: do not mind other things that stand at the top of the folder.
     """
     expected = {entry.path: entry for entry in entries if not isinstance(entry, DirectoryEntry)}
     expected_folders = {entry.path for entry in entries if isinstance(entry, DirectoryEntry)}
     expected_folders |= {str(parent) for entry in entries for parent in Path(entry.path).parents} - {"."}
     try:
         there, folders = _split(folder)
-        if there.keys() != expected.keys() or not folders >= expected_folders:
+        if beside:
+            tops = {entry.path.partition("/")[0] for entry in entries}
+            there = {path: found for path, found in there.items() if path.partition("/")[0] in tops}
+            folders = {path for path in folders if path.partition("/")[0] in tops}
+        if there.keys() != expected.keys() or folders != expected_folders:
             return False
-        return (
-            (spare_folders or folders == expected_folders)
-            and all(_same_size(there[path], entry) for path, entry in expected.items())
-            and all(_same(folder / path, entry) for path, entry in expected.items())
+        return all(_same_size(there[path], entry) for path, entry in expected.items()) and all(
+            _same(folder / path, entry) for path, entry in expected.items()
         )
     except OSError:
         return False

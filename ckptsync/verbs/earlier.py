@@ -11,7 +11,7 @@ from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Stat, Upload
 from ckptsync.transfer.journal import Journal
-from ckptsync.transfer.upload import Leftovers
+from ckptsync.transfer.workbench import Leftovers
 
 _LOOK_BACK = 100
 """So many records of recent attempts are looked at for one at the same step."""

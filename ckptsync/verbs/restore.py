@@ -213,7 +213,7 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
 
 def _is_there(place: Landing, entries: Sequence[Entry]) -> bool:
     """Whether the target holds what would be put there; one that cannot be replaced may have folders of its own."""
-    return place.target.is_dir() and matches(place.target, entries, spare_folders=place.inside)
+    return place.target.is_dir() and matches(place.target, entries, beside=place.inside)
 
 
 def _spare_the_run(run: Run, entries: Sequence[Entry], target: Path) -> None:

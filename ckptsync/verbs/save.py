@@ -15,11 +15,22 @@ from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
 from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Manifest, checked_meta, checked_metrics, decode, encode
+from ckptsync.snapshot.manifest import (
+    Cost,
+    Entry,
+    FileEntry,
+    Manifest,
+    Provenance,
+    checked_meta,
+    checked_metrics,
+    decode,
+    encode,
+)
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.journal import Journal, journal_path, open_journal
 from ckptsync.transfer.source import SourceTree, scan
-from ckptsync.transfer.upload import Bench, Tally, choose_part_bytes, upload_files
+from ckptsync.transfer.upload import upload_files
+from ckptsync.transfer.workbench import Bench, Tally, choose_part_bytes
 from ckptsync.verbs.compare import same_content
 from ckptsync.verbs.earlier import check_still_there, continue_earlier
 from ckptsync.verbs.provenance import provenance
@@ -83,42 +94,34 @@ def save(
         SourceChangedError: the source changed meanwhile; nothing was committed.
         FencedError: a newer writer owns the run; nothing was committed.
         StoreError: the bucket failed for good; nothing was committed, what was sent is used by the next call.
+        ConflictError: somebody changed the alias meanwhile; the snapshot is committed, only its name is not set.
     """
     begun_s = run.clock.monotonic()
-    if alias is not None:
-        layout.alias_prefix(alias)
-    SnapshotId(1, step, "")
-    checked, described = checked_metrics(metrics), checked_meta(meta)
-    checked_meta({"fingerprint": fingerprint})
-    if run.directory and run.directory.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"the run {run.directory} lies inside {source}, which cannot hold a copy of itself")
-    tree = scan(source, now_ns=int(run.clock.now() * 1e9))
-    for file in tree.files:
-        layout.data_key(SnapshotId(1, step, "x" * 8), file.path)
-        choose_part_bytes(file.size, run.config.transfer.part_bytes, run.store.traits, file.path)
+    described = _described(metrics, meta, alias, fingerprint)
+    tree = _checked_tree(run, source, step)
+    tally = Tally()
     with open_journal(journal_path(run.config.state_path(), run.url, source), observer=run.observer) as journal:
-        claim = run.catalog.claim()
-        snapshot = layout.new_snapshot_id(claim.epoch, step)
+        snapshot = layout.new_snapshot_id(run.catalog.claim().epoch, step)
         parent = run.catalog.latest()
-        tally = Tally()
         entries = _upload(run, tree, snapshot, parent, journal, tally)
         _check_at_rest(tree, entries)
+        cost = Cost(
+            seconds=round(run.clock.monotonic() - begun_s, 3),
+            bytes_sent=tally.bytes_sent,
+            bytes_reused=tally.bytes_reused,
+        )
         manifest = Manifest(
             snapshot=str(snapshot),
             commit_id=secrets.token_hex(16),
             kind=tree.kind,
             created=timestamp(run.clock),
             entries=_sorted(tree, entries),
-            metrics=checked,
-            meta=described,
+            metrics=described.metrics,
+            meta=described.meta,
             parent=parent.snapshot if parent else "",
             writer=this_writer(),
-            provenance=provenance(Path.cwd(), fingerprint),
-            cost=Cost(
-                seconds=round(run.clock.monotonic() - begun_s, 3),
-                bytes_sent=tally.bytes_sent,
-                bytes_reused=tally.bytes_reused,
-            ),
+            provenance=described.provenance,
+            cost=cost,
         )
         _check_sound(manifest)
         run.catalog.commit(manifest)
@@ -126,16 +129,52 @@ def save(
     run.observer(Event(kind=Kind.COMMITTED, path=manifest.snapshot, bytes=manifest.size, count=len(tree.files)))
     if alias is not None:
         names.promote(run.catalog, snapshot, alias)
+    return _result(manifest, tally, run.clock.monotonic() - begun_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What a manifest says besides its entries."""
+
+    metrics: dict[str, float | None]
+    meta: dict[str, str]
+    provenance: Provenance
+
+
+def _described(
+    metrics: Mapping[str, float], meta: Mapping[str, str], alias: str | None, fingerprint: str
+) -> _Description:
+    """Check what the caller says of the snapshot."""
+    if alias is not None:
+        layout.alias_prefix(alias)
+    checked_meta({"fingerprint": fingerprint})
+    return _Description(checked_metrics(metrics), checked_meta(meta), provenance(Path.cwd(), fingerprint))
+
+
+def _checked_tree(run: Run, source: Path, step: int) -> SourceTree:
+    """Look at the source, and make sure that the bucket can take it before it is touched."""
+    some_id = SnapshotId(1, step, "x" * 8)
+    if run.directory and run.directory.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"the run {run.directory} lies inside {source}, which cannot hold a copy of itself")
+    tree = scan(source, now_ns=int(run.clock.now() * 1e9))
+    for file in tree.files:
+        layout.data_key(some_id, file.path)
+        choose_part_bytes(file.size, run.config.transfer.part_bytes, run.store.traits, file.path)
+    return tree
+
+
+def _result(manifest: Manifest, tally: Tally, seconds: float) -> Saved:
+    """Sum it up."""
     return Saved(
         snapshot=manifest.snapshot,
-        step=step,
-        epoch=claim.epoch,
-        files=len(tree.files),
+        step=manifest.id.step,
+        epoch=manifest.id.epoch,
+        files=len(manifest.files),
         bytes=manifest.size,
         bytes_sent=tally.bytes_sent,
         bytes_reused=tally.bytes_reused,
         parts_sent=tally.parts_sent,
-        seconds=round(run.clock.monotonic() - begun_s, 3),
+        seconds=round(seconds, 3),
     )
 
 

@@ -17,13 +17,8 @@ from ckptsync.store.base import Store
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.journal import Journal, Progress
 from ckptsync.transfer.source import scan
-from ckptsync.transfer.upload import (
-    NOTHING_LEFT,
-    Bench,
-    Leftovers,
-    Tally,
-    upload_files,
-)
+from ckptsync.transfer.upload import upload_files
+from ckptsync.transfer.workbench import NOTHING_LEFT, Bench, Leftovers, Tally
 
 NEW = SnapshotId(2, 7, "bbbbbbbb")
 

@@ -19,11 +19,7 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store, Traits
 from ckptsync.transfer.journal import Progress
-from ckptsync.transfer.upload import (
-    Tally,
-    choose_part_bytes,
-    fits,
-)
+from ckptsync.transfer.workbench import Tally, choose_part_bytes, fits
 
 GIB = 1 << 30
 S3 = Traits(min_part_bytes=5 * MIB, max_part_bytes=5 * GIB, max_parts=10_000)

@@ -24,10 +24,7 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Stat, Store, StoreWrapper, Upload
 from ckptsync.transfer.journal import Progress
-from ckptsync.transfer.upload import (
-    Leftovers,
-    Tally,
-)
+from ckptsync.transfer.workbench import Leftovers, Tally
 
 NEW = SnapshotId(2, 7, "bbbbbbbb")
 

@@ -112,13 +112,19 @@ def test_less_is_no_match_but_holds_nothing_else(folder: Path, name: str) -> Non
     assert holds_only(folder, MANIFEST)
 
 
-def test_a_folder_without_files_counts_unless_it_is_spared(folder: Path) -> None:
+def test_what_stands_beside_counts_unless_it_is_spared(folder: Path) -> None:
+    (folder / "lost+found").mkdir()
+    (folder / "somebody's").write_text("notes")
+    assert not matches(folder, ENTRIES)
+    assert matches(folder, ENTRIES, beside=True)
+    (folder / "d" / "more" / "below").mkdir(parents=True)
+    assert not matches(folder, ENTRIES, beside=True)
+
+
+def test_a_folder_without_files_counts(folder: Path) -> None:
     (folder / "d" / "more" / "below").mkdir(parents=True)
     assert not matches(folder, ENTRIES)
-    assert matches(folder, ENTRIES, spare_folders=True)
     assert holds_only(folder, MANIFEST)
-    (folder / "e").rmdir()
-    assert not matches(folder, ENTRIES, spare_folders=True)
 
 
 def test_folders_that_entries_lie_in_need_no_entry(folder: Path) -> None:
