@@ -44,6 +44,10 @@ test: $(DEV_STAMP) ## Run the tests: unit, conformance on loopback servers, inte
 test-slow: $(DEV_STAMP) ## Run the slow tests; SHORT=1 runs the short form that CI runs
 	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )$(PYTEST) -m slow $(PYTEST_ARGS)
 
+.PHONY: test-big
+test-big: $(DEV_STAMP) ## Run the round trips at full size: 2 GiB, ten kills each way, on every kind of store
+	CKPTSYNC_TEST_GIB=2 $(PYTEST) -s --timeout 3600 tests/integration/test_round_trip.py $(PYTEST_ARGS)
+
 .PHONY: check
 check: style types layers docstrings site docs-tests ## Check style, types, layers, docstrings and documentation (make -k check: all of them)
 
