@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ckptsync.config import Config
+from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.run import open_run
 from ckptsync.snapshot.manifest import Manifest
@@ -51,7 +52,7 @@ def save(
     with open_run(run, config, observer=observer) as opened:
         return save_to(
             opened,
-            Path(path),
+            _named(path),
             step=step,
             metrics=metrics or {},
             meta=meta or {},
@@ -91,7 +92,14 @@ def restore(
         StoreError: the bucket failed for good; the next call continues.
     """
     with open_run(run, config, observer=observer) as opened:
-        return restore_from(opened, Path(path), snapshot=str(snapshot), include=include, fallback=fallback)
+        return restore_from(opened, _named(path), snapshot=str(snapshot), include=include, fallback=fallback)
+
+
+def _named(path: str | Path) -> Path:
+    """Take a path; an empty one is a variable that was never set, not the current directory."""
+    if path == "":
+        raise ConfigError("the path is empty; name a file or directory ('.' is the current one)")
+    return Path(path)
 
 
 def latest(run: str, *, config: Config | None = None) -> Manifest | None:

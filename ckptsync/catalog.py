@@ -222,7 +222,7 @@ class Catalog:
             raise ManifestError(f"manifest of {listed.id} has {size} bytes, more than {MAX_MANIFEST_BYTES}")
         content = bytearray(size)
         count = self.store.get(listed.stat.key, memoryview(content), tag=listed.stat.tag or None)
-        return decode(bytes(content[:count]), listed.id)
+        return self._decoded(bytes(content[:count]), listed.id)
 
     def get(self, snapshot: SnapshotId) -> Manifest:
         """Read the manifest of one snapshot.
@@ -232,9 +232,16 @@ class Catalog:
             ManifestError: damaged, of another version, or unsafe.
         """
         try:
-            return decode(self.store.read(layout.manifest_key(snapshot)), snapshot)
+            return self._decoded(self.store.read(layout.manifest_key(snapshot)), snapshot)
         except NotFoundError as error:
             raise NoSnapshotError(f"snapshot {snapshot} is not committed in {self.store.url}") from error
+
+    def _decoded(self, data: bytes, snapshot: SnapshotId) -> Manifest:
+        """Decode, and say whose manifest is bad."""
+        try:
+            return decode(data, snapshot)
+        except ManifestError as error:
+            raise ManifestError(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
 
     def exists(self, snapshot: SnapshotId) -> bool:
         """Tell whether a snapshot is committed."""

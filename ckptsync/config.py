@@ -93,11 +93,14 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
         workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`.
         copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.
+        reread_source: read every file again before the commit. Without it a change is noticed by the file's times, which
+            the kernel sets late, or on tmpfs never, when a file is written to through a memory map.
     """
 
     part_bytes: Annotated[int, Meta(ge=5 * MIB, le=5 << 30)] = 16 * MIB
     workers: Annotated[int, Meta(ge=1, le=256)] = 8
     copy_unchanged: bool = True
+    reread_source: bool = False
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -207,6 +210,12 @@ def _with_bytes(options: dict[str, object]) -> dict[str, object]:
     return options
 
 
+def _in_words(problem: str) -> str:
+    """Turn `Expected … - at `$.group.option`` into `group.option: expected …`."""
+    what, _, where = problem.partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}".replace("`", "") if where else problem
+
+
 def resolve(
     arguments: Mapping[str, object] | None = None,
     *,
@@ -230,4 +239,4 @@ def resolve(
     try:
         return msgspec.convert(_with_bytes(options), Config, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"bad option: {error}") from error
+        raise ConfigError(f"bad option: {_in_words(str(error))}") from error

@@ -37,6 +37,8 @@ def find(catalog: Catalog, name: str) -> SnapshotId:
     """
     if name == "latest":
         if (manifest := catalog.latest()) is None:
+            if any(True for _ in catalog.listed(limit=1)):
+                raise ManifestError(f"no manifest in {catalog.store.url} can be read; `ckptsync ls` says why")
             raise NoSnapshotError(f"there is no snapshot in {catalog.store.url}")
         return manifest.id
     if snapshot := layout.parse_snapshot_id(name):

@@ -80,8 +80,11 @@ def opened(options: Options, url: str, *, doing: str = "") -> Iterator[Run]:
     """
     from ckptsync.cli.progress import reporting
     from ckptsync.config import resolve
+    from ckptsync.errors import ConfigError
     from ckptsync.run import open_run
 
+    if url.startswith("memory://"):
+        raise ConfigError("a memory:// run ends with this process; name a bucket or a directory")
     config = resolve(nested(options.settings), file=options.config_file)
     with reporting(options.verbosity, doing) as observer, open_run(url, config, observer=observer) as run:
         yield run

@@ -49,6 +49,8 @@ class SnapshotId:
     nonce: str
 
     def __post_init__(self) -> None:
+        if not all(type(number) is int for number in (self.epoch, self.step)):
+            raise ConfigError(f"step {self.step!r} is not a whole number")
         if not 1 <= self.epoch <= MAX_EPOCH:
             raise ConfigError(f"epoch {self.epoch} is out of range 1..{MAX_EPOCH}")
         if not 0 <= self.step <= MAX_STEP:

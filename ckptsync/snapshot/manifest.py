@@ -36,6 +36,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         mode: permission bits.
         mtime_ns: modification time, nanoseconds since the Unix epoch.
         key: the object that holds it, relative to the run.
+        tag: the service's version of that object when it was written, empty when unknown; a copy is pinned to it.
         part_bytes: where it is cut; every part but the last is so long. 0 when it is empty.
         parts: BLAKE3 of each part, in order.
     """
@@ -45,6 +46,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mode: _Mode = 0o644
     mtime_ns: _Time = 0
     key: str
+    tag: str = ""
     part_bytes: _Natural
     parts: tuple[str, ...]
 
@@ -128,6 +130,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         snapshot: its id, `epoch-step-nonce`.
         commit_id: 32 random hex digits; tells our own commit from another's when an answer was lost.
         kind: whether the root is a directory or a single file.
+        mode: permission bits of the root directory.
         created: RFC 3339, UTC, by the writer's clock; for people, nothing is ordered by it.
         entries: files, links and directories, sorted by path.
         metrics: numbers to choose by; None stands for NaN and infinities, which JSON lacks.
@@ -138,6 +141,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     snapshot: str
     commit_id: str
     kind: Literal["directory", "file"] = "directory"
+    mode: _Mode = 0o755
     created: str
     entries: tuple[Entry, ...]
     metrics: dict[str, float | None] = {}

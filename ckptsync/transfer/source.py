@@ -108,6 +108,7 @@ class SourceTree:
         links: symbolic links that stay inside.
         directories: the root left out.
         scanned_ns: when the scan began, by this machine's clock.
+        mode: permission bits of the root.
     """
 
     root: Path
@@ -116,6 +117,7 @@ class SourceTree:
     links: tuple[LinkEntry, ...]
     directories: tuple[DirectoryEntry, ...]
     scanned_ns: int
+    mode: int
 
     @property
     def size(self) -> int:
@@ -167,7 +169,7 @@ def scan(root: Path, *, now_ns: int) -> SourceTree:
     if stat.S_ISREG(found.st_mode):
         name = _checked(root.name or root.resolve().name, root)
         file = SourceFile(name, root, Identity.of(found), stat.S_IMODE(found.st_mode))
-        return SourceTree(root, "file", (file,), (), (), now_ns)
+        return SourceTree(root, "file", (file,), (), (), now_ns, stat.S_IMODE(found.st_mode))
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{root} is neither a file nor a directory")
     files: list[SourceFile] = []
@@ -182,6 +184,7 @@ def scan(root: Path, *, now_ns: int) -> SourceTree:
         tuple(sorted(links, key=lambda link: link.path)),
         tuple(sorted(directories, key=lambda directory: directory.path)),
         now_ns,
+        stat.S_IMODE(found.st_mode),
     )
 
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from ckptsync.errors import ConflictError, IntegrityError, NotFoundError, StoreError
+from ckptsync.errors import CredentialsError, IntegrityError, NotFoundError, StoreError, TransientError
 from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
-from ckptsync.store.base import PartTag, Stat, Upload
+from ckptsync.store.base import PartTag, Stat, Tag, Upload
 from ckptsync.transfer.journal import Progress
 from ckptsync.transfer.source import SourceFile
 from ckptsync.transfer.workbench import Bench, Leftovers, choose_part_bytes, fits
@@ -18,6 +18,9 @@ from ckptsync.transfer.workers import Task
 
 _RESTARTS = 2
 """How often an upload that vanished or was tampered with is begun anew."""
+
+_NOT_OURS_TO_SOLVE = (TransientError, CredentialsError)
+"""Failures of a copy that sending would meet as well; any other is answered by sending."""
 
 Done = Callable[[FileEntry], None]
 
@@ -65,9 +68,10 @@ class FileUpload:
     def _still_there(self, entry: FileEntry) -> bool:
         """Whether a file an earlier attempt finished is in the bucket yet."""
         try:
-            return self.bench.store.stat(entry.key).size == entry.size
+            found = self.bench.store.stat(entry.key)
         except NotFoundError:
             return False
+        return found.size == entry.size and entry.tag in {"", found.tag}
 
     def _take_base(self, entry: FileEntry, *, ours: bool) -> None:
         """Compare parts with those of `entry`, cut where they were cut there."""
@@ -109,6 +113,7 @@ class FileUpload:
             path=self.file.path,
             size=size,
             key=upload.key,
+            tag=made.tag,
             part_bytes=progress.part_bytes,
             parts=tuple(digest for digest, _ in ordered),
         )
@@ -128,12 +133,12 @@ class FileUpload:
                     yield view
 
         try:
-            hashes = store.stat(found.key).hashes
+            there = store.stat(found.key)
         except NotFoundError:
             return None
-        if not store.vouches(hashes, chunks()) or len(digests) != part_count(self.file.size, self.part_bytes):
+        if not store.vouches(there.hashes, chunks()) or len(digests) != part_count(self.file.size, self.part_bytes):
             return None
-        return self._entry(found.key, tuple(digests))
+        return self._entry(found.key, there.tag, tuple(digests))
 
     # -- the parts ---------------------------------------------------------------------------------------------------
 
@@ -147,8 +152,8 @@ class FileUpload:
         """Make an object of no bytes."""
         key = self.bench.key(self.file.path)
         self.file.read_into(memoryview(bytearray()), 0)
-        self.bench.store.put(key, b"")
-        self._finished(key)
+        made = self.bench.store.put(key, b"")
+        self._finished(key, made.tag)
 
     def _part(self, number: int, generation: int) -> Iterable[Task] | None:
         """Read and hash one part, and send it unless the bucket has it."""
@@ -198,9 +203,9 @@ class FileUpload:
     def _put(self, view: memoryview) -> list[Task]:
         """Send a file of one part; nothing is left to do."""
         key = self.bench.key(self.file.path)
-        self.bench.store.put(key, view)
+        made = self.bench.store.put(key, view)
         self.bench.tell_sent(self.file.path, len(view))
-        return self._finished(key)
+        return self._finished(key, made.tag)
 
     def _send(self, number: int, digest: str, view: memoryview, generation: int) -> Iterable[Task] | None:
         """Send one part; tasks to begin anew when the upload is gone, None when there is nothing more to do about it."""
@@ -257,17 +262,19 @@ class FileUpload:
         assert base is not None  # noqa: S101  only reached when every part was found in it
         if self.base_is_ours and base.size == self.file.size:
             self.bench.tell_reused(self.file.path, self.file.size)
-            return self._finished(base.key)
+            return self._finished(base.key, Tag(base.tag))
         whole = base.size == self.file.size and base.size <= traits.max_copy_bytes
         if traits.copy and whole and self.upload is None:
             key = self.bench.key(self.file.path)
             try:
-                copied = self.bench.store.copy(base.key, key)
-            except (NotFoundError, ConflictError) as error:
+                copied = self.bench.store.copy(base.key, key, tag=Tag(base.tag) or None)
+            except _NOT_OURS_TO_SOLVE:
+                raise
+            except StoreError as error:
                 return self._begin_anew(generation, error)
             if copied.size == self.file.size:
                 self.bench.tell_reused(self.file.path, self.file.size)
-                return self._finished(key)
+                return self._finished(key, copied.tag)
         with self.lock:
             self.left = self.count
         return [partial(self._copy_part, number, generation) for number in range(1, self.count + 1)]
@@ -282,8 +289,10 @@ class FileUpload:
             try:
                 if (upload := self._begun(generation)) is None:
                     return None
-                tag = store.copy_part(upload, number, base.key, offset, size)
-            except (NotFoundError, ConflictError) as error:
+                tag = store.copy_part(upload, number, base.key, offset, size, tag=Tag(base.tag) or None)
+            except _NOT_OURS_TO_SOLVE:
+                raise
+            except StoreError as error:
                 return self._begin_anew(generation, error)
             if self._keep(number, tag, generation):
                 self._note_part(self.digests[number - 1], tag)
@@ -313,17 +322,17 @@ class FileUpload:
                 f"{self.file.path} has {made.size} bytes in the bucket instead of {self.file.size}"
             )
             return self._begin_anew(generation, problem)
-        return self._finished(upload.key)
+        return self._finished(upload.key, made.tag)
 
-    def _finished(self, key: str) -> list[Task]:
+    def _finished(self, key: str, tag: Tag) -> list[Task]:
         """Hand out the entry; nothing is left to do."""
-        entry = self._entry(key, tuple(self.digests))
+        entry = self._entry(key, tag, tuple(self.digests))
         self.bench.journal.finished(entry)
         self.bench.observer(Event(kind=Kind.FILE_DONE, path=self.file.path, bytes=self.file.size, count=1))
         self.done(entry)
         return []
 
-    def _entry(self, key: str, parts: tuple[str, ...]) -> FileEntry:
+    def _entry(self, key: str, tag: Tag, parts: tuple[str, ...]) -> FileEntry:
         """The file as the manifest will list it."""
         return FileEntry(
             path=self.file.path,
@@ -331,6 +340,7 @@ class FileUpload:
             mode=self.file.mode,
             mtime_ns=self.file.identity.mtime_ns,
             key=key,
+            tag=tag,
             part_bytes=self.part_bytes if parts else 0,
             parts=parts,
         )
@@ -339,8 +349,10 @@ class FileUpload:
         """Start this file over, once for all threads that met the same trouble.
 
         Raises:
-            StoreError: it was begun anew often enough.
+            FencedError: a newer writer owns the run.
+        StoreError: it was begun anew often enough.
         """
+        self.bench.check_not_fenced()  # a newer writer may have taken the upload over: it is no longer ours to abort
         with self.lock:
             if generation != self.restarts:
                 return None

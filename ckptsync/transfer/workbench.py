@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ckptsync.config import MIB, Transfer
@@ -71,6 +71,7 @@ class Bench:
         journal: where progress is noted.
         observer: told of every part.
         tally: counts.
+        check_not_fenced: raises FencedError when a newer writer owns the run.
     """
 
     store: Store
@@ -80,6 +81,7 @@ class Bench:
     journal: Journal
     observer: Observer
     tally: Tally
+    check_not_fenced: Callable[[], None] = lambda: None
 
     def tell_sent(self, path: str, size: int) -> None:
         """Count and tell a part that was sent."""

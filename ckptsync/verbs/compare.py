@@ -35,7 +35,7 @@ def _split(folder: Path) -> tuple[dict[str, Path], set[str]]:
 
 
 def matches(folder: Path, entries: Sequence[Entry], *, beside: bool = False) -> bool:
-    """Tell whether a folder holds exactly these entries. Sizes are compared first, so a mismatch is found cheaply.
+    """Tell whether a folder holds exactly these entries, permission bits included. Sizes are compared first, so a mismatch is found cheaply.
 
     Args:
         folder: what to look at.
@@ -53,8 +53,10 @@ def matches(folder: Path, entries: Sequence[Entry], *, beside: bool = False) -> 
             folders = {path for path in folders if path.partition("/")[0] in tops}
         if there.keys() != expected.keys() or folders != expected_folders:
             return False
-        return all(_same_size(there[path], entry) for path, entry in expected.items()) and all(
-            _same(folder / path, entry) for path, entry in expected.items()
+        return (
+            all(_same_size(there[path], entry) for path, entry in expected.items())
+            and all(_same_mode(folder / entry.path, entry) for entry in entries)
+            and all(_same(folder / path, entry) for path, entry in expected.items())
         )
     except OSError:
         return False
@@ -87,6 +89,11 @@ def _same_size(found: Path, entry: Entry) -> bool:
     if isinstance(entry, FileEntry):
         return found.is_file() and not found.is_symlink() and found.stat().st_size == entry.size
     return isinstance(entry, LinkEntry) and found.is_symlink()
+
+
+def _same_mode(location: Path, entry: Entry) -> bool:
+    """Whether permission bits are those a restore would set."""
+    return isinstance(entry, LinkEntry) or (location.stat().st_mode ^ entry.mode) & 0o777 == 0
 
 
 def _same(location: Path, entry: Entry) -> bool:

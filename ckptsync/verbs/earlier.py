@@ -13,8 +13,8 @@ from ckptsync.store.base import Stat, Upload
 from ckptsync.transfer.journal import Journal
 from ckptsync.transfer.workbench import Leftovers
 
-_LOOK_BACK = 100
-"""So many records of recent attempts are looked at for one at the same step."""
+_LOOK_BACK = 1000
+"""So many records of recent attempts, one page, are looked at for one at the same step."""
 
 
 def continue_earlier(run: Run, snapshot: SnapshotId, journal: Journal) -> Leftovers:

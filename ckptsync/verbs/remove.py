@@ -85,11 +85,11 @@ def remove(run: Run, snap: str, *, force: bool = False) -> Removed:
 def _check_spared(run: Run, snapshot: SnapshotId) -> None:
     """Refuse what somebody asked to keep."""
     if snapshot in names.pins(run.catalog):
-        raise ConfigError(f"snapshot {snapshot} is pinned; unpin it first, or force")
+        raise ConfigError(f"snapshot {snapshot} is pinned; unpin it first, or use force (--force)")
     aliases = [name for name, alias in names.all_aliases(run.catalog).items() if alias.snapshot == str(snapshot)]
     if aliases:
         what = f"alias {aliases[0]!r} stands" if len(aliases) == 1 else f"aliases {', '.join(aliases)} stand"
-        raise ConfigError(f"{what} for snapshot {snapshot}; promote another one first, or force")
+        raise ConfigError(f"{what} for snapshot {snapshot}; promote another one first, or use force (--force)")
 
 
 def _named(run: Run, snapshot: SnapshotId) -> frozenset[str]:

@@ -202,18 +202,22 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
         return _is_committed(run, manifest, old, root if stood_at == target else str(stood_at.relative_to(target)))
 
     with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind) as place:
-        if holds_only(target, manifest, root) if root else _is_there(place, entries):
+        if holds_only(target, manifest, root) if root else _is_there(place, entries, manifest.mode):
             received.add(kept=size)
             run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
             shutil.rmtree(place.holder, ignore_errors=True)
             return received, []
         _fill(run, entries, place, received)
+        with disk_errors(place.tree):
+            place.tree.chmod(manifest.mode & 0o777)
         return received, put_in_place(place, expendable=expendable)
 
 
-def _is_there(place: Landing, entries: Sequence[Entry]) -> bool:
-    """Whether the target holds what would be put there; one that cannot be replaced may have folders of its own."""
-    return place.target.is_dir() and matches(place.target, entries, beside=place.inside)
+def _is_there(place: Landing, entries: Sequence[Entry], mode: int) -> bool:
+    """Whether the target holds what would be put there; one that cannot be replaced may hold other things beside it."""
+    target = place.target
+    same_mode = place.inside or (target.is_dir() and (target.stat().st_mode ^ mode) & 0o777 == 0)
+    return target.is_dir() and same_mode and matches(target, entries, beside=place.inside)
 
 
 def _spare_the_run(run: Run, entries: Sequence[Entry], target: Path) -> None:
@@ -254,7 +258,6 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
         for path in sorted(parents | modes.keys(), reverse=True):
             sync_folder(place.tree / path)
             (place.tree / path).chmod(modes.get(path, 0o755) & 0o777)
-        place.tree.chmod(0o755)
         sync_folder(place.tree)
 
 

@@ -104,7 +104,7 @@ def save(
         snapshot = layout.new_snapshot_id(run.catalog.claim().epoch, step)
         parent = run.catalog.latest()
         entries = _upload(run, tree, snapshot, parent, journal, tally)
-        _check_at_rest(tree, entries)
+        _check_at_rest(tree, entries, always=run.config.transfer.reread_source)
         cost = Cost(
             seconds=round(run.clock.monotonic() - begun_s, 3),
             bytes_sent=tally.bytes_sent,
@@ -114,6 +114,7 @@ def save(
             snapshot=str(snapshot),
             commit_id=secrets.token_hex(16),
             kind=tree.kind,
+            mode=tree.mode if tree.kind == "directory" else 0o755,
             created=timestamp(run.clock),
             entries=_sorted(tree, entries),
             metrics=described.metrics,
@@ -201,6 +202,7 @@ def _upload(
         journal=journal,
         observer=run.observer,
         tally=tally,
+        check_not_fenced=lambda: run.catalog.check_not_fenced(snapshot.epoch),
     )
     previous = {file.path: file for file in parent.files} if parent else {}
     entries = upload_files(tree.files, bench, previous=previous, leftovers=leftovers)
@@ -209,8 +211,8 @@ def _upload(
     return entries
 
 
-def _check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...]) -> None:
-    """Make sure that what was sent is what is there now.
+def _check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...], *, always: bool) -> None:
+    """Make sure that what was sent is what is there now; with `always`, by reading every file again.
 
     Raises:
         SourceChangedError: something was written to meanwhile.
@@ -219,7 +221,7 @@ def _check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...]) -> None:
     tree.check_unchanged()
     saved = {entry.path: entry for entry in entries}
     for file in tree.files:
-        if not file.could_hide_a_change(tree.scanned_ns):
+        if not (always or file.could_hide_a_change(tree.scanned_ns)):
             continue
         try:
             same = same_content(file.location, saved[file.path])

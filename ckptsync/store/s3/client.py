@@ -148,6 +148,7 @@ class Connection:
     def _build(self) -> S3Client:
         """Make a client from the options and, below them, the SDK's own settings."""
         options = self._options
+        _refuse_userinfo(options.endpoint_url or "")
         core = botocore.session.get_session()
         if options.profile:
             core.set_config_variable("profile", options.profile)
@@ -161,6 +162,7 @@ class Connection:
         if options.endpoint_url:
             return self._make(session, "path")
         client = self._make(session, "auto")
+        _refuse_userinfo(client.meta.endpoint_url)
         if is_amazon(client):
             return client
         client.close()
@@ -260,6 +262,12 @@ class UploadBody:
 def _models(data_path: str | None) -> Loader:
     """Return the SDK's description of S3; parsing it anew costs each client a tenth of a second."""
     return create_loader(data_path)
+
+
+def _refuse_userinfo(endpoint_url: str) -> None:
+    """Refuse an address with a password in it, which would end up in every message."""
+    if "@" in urlsplit(endpoint_url).netloc:
+        raise ConfigError("the endpoint URL holds a user name or password; give credentials as AWS_* variables instead")
 
 
 def is_amazon(client: S3Client) -> bool:

@@ -200,8 +200,11 @@ def test_quiet_leaves_what_was_asked_for(call: Call, saved: Path) -> None:
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_end_it_in_order(number: signal.Signals, exit_code: int) -> None:
     code = f"""
+import signal
 import threading
 from contextlib import suppress
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background hands it on ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import ckptsync.verbs.save as verb
 
 def save(*arguments, **options):

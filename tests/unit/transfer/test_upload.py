@@ -12,6 +12,7 @@ import pytest
 from ckptsync.config import MIB
 from ckptsync.errors import (
     ConfigError,
+    CredentialsError,
     DeniedError,
 )
 from ckptsync.events import Event, Kind
@@ -262,10 +263,30 @@ def test_what_was_deleted_meanwhile_is_sent(
     assert not list(store.inner.uploads(""))
 
 
-def test_other_refusals_of_a_copy_are_not_hidden(store: Any, send: Send, previous: dict[str, FileEntry]) -> None:
+def test_a_copy_that_is_refused_is_sent_instead(
+    store: Any, send: Send, previous: dict[str, FileEntry], source: Path
+) -> None:
     store.fail("copy", DeniedError("no right to read"))
-    with pytest.raises(DeniedError):
+    (entry,) = send(previous=previous)
+    assert content(store, entry) == source.read_bytes()
+
+
+def test_what_sending_would_meet_as_well_is_not_hidden(store: Any, send: Send, previous: dict[str, FileEntry]) -> None:
+    store.fail("copy", CredentialsError("expired"))
+    with pytest.raises(CredentialsError):
         send(previous=previous)
+
+
+def test_a_damaged_object_of_the_previous_snapshot_is_not_copied(
+    store: Any, send: Send, previous: dict[str, FileEntry], source: Path, tally: Tally
+) -> None:
+    (before,) = previous.values()
+    damaged = bytearray(source.read_bytes())
+    damaged[0] ^= 1
+    store.inner.put(before.key, bytes(damaged))
+    (entry,) = send(previous=previous)
+    assert content(store, entry) == source.read_bytes()
+    assert tally.bytes_reused == 0
 
 
 def test_the_previous_snapshots_part_size_is_kept(

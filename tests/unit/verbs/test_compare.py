@@ -48,10 +48,16 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_same_is_the_same_whatever_times_and_modes(folder: Path) -> None:
-    (folder / "d" / "model").chmod(0o600)
+def test_the_same_is_the_same_whatever_its_times(folder: Path) -> None:
     os.utime(folder / "d" / "model", (0, 0))
     assert matches(folder, ENTRIES)
+    assert holds_only(folder, MANIFEST)
+
+
+@pytest.mark.parametrize("name", ["d/model", "d"])
+def test_other_modes_are_no_match_but_nothing_that_is_nowhere_else(folder: Path, name: str) -> None:
+    (folder / name).chmod(0o700)
+    assert not matches(folder, ENTRIES)
     assert holds_only(folder, MANIFEST)
 
 

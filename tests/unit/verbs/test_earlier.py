@@ -125,7 +125,7 @@ def test_a_journal_of_which_gc_took_a_part_is_forgotten(
 
 def test_only_recent_records_are_looked_at(run: Run, nothing: Journal, store: Any) -> None:
     old = attempt(store, 1, 7, "a")
-    for step in range(100):
+    for step in range(1000):
         attempt(store, 5, 1000 + step)
     store.heal()
     assert continue_earlier(run, NEW, nothing).objects == {}
