@@ -24,7 +24,7 @@ from ckptsync.store.memory import MemoryStore
 from ckptsync.store.s3 import S3Store
 from ckptsync.testing.conformance import StoreConformance
 from ckptsync.testing.gcs import GcsServer
-from ckptsync.testing.servers import Server, create_bucket, ministack
+from ckptsync.testing.servers import Server, ceph_rgw, create_bucket, localstack, ministack
 
 Opener = Callable[[], Store]
 
@@ -79,6 +79,61 @@ class TestS3(StoreConformance):
         for name, value in s3_server.environ.items():
             monkeypatch.setenv(name, value)
         return partial(S3Store, BUCKET, f"run {uuid.uuid4().hex}", S3(), Http(), connections=CONNECTIONS)
+
+
+@pytest.fixture(scope="module")
+def localstack_server() -> Iterator[Server]:
+    with localstack() as server:
+        create_bucket(server, BUCKET)
+        yield server
+
+
+@pytest.mark.slow
+class TestLocalStack(StoreConformance):
+    """The loopback service that is right about all checksums."""
+
+    many_keys = 0
+    many_parts = 0
+    race_rounds = 1
+
+    @pytest.fixture
+    def make_store(self, localstack_server: Server, monkeypatch: pytest.MonkeyPatch) -> Opener:
+        for name, value in localstack_server.environ.items():
+            monkeypatch.setenv(name, value)
+        # it compares markers with encoded keys, so a prefix that needs encoding breaks its listings
+        return partial(S3Store, BUCKET, f"run-{uuid.uuid4().hex}", S3(), Http(), connections=CONNECTIONS)
+
+    @pytest.mark.xfail(
+        reason="LocalStack compares markers with encoded keys, so other than ASCII keys are out of order"
+    )
+    def test_list_is_in_order_of_utf8(self, store: Store) -> None:
+        super().test_list_is_in_order_of_utf8(store)
+
+
+@pytest.fixture(scope="module")
+def ceph_server() -> Iterator[Server]:
+    with ceph_rgw() as server:
+        create_bucket(server, BUCKET)
+        yield server
+
+
+@pytest.mark.slow
+class TestCeph(StoreConformance):
+    """A production store that speaks an older S3."""
+
+    many_keys = 0
+    many_parts = 0
+    race_rounds = 1
+
+    @pytest.fixture
+    def make_store(self, ceph_server: Server, monkeypatch: pytest.MonkeyPatch) -> Opener:
+        for name, value in ceph_server.environ.items():
+            monkeypatch.setenv(name, value)
+        return partial(S3Store, BUCKET, f"run {uuid.uuid4().hex}", S3(), Http(), connections=CONNECTIONS)
+
+    @pytest.mark.xfail(reason="Ceph 16 refuses to finish an upload unless every part it holds is named")
+    def test_finish_leaves_out_parts_it_is_not_given(self, store: Store) -> None:
+        super().test_finish_leaves_out_parts_it_is_not_given(store)
 
 
 @pytest.fixture(scope="module")

@@ -209,9 +209,7 @@ def _fault_response(fault: Fault, target: Target) -> Response:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ckptsync.testing.gcs.server", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m ckptsync.testing.gcs", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--bucket", action="append", default=[], help="a bucket there is; may be repeated")
     parser.add_argument("--token", help="demand Authorization: Bearer TOKEN")
@@ -229,11 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         md5s=not options.no_md5,
         root=options.root,
     )
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    endings = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, endings)  # waited for below: a handler could not set an event safely
     with server:
         sys.stdout.write(f"ready {server.url}\n")
         sys.stdout.flush()
-        ended.wait()
+        signal.sigwait(endings)
     return 0

@@ -356,7 +356,10 @@ def test_it_runs_as_a_process() -> None:
         client.bucket("b").blob("o").upload_from_string(b"1", retry=None)
         client.close()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        try:
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("sizes", [(0, 0), (1, 0), (0, 9), (1000, 1), (3, 300_000), (262_144, 262_145)])
