@@ -26,7 +26,8 @@ def root() -> click.Group:
 
 def sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
     """A command's section, then those of its subcommands, in the order in which help lists them."""
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **settings)  # click keeps the help option it makes
     text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     yield f"## {context.command_path}\n\n```text\n{text}\n```\n"
     if isinstance(command, click.Group):
