@@ -24,7 +24,7 @@ WRITTEN_BY_US = [
 REGISTRY = re.compile(
     r"\b(?:pypi\.org|pythonhosted\.org|npmjs\.(?:org|com)|(?:deb|ftp)\.debian\.org|download\.pytorch\.org)"
 )
-MACHINE_PATH = re.compile(r"(?<![\w.$})~-])/(?:work|farm)/")
+MACHINE_PATH = re.compile(r"(?<![\w.$})~-])/(?:home|Users)/")
 
 
 def slug(heading: str) -> str:
@@ -120,9 +120,9 @@ def test_a_wrong_link_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "text", "is_found"),
     [
-        (MACHINE_PATH, "see /" + "work/notes", True),
-        (MACHINE_PATH, "cp '/" + "farm/x' .", True),
-        (MACHINE_PATH, "in ~/work/notes, https://example.com/work/notes", False),
+        (MACHINE_PATH, "see /" + "home/me/notes", True),
+        (MACHINE_PATH, "cp '/" + "Users/x' .", True),
+        (MACHINE_PATH, "in ~/notes, https://example.com/home/notes", False),
         (REGISTRY, "https://" + "pypi" + ".org/project/x", True),
         (REGISTRY, "https://cloud.google.com/storage", False),
     ],

@@ -147,5 +147,5 @@ def test_where_journals_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Config().state_path() == Path("/state/ckptsync")
     assert Config(state_dir="/other").state_path() == Path("/other")
     monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert Config().state_path() == Path("/home/somebody/.local/state/ckptsync")
+    monkeypatch.setenv("HOME", "/srv/somebody")
+    assert Config().state_path() == Path("/srv/somebody/.local/state/ckptsync")
