@@ -98,7 +98,7 @@ def _is_pin(key: str) -> bool:
 
 
 def _is_alias(key: str) -> bool:
-    return key.count("/") == 2 and layout.version_of_alias_key(key) is not None  # noqa: PLR2004  aliases/NAME/VERSION
+    return layout.version_of_alias_key(key) is not None
 
 
 _RECORDS: Mapping[str, Callable[[str], bool]] = {

@@ -301,10 +301,6 @@ def _old_claims(run: Run, before_s: float) -> list[Stat]:
 
 def _old_alias_versions(run: Run) -> Iterator[Stat]:
     """Versions of aliases superseded long ago."""
-    versions = (
-        stat
-        for stat in run.store.list(layout.ALIASES)
-        if stat.key.count("/") == 2 and layout.version_of_alias_key(stat.key) is not None  # noqa: PLR2004  aliases/NAME/VERSION
-    )
+    versions = (stat for stat in run.store.list(layout.ALIASES) if layout.version_of_alias_key(stat.key) is not None)
     for _, found in groupby(versions, key=lambda stat: stat.key.rpartition("/")[0]):
         yield from islice(found, _KEPT_RECORDS, None)
