@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NewType, Self
+from typing import NewType, Self, TypeVar
 
 from ckptsync.errors import UnsupportedError
 
@@ -20,6 +20,7 @@ Tag = NewType("Tag", str)
 """Opaque version of an object: the ETag on S3, the generation on GCS."""
 
 Buffer = bytes | bytearray | memoryview
+T = TypeVar("T")
 _NO_HASHES: Mapping[str, str] = {}
 
 
@@ -280,7 +281,10 @@ class Store(ABC):
 
 
 class StoreWrapper(Store):
-    """A store that hands every verb to another; subclasses override what they change."""
+    """A store that hands every verb to another, each through `around`.
+
+    A subclass that overrides `around` alone sees every request; one that needs more of a verb overrides that as well.
+    """
 
     def __init__(self, inner: Store) -> None:
         """Wrap `inner`, which is closed with this one."""
@@ -288,67 +292,84 @@ class StoreWrapper(Store):
         self.url = inner.url
         self.traits = inner.traits
 
+    def around(self, verb: str, key: str, request: Callable[[], T]) -> T:
+        """Send one request to the inner store; what stands before and behind it is for subclasses to say.
+
+        Args:
+            verb: name of the method, as in `put_part`.
+            key: the object's, the upload's, or the prefix of a listing; of a deletion the first, empty when there is none.
+            request: asks the inner store. A listing's is asked when its first entry is wanted.
+        """
+        del verb, key
+        return request()
+
     def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
         """As the inner store's."""
-        return self.inner.put(key, data, if_absent=if_absent)
+        return self.around("put", key, lambda: self.inner.put(key, data, if_absent=if_absent))
 
     def get(self, key: str, into: memoryview, *, offset: int = 0, tag: Tag | None = None) -> int:
         """As the inner store's."""
-        return self.inner.get(key, into, offset=offset, tag=tag)
+        return self.around("get", key, lambda: self.inner.get(key, into, offset=offset, tag=tag))
 
     def stat(self, key: str) -> Stat:
         """As the inner store's."""
-        return self.inner.stat(key)
+        return self.around("stat", key, lambda: self.inner.stat(key))
 
     def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
         """As the inner store's."""
-        return self.inner.list(prefix, limit=limit, after=after)
+        yield from self.around("list", prefix, lambda: self.inner.list(prefix, limit=limit, after=after))
 
     def delete(self, keys: Iterable[str]) -> None:
         """As the inner store's."""
-        self.inner.delete(keys)
+        wanted = tuple(keys)
+        self.around("delete", wanted[0] if wanted else "", lambda: self.inner.delete(wanted))
 
     def read(self, key: str) -> bytes:
         """As the inner store's."""
-        return self.inner.read(key)
+        return self.around("read", key, lambda: self.inner.read(key))
 
     def vouches(self, hashes: Mapping[str, str], chunks: Iterable[Buffer]) -> bool:
-        """As the inner store's."""
+        """As the inner store's; no request."""
         return self.inner.vouches(hashes, chunks)
 
     def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
         """As the inner store's."""
-        return self.inner.copy(source, key, tag=tag)
+        return self.around("copy", key, lambda: self.inner.copy(source, key, tag=tag))
 
     def begin(self, key: str) -> Upload:
         """As the inner store's."""
-        return self.inner.begin(key)
+        return self.around("begin", key, lambda: self.inner.begin(key))
 
     def put_part(self, upload: Upload, number: int, data: Buffer) -> PartTag:
         """As the inner store's."""
-        return self.inner.put_part(upload, number, data)
+        return self.around("put_part", upload.key, lambda: self.inner.put_part(upload, number, data))
 
     def copy_part(
         self, upload: Upload, number: int, source: str, offset: int, size: int, *, tag: Tag | None = None
     ) -> PartTag:
         """As the inner store's."""
-        return self.inner.copy_part(upload, number, source, offset, size, tag=tag)
+        return self.around(
+            "copy_part",
+            upload.key,
+            lambda: self.inner.copy_part(upload, number, source, offset, size, tag=tag),
+        )
 
     def parts(self, upload: Upload) -> dict[int, PartTag]:
         """As the inner store's."""
-        return self.inner.parts(upload)
+        return self.around("parts", upload.key, lambda: self.inner.parts(upload))
 
     def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
         """As the inner store's."""
-        return self.inner.finish(upload, parts)
+        wanted = tuple(parts)
+        return self.around("finish", upload.key, lambda: self.inner.finish(upload, wanted))
 
     def abort(self, upload: Upload) -> None:
         """As the inner store's."""
-        self.inner.abort(upload)
+        self.around("abort", upload.key, lambda: self.inner.abort(upload))
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
         """As the inner store's."""
-        return self.inner.uploads(prefix)
+        yield from self.around("uploads", prefix, lambda: self.inner.uploads(prefix))
 
     def close(self) -> None:
         """Close the inner store."""

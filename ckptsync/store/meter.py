@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 from ckptsync.errors import TransientError
 from ckptsync.store.base import Buffer, PartTag, Stat, Store, StoreWrapper, Tag, Upload
+
+T = TypeVar("T")
 
 PAGE_ENTRIES = 1000
 """Entries of a listing, or keys of a deletion, in one request of the usual services."""
@@ -55,97 +58,65 @@ class Metered(StoreWrapper):
                 received_bytes=self._received_bytes,
             )
 
+    def around(self, verb: str, key: str, request: Callable[[], T]) -> T:
+        """Count a request, then send it."""
+        del key
+        self._count(verb)
+        return request()
+
     def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
         """As the inner store's."""
-        self._count("put")
-        stored = self.inner.put(key, data, if_absent=if_absent)
+        stored = super().put(key, data, if_absent=if_absent)
         self._moved(sent_bytes=memoryview(data).nbytes)
         return stored
 
     def get(self, key: str, into: memoryview, *, offset: int = 0, tag: Tag | None = None) -> int:
         """As the inner store's."""
-        self._count("get")
         try:
-            count = self.inner.get(key, into, offset=offset, tag=tag)
+            count = super().get(key, into, offset=offset, tag=tag)
         except TransientError as error:
             self._moved(received_bytes=error.received)
             raise
         self._moved(received_bytes=count)
         return count
 
-    def stat(self, key: str) -> Stat:
-        """As the inner store's."""
-        self._count("stat")
-        return self.inner.stat(key)
-
     def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
         """As the inner store's."""
-        self._count("list")
-        for index, found in enumerate(self.inner.list(prefix, limit=limit, after=after)):
-            if index and index % PAGE_ENTRIES == 0:
-                self._count("list")
-            yield found
+        return self._by_page("list", super().list(prefix, limit=limit, after=after))
 
     def delete(self, keys: Iterable[str]) -> None:
         """As the inner store's."""
         wanted = tuple(keys)
-        self._count("delete", pages(len(wanted)))
-        self.inner.delete(wanted)
+        self._count("delete", pages(len(wanted)) - 1)
+        super().delete(wanted)
 
     def read(self, key: str) -> bytes:
         """As the inner store's."""
-        self._count("read")
-        content = self.inner.read(key)
+        content = super().read(key)
         self._moved(received_bytes=len(content))
         return content
 
-    def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
-        """As the inner store's."""
-        self._count("copy")
-        return self.inner.copy(source, key, tag=tag)
-
-    def begin(self, key: str) -> Upload:
-        """As the inner store's."""
-        self._count("begin")
-        return self.inner.begin(key)
-
     def put_part(self, upload: Upload, number: int, data: Buffer) -> PartTag:
         """As the inner store's."""
-        self._count("put_part")
-        stored = self.inner.put_part(upload, number, data)
+        stored = super().put_part(upload, number, data)
         self._moved(sent_bytes=memoryview(data).nbytes)
         return stored
 
-    def copy_part(
-        self, upload: Upload, number: int, source: str, offset: int, size: int, *, tag: Tag | None = None
-    ) -> PartTag:
-        """As the inner store's."""
-        self._count("copy_part")
-        return self.inner.copy_part(upload, number, source, offset, size, tag=tag)
-
     def parts(self, upload: Upload) -> dict[int, PartTag]:
         """As the inner store's."""
-        self._count("parts")
-        found = self.inner.parts(upload)
+        found = super().parts(upload)
         self._count("parts", pages(len(found)) - 1)
         return found
 
-    def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
-        """As the inner store's."""
-        self._count("finish")
-        return self.inner.finish(upload, parts)
-
-    def abort(self, upload: Upload) -> None:
-        """As the inner store's."""
-        self._count("abort")
-        self.inner.abort(upload)
-
     def uploads(self, prefix: str) -> Iterator[Upload]:
         """As the inner store's."""
-        self._count("uploads")
-        for index, found in enumerate(self.inner.uploads(prefix)):
+        return self._by_page("uploads", super().uploads(prefix))
+
+    def _by_page(self, verb: str, entries: Iterator[T]) -> Iterator[T]:
+        """Count one more request for each page begun behind the first."""
+        for index, found in enumerate(entries):
             if index and index % PAGE_ENTRIES == 0:
-                self._count("uploads")
+                self._count(verb)
             yield found
 
     def _count(self, verb: str, requests: int = 1) -> None:

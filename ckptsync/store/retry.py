@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import tenacity
 
@@ -16,10 +16,9 @@ from ckptsync.clock import SYSTEM, Clock
 from ckptsync.config import Retry
 from ckptsync.errors import StoreError, TransientError
 from ckptsync.events import Event, Kind, Observer, log_observer
-from ckptsync.store.base import Buffer, PartTag, Stat, Store, StoreWrapper, Tag, Upload
+from ckptsync.store.base import Stat, Store, StoreWrapper, Tag, Upload
 
-_Params = ParamSpec("_Params")
-_Result = TypeVar("_Result")
+T = TypeVar("T")
 
 _DELETE_KEYS = 1000
 """Keys deleted by one call of the inner store, so that a failure repeats no more than these."""
@@ -51,9 +50,9 @@ class Retrying(StoreWrapper):
         self._clock = clock
         self._observer = observer
 
-    def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
-        """As `Store.put`."""
-        return self._run("put", key)(self.inner.put, key, data, if_absent=if_absent)
+    def around(self, verb: str, key: str, request: Callable[[], T]) -> T:
+        """Send a request until it succeeds, or fails for good."""
+        return self._run(verb, key)(request)
 
     def get(self, key: str, into: memoryview, *, offset: int = 0, tag: Tag | None = None) -> int:
         """As `Store.get`; goes on behind the bytes that had arrived, so pin `tag` where an object may be replaced."""
@@ -75,10 +74,6 @@ class Retrying(StoreWrapper):
 
         return run(once)
 
-    def stat(self, key: str) -> Stat:
-        """As `Store.stat`."""
-        return self._run("stat", key)(self.inner.stat, key)
-
     def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
         """As `Store.list`; goes on behind the last key seen."""
         run = self._run("list", prefix)
@@ -97,41 +92,7 @@ class Retrying(StoreWrapper):
         """As `Store.delete`."""
         rest = iter(keys)
         while batch := tuple(islice(rest, _DELETE_KEYS)):
-            self._run("delete", batch[0])(self.inner.delete, batch)
-
-    def read(self, key: str) -> bytes:
-        """As `Store.read`."""
-        return self._run("read", key)(self.inner.read, key)
-
-    def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
-        """As `Store.copy`."""
-        return self._run("copy", key)(self.inner.copy, source, key, tag=tag)
-
-    def begin(self, key: str) -> Upload:
-        """As `Store.begin`."""
-        return self._run("begin", key)(self.inner.begin, key)
-
-    def put_part(self, upload: Upload, number: int, data: Buffer) -> PartTag:
-        """As `Store.put_part`."""
-        return self._run("put_part", upload.key)(self.inner.put_part, upload, number, data)
-
-    def copy_part(
-        self, upload: Upload, number: int, source: str, offset: int, size: int, *, tag: Tag | None = None
-    ) -> PartTag:
-        """As `Store.copy_part`."""
-        return self._run("copy_part", upload.key)(self.inner.copy_part, upload, number, source, offset, size, tag=tag)
-
-    def parts(self, upload: Upload) -> dict[int, PartTag]:
-        """As `Store.parts`."""
-        return self._run("parts", upload.key)(self.inner.parts, upload)
-
-    def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
-        """As `Store.finish`."""
-        return self._run("finish", upload.key)(self.inner.finish, upload, tuple(parts))
-
-    def abort(self, upload: Upload) -> None:
-        """As `Store.abort`."""
-        self._run("abort", upload.key)(self.inner.abort, upload)
+            super().delete(batch)
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
         """As `Store.uploads`; begun anew after a failure, less what was shown already."""
@@ -164,10 +125,10 @@ class _Run:
         self._fruitful_try = 0
         self._since_s = clock.monotonic()
 
-    def __call__(self, fn: Callable[_Params, _Result], *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+    def __call__(self, request: Callable[[], T]) -> T:
         """Call until it succeeds, or fails for good."""
         try:
-            return self._controller()(fn, *args, **kwargs)
+            return self._controller()(request)
         except StoreError as error:
             error.attempts = self._tries
             raise

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,16 +19,11 @@ from ckptsync.snapshot.manifest import Manifest, Provenance
 from ckptsync.store.base import Store, StoreWrapper
 from ckptsync.store.memory import MemoryStore
 from ckptsync.testing.clock import FakeClock
+from ckptsync.testing.faults import Killed
 from ckptsync.verbs.save import Saved, save
 
-_VERBS = ("put", "get", "stat", "list", "delete", "read", "copy", "begin")
-_PART_VERBS = ("put_part", "copy_part", "parts", "finish", "abort", "uploads")
-
+T = TypeVar("T")
 Hook = Callable[[str, str], None]
-
-
-class Killed(BaseException):
-    """As SIGKILL: nothing of ours catches it."""
 
 
 def _nothing(verb: str, key: str) -> None:
@@ -68,21 +63,12 @@ class Watched(StoreWrapper):
 
         self.before = before
 
-
-def _hooked(verb: str) -> Any:
-    def call(self: Watched, *args: Any, **kwargs: Any) -> Any:
-        key = str(getattr(args[0], "key", args[0]))
+    def around(self, verb: str, key: str, request: Callable[[], T]) -> T:
         self.calls.append((verb, key))
         self.before(verb, key)
-        result = getattr(self.inner, verb)(*args, **kwargs)
+        result = request()
         self.after(verb, key)
         return result
-
-    return call
-
-
-for _verb in _VERBS + _PART_VERBS:
-    setattr(Watched, _verb, _hooked(_verb))
 
 
 @pytest.fixture
