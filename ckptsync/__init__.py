@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         StoreError,
     )
     from ckptsync.snapshot.manifest import Manifest
+    from ckptsync.verbs.ranks import Rank
     from ckptsync.verbs.restore import Restored
     from ckptsync.verbs.save import Saved
 
@@ -32,6 +33,7 @@ __all__ = [
     "IntegrityError",
     "Manifest",
     "NoSnapshotError",
+    "Rank",
     "Restored",
     "Saved",
     "StoreError",
@@ -54,6 +56,7 @@ _HOMES = {
         "StoreError",
     ),
     "ckptsync.snapshot.manifest": ("Manifest",),
+    "ckptsync.verbs.ranks": ("Rank",),
     "ckptsync.verbs.restore": ("Restored",),
     "ckptsync.verbs.save": ("Saved",),
 }

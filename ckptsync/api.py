@@ -10,10 +10,15 @@ from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.run import open_run
 from ckptsync.snapshot.manifest import Manifest
+from ckptsync.tenure import Tenure
+from ckptsync.verbs.ranks import Rank, save_rank
 from ckptsync.verbs.restore import Restored
 from ckptsync.verbs.restore import restore as restore_from
 from ckptsync.verbs.save import Saved
 from ckptsync.verbs.save import save as save_to
+
+_TENURES: dict[str, Tenure] = {}
+"""What this process may write, by run: a later save is fenced when a newer writer came since the first."""
 
 
 def save(
@@ -25,12 +30,14 @@ def save(
     meta: Mapping[str, str] | None = None,
     alias: str | None = None,
     fingerprint: str = "",
+    rank: Rank | None = None,
     config: Config | None = None,
     observer: Observer = log_observer,
 ) -> Saved:
     """Commit a file or directory as the newest snapshot of a run; blocks until it is durable.
 
-    Called again after a kill, with the same path, run and step, it sends only what is missing.
+    Called again after a kill, with the same path, run and step, it sends only what is missing. The first call of a process
+    takes the run over; a later one fails when a newer writer has done so since.
 
     Args:
         path: a file or a directory, at rest until this returns.
@@ -40,16 +47,29 @@ def save(
         meta: free text by name.
         alias: a name that shall stand for the snapshot.
         fingerprint: a digest of the training configuration, kept in the manifest.
+        rank: which of the processes we are that save this step together; None when we save it alone.
         config: None resolves environment, TOML file and defaults.
         observer: told of every part; the default logs what people must see.
 
     Raises:
         ConfigError: an argument cannot be used; nothing was touched.
         SourceChangedError: the path was written to meanwhile; nothing was committed.
+        IncompleteError: other ranks have not saved their part in time; nothing was committed.
         FencedError: a newer writer owns the run; nothing was committed.
         StoreError: the bucket failed for good; nothing was committed, and the next call continues.
     """
     with open_run(run, config, observer=observer) as opened:
+        if rank is not None:
+            return save_rank(
+                opened,
+                _named(path),
+                rank,
+                step=step,
+                metrics=metrics or {},
+                meta=meta or {},
+                alias=alias,
+                fingerprint=fingerprint,
+            )
         return save_to(
             opened,
             _named(path),
@@ -58,6 +78,7 @@ def save(
             meta=meta or {},
             alias=alias,
             fingerprint=fingerprint,
+            tenure=_TENURES.setdefault(opened.url, Tenure()),
         )
 
 

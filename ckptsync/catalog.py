@@ -25,9 +25,13 @@ from ckptsync.errors import (
     UnsupportedError,
 )
 from ckptsync.snapshot import layout
+from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES
 from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.snapshot.manifest import MAX_MANIFEST_BYTES, Manifest, Writer, decode, encode
+from ckptsync.snapshot.manifest import Manifest, Writer, decode, encode
 from ckptsync.store.base import Stat, Store
+
+KEPT_CLAIMS = 10
+"""So many of the newest claims stay in the bucket whatever their age: a launch finds its own among them, and is fenced."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +42,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         nonce: random; tells our own claim from another's when an answer was lost.
         writer: who claimed.
         created: RFC 3339, UTC.
+        launch: names the start of a job whose ranks share the claim; empty when it belongs to one process.
     """
 
     epoch: int
     nonce: str
     writer: Writer
     created: str
+    launch: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +132,70 @@ class Catalog:
         self.store.put(layout.writer_key(epoch), msgspec.json.encode(claim, order="sorted"))
         return claim
 
-    def _new_claim(self, epoch: int) -> Claim:
+    def claim_next(self, epoch: int) -> Claim:
+        """Take the epoch behind our own, as long as nobody else did: a writer that was overtaken stays so.
+
+        Args:
+            epoch: the one we hold.
+
+        Raises:
+            FencedError: a newer writer owns the run.
+        """
+        self.check_not_fenced(epoch)
+        claim = self._new_claim(epoch + 1)
+        if not self.store.traits.conditional_put:
+            self.store.put(layout.writer_key(claim.epoch), msgspec.json.encode(claim, order="sorted"))
+        elif not self._create(layout.writer_key(claim.epoch), claim):
+            self.check_not_fenced(epoch)
+            raise FencedError(f"{self.store.url} was claimed by another writer just now")
+        return claim
+
+    def join(self, launch: str) -> Claim:
+        """Take part in the claim that all ranks of a launch share; the first of them makes it. Safe to call again.
+
+        Args:
+            launch: names one start of a job, the same for all of its ranks and for no other start.
+
+        Raises:
+            FencedError: a newer launch or writer owns the run.
+            UnsupportedError: the store cannot create conditionally.
+        """
+        if not self.store.traits.conditional_put:
+            raise UnsupportedError(
+                f"{self.store.url} cannot create an object only if it is absent, so ranks cannot commit together on it",
+                op="put",
+            )
+        epoch = self.newest_epoch()
+        newest = self.writer(epoch) if epoch else None
+        if newest is not None and newest.launch == launch:
+            return newest
+        if any(earlier is not None and earlier.launch == launch for earlier in self._earlier_claims(epoch)):
+            self.check_not_fenced(epoch - 1)
+        while True:
+            epoch += 1
+            claim = self._new_claim(epoch, launch)
+            if self._create(layout.writer_key(epoch), claim):
+                if epoch == 1:
+                    self._prove_conditional_put(claim)
+                return claim
+            winner = self.writer(epoch)
+            if winner is not None and winner.launch == launch:
+                return winner
+
+    def _earlier_claims(self, epoch: int) -> Iterator[Claim | None]:
+        """Yield the claims before one, the newest first, as far as gc is sure to have left them."""
+        for earlier in range(epoch - 1, max(0, epoch - KEPT_CLAIMS), -1):
+            yield self.writer(earlier)
+
+    def _new_claim(self, epoch: int, launch: str = "") -> Claim:
         """Fill in a claim."""
-        return Claim(epoch=epoch, nonce=secrets.token_hex(16), writer=this_writer(), created=timestamp(self.clock))
+        return Claim(
+            epoch=epoch,
+            nonce=secrets.token_hex(16),
+            writer=this_writer(),
+            created=timestamp(self.clock),
+            launch=launch,
+        )
 
     def _create(self, key: str, claim: Claim) -> bool:
         """Create a claim; False when somebody else has the key. A lost answer is settled by reading back."""

@@ -129,7 +129,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 _GROUPS = ("retry", "http", "s3", "gcs", "transfer")
-_RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG"})
+_RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG", "CKPTSYNC_LAUNCH"})
 _NUMBER = r"(?P<number>[0-9]{1,18}(?:\.[0-9]{1,18})?)\s*"
 _SIZE = re.compile(_NUMBER + r"(?P<unit>(?:[kmgt]i?)?)b?", re.IGNORECASE)
 _DURATION = re.compile(_NUMBER + r"(?P<unit>[smhdw]?)", re.IGNORECASE)
@@ -160,6 +160,28 @@ def parse_duration(text: str) -> float:
     if not found:
         raise ConfigError(f"{text!r} is not a duration; write it like 30s, 6h or 2d")
     return float(found["number"]) * _SECONDS[found["unit"].lower()]
+
+
+def launch_name(environ: Mapping[str, str] | None = None) -> str:
+    """Return the name of this start of the job, the same on all of its ranks; empty when the environment tells none.
+
+    CKPTSYNC_LAUNCH, or else what torchrun and Slurm tell: job and restart count. A torchrun without `--rdzv-id` tells nothing
+    that another start would not tell as well.
+
+    Args:
+        environ: None reads the process's own.
+
+    Source: https://docs.pytorch.org/docs/stable/elastic/run.html, https://slurm.schedmd.com/sbatch.html
+    """
+    environ = os.environ if environ is None else environ
+    if given := environ.get("CKPTSYNC_LAUNCH"):
+        return given
+    parts = []
+    if (torchrun := environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":
+        parts.append(f"torchrun-{torchrun}-{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}")
+    if slurm := environ.get("SLURM_JOB_ID"):
+        parts.append(f"slurm-{slurm}-{environ.get('SLURM_RESTART_COUNT', '0')}-{environ.get('SLURM_STEP_ID', '')}")
+    return "+".join(parts)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:

@@ -144,9 +144,14 @@ class NoSnapshotError(CkptsyncError):
 
 
 class IncompleteError(CkptsyncError):
-    """Files or ranks are missing, so nothing was committed; the previous snapshot stays the latest."""
+    """Files or ranks are missing, so nothing was committed; the previous snapshot stays the latest.
+
+    Attributes:
+        missing: ranks that have not saved their part; empty when it is not about ranks.
+    """
 
     exit_code = 7
+    missing: tuple[int, ...] = ()
 
 
 class SourceChangedError(IncompleteError):

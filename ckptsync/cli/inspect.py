@@ -216,6 +216,7 @@ def _state(found: Status) -> list[str]:
     lines = list(facts({"run": found.url, "newest": newest, "writer": writer}))
     lines += [
         f"pending  step {pending.step} ({pending.snapshot}), {size(pending.bytes)}, begun {duration(pending.age_s)} ago"
+        + (f"; waits for {', '.join(pending.missing)} of {pending.world}" if pending.missing else "")
         for pending in found.pending
     ]
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ from ckptsync.cli.options import (
     copy,
     opened,
     pairs,
+    parsed_duration,
     part_size,
     positional,
     stacked,
@@ -26,6 +27,7 @@ from ckptsync.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from ckptsync.verbs.ranks import Rank
     from ckptsync.verbs.restore import Restored
     from ckptsync.verbs.save import Saved
 
@@ -48,6 +50,42 @@ _described: Decorator = stacked(
     ),
 )
 
+_ranks: Decorator = stacked(
+    click.option("--rank", metavar="R", type=click.IntRange(0), help="Which of several ranks we are, from 0."),
+    click.option("--world", metavar="N", type=click.IntRange(1), help="How many ranks save this step together."),
+    click.option(
+        "--launch",
+        metavar="NAME",
+        help="Names this start of the job, alike on all ranks.  [default: $CKPTSYNC_LAUNCH, or torchrun's and Slurm's own]",
+    ),
+    click.option("--under", metavar="FOLDER", default="", help="Folder of the snapshot for this rank's files."),
+    click.option(
+        "--rank-timeout",
+        metavar="TIME",
+        default="10m",
+        callback=converted(parsed_duration),
+        help="Wait so long for the other ranks.  [default: 10m]",
+    ),
+)
+
+
+def _rank(*, rank: int | None, world: int | None, launch: str | None, under: str, rank_timeout: float) -> Rank | None:
+    """Put together which rank we are; None when we save alone.
+
+    Raises:
+        UsageError: only some of it was given.
+    """
+    from ckptsync.config import launch_name
+    from ckptsync.verbs.ranks import Rank
+
+    if rank is None and world is None:
+        if launch is not None or under:
+            raise click.UsageError("--launch and --under are for ranks; give --rank and --world with them")
+        return None
+    if rank is None or world is None:
+        raise click.UsageError("--rank and --world go together")
+    return Rank(rank=rank, world=world, launch=launch or launch_name(), under=under, timeout_s=rank_timeout)
+
 
 @verb(
     positional("path"),
@@ -55,6 +93,7 @@ _described: Decorator = stacked(
     _described,
     click.option("--alias", metavar="NAME", help="A name that shall stand for the snapshot from now on."),
     click.option("--fingerprint", metavar="TEXT", default="", help="Digest of the training configuration."),
+    _ranks,
     workers,
     part_size,
     copy,
@@ -71,16 +110,30 @@ def save(
     meta: dict[str, str],
     alias: str | None,
     fingerprint: str,
+    **ranks: Any,
 ) -> None:
     """Commit a file or directory as the newest snapshot.
 
-    PATH must be at rest until this ends. Killed and run again, it sends only what is missing. PATH may be left out when
-    CKPTSYNC_DIR is set, RUN when CKPTSYNC_RUN is.
+    PATH must be at rest until this ends. Killed and run again, it sends only what is missing. With --rank and --world, the
+    files of all ranks become one snapshot, and this ends when that is committed. PATH may be left out when CKPTSYNC_DIR is
+    set, RUN when CKPTSYNC_RUN is.
     """
+    from ckptsync.verbs.ranks import save_rank
     from ckptsync.verbs.save import save as save_to
 
+    about: dict[str, Any] = {
+        "step": step,
+        "metrics": metrics,
+        "meta": meta,
+        "alias": alias,
+        "fingerprint": fingerprint,
+    }
+    rank = _rank(**ranks)
     with opened(options, run, doing="saving") as bucket:
-        saved = save_to(bucket, Path(path), step=step, metrics=metrics, meta=meta, alias=alias, fingerprint=fingerprint)
+        if rank is not None:
+            saved = save_rank(bucket, Path(path), rank, **about)
+        else:
+            saved = save_to(bucket, Path(path), **about)
     options.done(saved, _committed(saved) + (f"; {alias} stands for it" if alias else ""))
 
 

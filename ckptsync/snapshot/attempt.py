@@ -21,19 +21,21 @@ _Size = Annotated[int, Meta(ge=0)]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One try to save one step, from before its first byte to the end of its snapshot.
+    """One try to save one step, or one rank's share in it, from before its first byte to the end of its snapshot.
 
     Attributes:
         snapshot: id of the attempt, which is that of the snapshot when it is committed.
         files: path and size in bytes of every file it may write below its data folder; empty when it writes none.
         created: RFC 3339, UTC, by the writer's clock; for people, nothing is ordered by it.
         writer: who attempts it.
+        rank: whose share it is; None when there is a single writer.
     """
 
     snapshot: str
     files: tuple[tuple[str, _Size], ...]
     created: str
     writer: Writer
+    rank: Annotated[int, Meta(ge=0)] | None = None
 
     @property
     def id(self) -> SnapshotId:

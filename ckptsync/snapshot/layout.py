@@ -6,21 +6,25 @@ the newest sorts first, and one listing of one key answers.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from dataclasses import dataclass
 
 from ckptsync.errors import ConfigError, ManifestError
 
-EPOCH_DIGITS, STEP_DIGITS, VERSION_DIGITS = 8, 12, 8
+EPOCH_DIGITS, STEP_DIGITS, VERSION_DIGITS, RANK_DIGITS = 8, 12, 8, 5
 MAX_EPOCH, MAX_STEP, MAX_VERSION = int("9" * EPOCH_DIGITS), int("9" * STEP_DIGITS), int("9" * VERSION_DIGITS)
+MAX_WORLD = int("9" * RANK_DIGITS)
+MAX_LAUNCH_LETTERS = 200
 MAX_KEY_BYTES = 900  # S3 and GCS take 1024; what is left is for the run URL's own prefix
 
-MANIFESTS, DATA, WRITERS, JOURNALS, PINS, ALIASES = (
+MANIFESTS, DATA, WRITERS, JOURNALS, RANKS, PINS, ALIASES = (
     "manifests/",
     "data/",
     "writers/",
     "journals/",
+    "ranks/",
     "pins/",
     "aliases/",
 )
@@ -29,9 +33,11 @@ _ID = re.compile(r"([0-9]{8})-([0-9]{12})-([a-z0-9]{8})")
 _MANIFEST = re.compile(rf"{MANIFESTS}(.+)\.json")
 _WRITER = re.compile(rf"{WRITERS}([0-9]{{8}})\.json")
 _VERSION = re.compile(rf"{ALIASES}([^/]+)/([0-9]{{8}})\.json")
-_JOURNAL = re.compile(rf"{JOURNALS}([^/]+)/(?:journal\.json|adopted-by/(.+))")
+_JOURNAL = re.compile(rf"{JOURNALS}([^/]+)/(?:journal(?:-[0-9]{{5}})?\.json|adopted-by/(.+))")
+_REPORT = re.compile(rf"{RANKS}([^/]+)/([0-9]{{5}})-of-([0-9]{{5}})\.json")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NONCE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_NONCE_LETTERS = 8
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,7 +72,21 @@ def new_snapshot_id(epoch: int, step: int) -> SnapshotId:
     Raises:
         ConfigError: epoch or step out of range.
     """
-    return SnapshotId(epoch, step, "".join(secrets.choice(_NONCE_ALPHABET) for _ in range(8)))
+    return SnapshotId(epoch, step, "".join(secrets.choice(_NONCE_ALPHABET) for _ in range(_NONCE_LETTERS)))
+
+
+def shared_snapshot_id(epoch: int, step: int, launch: str) -> SnapshotId:
+    """Make the id under which all ranks of a launch save a step: each finds the same without asking the others.
+
+    Raises:
+        ConfigError: epoch or step out of range.
+    """
+    number = int.from_bytes(hashlib.blake2b(f"{step}\n{launch}".encode(), digest_size=16).digest(), "big")
+    letters = []
+    for _ in range(_NONCE_LETTERS):
+        number, letter = divmod(number, len(_NONCE_ALPHABET))
+        letters.append(_NONCE_ALPHABET[letter])
+    return SnapshotId(epoch, step, "".join(letters))
 
 
 def parse_snapshot_id(text: str) -> SnapshotId | None:
@@ -133,9 +153,9 @@ def journal_prefix(snapshot: SnapshotId) -> str:
     return f"{JOURNALS}{_newest_first(snapshot)}/"
 
 
-def journal_key(snapshot: SnapshotId) -> str:
-    """Key of the record of what an attempt may have written."""
-    return f"{journal_prefix(snapshot)}journal.json"
+def journal_key(snapshot: SnapshotId, rank: int | None = None) -> str:
+    """Key of the record of what an attempt, or one of its ranks, may have written."""
+    return f"{journal_prefix(snapshot)}journal{'' if rank is None else f'-{rank:0{RANK_DIGITS}d}'}.json"
 
 
 def adoption_key(earlier: SnapshotId, later: SnapshotId) -> str:
@@ -158,6 +178,39 @@ def journal_of_key(key: str) -> tuple[SnapshotId, SnapshotId | None] | None:
         return attempt, None
     adopter = parse_snapshot_id(found[2])
     return (attempt, adopter) if adopter else None
+
+
+def report_prefix(snapshot: SnapshotId) -> str:
+    """Folder of the reports of an attempt's ranks: the newest sorts first."""
+    return f"{RANKS}{_newest_first(snapshot)}/"
+
+
+def report_key(snapshot: SnapshotId, rank: int, world: int) -> str:
+    """Key of what one rank has brought to an attempt."""
+    return f"{report_prefix(snapshot)}{rank:0{RANK_DIGITS}d}-of-{world:0{RANK_DIGITS}d}.json"
+
+
+def report_of_key(key: str) -> tuple[SnapshotId, int, int] | None:
+    """Read attempt, rank and number of ranks out of a report's key; None for foreign keys."""
+    found = _REPORT.fullmatch(key)
+    attempt = _from_newest_first(found[1]) if found else None
+    return (attempt, int(found[2]), int(found[3])) if found and attempt else None
+
+
+def epoch_prefix(folder: str, epoch: int) -> str:
+    """What all keys of an epoch begin with in a folder that sorts the newest first."""
+    return f"{folder}{MAX_EPOCH - epoch:0{EPOCH_DIGITS}d}-"
+
+
+def committer_key(attempt: SnapshotId) -> str:
+    """Key that says which rank reads the reports, so that the others need not; a hint, which decides nothing."""
+    return f"{report_prefix(attempt)}committer"
+
+
+def attempt_of_report_folder(key: str) -> SnapshotId | None:
+    """Read the attempt out of the key of a report or of a committer's hint; None for foreign keys."""
+    attempt = _from_newest_first(key.removeprefix(RANKS).partition("/")[0]) if key.startswith(RANKS) else None
+    return attempt if attempt and (report_of_key(key) or key == committer_key(attempt)) else None
 
 
 def pin_key(snapshot: SnapshotId) -> str:

@@ -15,11 +15,11 @@ import msgspec
 from msgspec import Meta
 
 from ckptsync.errors import ConfigError, ManifestError
-from ckptsync.snapshot.digest import DIGEST_BYTES, file_digest, part_count, part_digest
+from ckptsync.snapshot.digest import DIGEST_BYTES, file_digest, part_count
+from ckptsync.snapshot.envelope import seal, unseal
 from ckptsync.snapshot.layout import SnapshotId, check_path, parse_snapshot_id
 
 FORMAT, VERSION = "ckptsync-manifest", 1
-MAX_MANIFEST_BYTES = 1 << 30
 
 _HEX = re.compile(rf"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 _Natural = Annotated[int, Meta(ge=0)]
@@ -136,6 +136,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         metrics: numbers to choose by; None stands for NaN and infinities, which JSON lacks.
         meta: free text by name.
         parent: id of the snapshot that was the latest at the time, empty when there was none.
+        writer: who committed it.
+        ranks: who brought it, by rank; empty when there was a single writer.
+        provenance: what it was made with.
+        cost: what saving it took.
     """
 
     snapshot: str
@@ -148,6 +152,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     meta: dict[str, str] = {}
     parent: str = ""
     writer: Writer
+    ranks: tuple[Writer, ...] = ()
     provenance: Provenance = Provenance()
     cost: Cost = Cost()
 
@@ -170,20 +175,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return sum(file.size for file in self.files)
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the object: the manifest and its digest, in canonical JSON."""
-
-    blake3: str
-    format: str
-    manifest: msgspec.Raw
-    version: int
-
-
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as canonical JSON: keys sorted, no spaces, UTF-8. Equal manifests give equal bytes."""
-    body = msgspec.json.encode(manifest, order="sorted")
-    envelope = _Envelope(blake3=part_digest(body), format=FORMAT, manifest=msgspec.Raw(body), version=VERSION)
-    return msgspec.json.encode(envelope, order="sorted")
+    return seal(FORMAT, VERSION, msgspec.json.encode(manifest, order="sorted"))
 
 
 def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
@@ -196,20 +190,7 @@ def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
     Raises:
         ManifestError: damaged, of another format version, or unsafe; the sentence says which.
     """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"manifest of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
-    try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(f"manifest is damaged: {error}") from error
-    if envelope.format != FORMAT or envelope.version != VERSION:
-        raise ManifestError(
-            f"manifest is of format {envelope.format!r} version {envelope.version}; "
-            f"this ckptsync reads {FORMAT!r} version {VERSION}: install a newer ckptsync"
-        )
-    body = bytes(envelope.manifest)
-    if part_digest(body) != envelope.blake3:
-        raise ManifestError("manifest is damaged: its digest does not match")
+    body = unseal(data, FORMAT, VERSION)
     try:
         manifest = msgspec.json.decode(body, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -109,6 +109,7 @@ class SourceTree:
         directories: the root left out.
         scanned_ns: when the scan began, by this machine's clock.
         mode: permission bits of the root.
+        under: the folder of the snapshot that all paths begin with; empty when they begin at its root.
     """
 
     root: Path
@@ -118,11 +119,26 @@ class SourceTree:
     directories: tuple[DirectoryEntry, ...]
     scanned_ns: int
     mode: int
+    under: str = ""
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    def below(self, folder: str) -> SourceTree:
+        """Return the same tree with every path below a folder, which need not be on the disk."""
+        if not folder:
+            return self
+        return replace(
+            self,
+            files=tuple(replace(file, path=f"{folder}/{file.path}") for file in self.files),
+            links=tuple(LinkEntry(path=f"{folder}/{link.path}", target=link.target) for link in self.links),
+            directories=tuple(
+                DirectoryEntry(path=f"{folder}/{directory.path}", mode=directory.mode) for directory in self.directories
+            ),
+            under=folder,
+        )
 
     def check_unchanged(self) -> None:
         """Look again.
@@ -131,7 +147,7 @@ class SourceTree:
             SourceChangedError: a file was written, replaced, added or removed since the first look.
         """
         try:
-            now = scan(self.root, now_ns=self.scanned_ns)
+            now = scan(self.root, now_ns=self.scanned_ns).below(self.under)
         except ConfigError as error:
             raise SourceChangedError(f"{self.root} changed while it was being saved: {error}") from error
         before, after = ({file.path: file.identity for file in tree.files} for tree in (self, now))

@@ -6,7 +6,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from ckptsync.errors import CredentialsError, IntegrityError, NotFoundError, StoreError, TransientError
+from ckptsync.errors import (
+    ConflictError,
+    CredentialsError,
+    IncompleteError,
+    IntegrityError,
+    NotFoundError,
+    StoreError,
+    TransientError,
+)
 from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
@@ -150,10 +158,9 @@ class FileUpload:
 
     def _put_empty(self) -> None:
         """Make an object of no bytes."""
-        key = self.bench.key(self.file.path)
-        self.file.read_into(memoryview(bytearray()), 0)
-        made = self.bench.store.put(key, b"")
-        self._finished(key, made.tag)
+        nothing = memoryview(bytearray())
+        self.file.read_into(nothing, 0)
+        self._put(nothing)
 
     def _part(self, number: int, generation: int) -> Iterable[Task] | None:
         """Read and hash one part, and send it unless the bucket has it."""
@@ -166,7 +173,7 @@ class FileUpload:
             if (tag := self._held_tag(number, digest, view)) is not None:
                 self._keep(number, tag, generation)
                 self.bench.tell_reused(self.file.path, size)
-            elif self._is_in_base(number, digest):
+            elif self._is_in_base(number, digest) and not (self.bench.shared and self.count == 1):
                 with self.lock:
                     if generation == self.restarts:
                         self.unchanged.append(number)
@@ -203,9 +210,33 @@ class FileUpload:
     def _put(self, view: memoryview) -> list[Task]:
         """Send a file of one part; nothing is left to do."""
         key = self.bench.key(self.file.path)
-        made = self.bench.store.put(key, view)
-        self.bench.tell_sent(self.file.path, len(view))
+        try:
+            made = self.bench.store.put(key, view, if_absent=self.bench.shared)
+        except ConflictError as error:
+            if not self.bench.shared:
+                raise
+            made = self._replica(key, view, error)
+            self.bench.tell_reused(self.file.path, len(view))
+        else:
+            if view:
+                self.bench.tell_sent(self.file.path, len(view))
         return self._finished(key, made.tag)
+
+    def _replica(self, key: str, view: memoryview, cause: ConflictError) -> Stat:
+        """Look at what another rank, or a try of ours whose answer was lost, has put there: it must be the same.
+
+        Raises:
+            IncompleteError: it is not.
+        """
+        store, found = self.bench.store, self.bench.store.stat(key)
+        if found.size == len(view) and (not found.size or store.vouches(found.hashes, [view])):
+            return found
+        if found.size == len(view) == store.get(key, view, tag=found.tag) and part_digest(view) == self.digests[0]:
+            return found
+        raise IncompleteError(
+            f"{self.file.path} differs between ranks: another one has saved other content under that name; "
+            "let each rank save its own files below a folder of its own (--under)"
+        ) from cause
 
     def _send(self, number: int, digest: str, view: memoryview, generation: int) -> Iterable[Task] | None:
         """Send one part; tasks to begin anew when the upload is gone, None when there is nothing more to do about it."""

@@ -72,6 +72,7 @@ class Bench:
         observer: told of every part.
         tally: counts.
         check_not_fenced: raises FencedError when a newer writer owns the run.
+        shared: other ranks may write the same keys; whoever is first with a file of one part keeps it.
     """
 
     store: Store
@@ -82,6 +83,7 @@ class Bench:
     observer: Observer
     tally: Tally
     check_not_fenced: Callable[[], None] = lambda: None
+    shared: bool = False
 
     def tell_sent(self, path: str, size: int) -> None:
         """Count and tell a part that was sent."""

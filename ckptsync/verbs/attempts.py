@@ -19,21 +19,21 @@ class Folder:
 
     Attributes:
         id: the attempt.
-        journal: the record of what it may write; None when that is gone.
+        journals: the records of what it may write, one for each rank that began; empty when they are gone.
         adopters: later attempts that continue it and may name its data, each with its marker.
         condemned: the mark that its data is about to be deleted; None when there is none.
     """
 
     id: SnapshotId
-    journal: Stat | None
+    journals: tuple[Stat, ...]
     adopters: Mapping[SnapshotId, Stat]
     condemned: Stat | None
 
     @property
     def modified_s(self) -> float:
-        """When the attempt began, as far as the store's clock tells."""
-        if self.journal is not None:
-            return self.journal.modified_s
+        """When the attempt, or the last of its ranks, began, as far as the store's clock tells."""
+        if self.journals:
+            return max(journal.modified_s for journal in self.journals)
         marks = [*self.adopters.values(), *([self.condemned] if self.condemned else [])]
         return max(mark.modified_s for mark in marks)
 
@@ -53,19 +53,20 @@ def folders(store: Store, prefix: str = layout.JOURNALS) -> Iterator[Folder]:
 
 def _folder(attempt: SnapshotId, found: Iterable[Stat]) -> Folder | None:
     """Sort one folder's objects; None when none of them is ours."""
-    journal: Stat | None = None
+    journals: list[Stat] = []
     condemned: Stat | None = None
     adopters: dict[SnapshotId, Stat] = {}
     for stat in found:
-        if stat.key == layout.journal_key(attempt):
-            journal = stat
-        elif stat.key == layout.condemned_key(attempt):
+        if stat.key == layout.condemned_key(attempt):
             condemned = stat
-        elif (known := layout.journal_of_key(stat.key)) and known[1] is not None:
-            adopters[known[1]] = stat
-    if journal is None and condemned is None and not adopters:
+        elif known := layout.journal_of_key(stat.key):
+            if known[1] is None:
+                journals.append(stat)
+            else:
+                adopters[known[1]] = stat
+    if not journals and condemned is None and not adopters:
         return None
-    return Folder(id=attempt, journal=journal, adopters=adopters, condemned=condemned)
+    return Folder(id=attempt, journals=tuple(journals), adopters=adopters, condemned=condemned)
 
 
 def folder_of(store: Store, attempt: SnapshotId) -> Folder | None:
@@ -73,22 +74,35 @@ def folder_of(store: Store, attempt: SnapshotId) -> Folder | None:
     return next(folders(store, layout.journal_prefix(attempt)), None)
 
 
-def read_attempt(store: Store, attempt: SnapshotId) -> Attempt:
-    """Read what an attempt may write.
+def read_attempts(store: Store, attempt: SnapshotId) -> tuple[Attempt, ...]:
+    """Read what an attempt, or each of its ranks, may write. One listing and a read for each.
 
     Raises:
         NotFoundError: it has no journal.
-        ManifestError: the journal is damaged.
+        ManifestError: a journal is damaged.
     """
-    found = store.stat(layout.journal_key(attempt))
-    if found.size > MAX_ATTEMPT_BYTES:
-        raise ManifestError(f"journal of {attempt} has {found.size} bytes, more than {MAX_ATTEMPT_BYTES}")
-    return decode_attempt(store.read(found.key), attempt)
+    folder = folder_of(store, attempt)
+    if folder is None or not folder.journals:
+        raise NotFoundError("the attempt has no journal", op="list", key=layout.journal_prefix(attempt))
+    return tuple(_read(store, attempt, journal) for journal in folder.journals)
+
+
+def _read(store: Store, attempt: SnapshotId, journal: Stat) -> Attempt:
+    """Read one journal."""
+    if journal.size > MAX_ATTEMPT_BYTES:
+        raise ManifestError(f"journal of {attempt} has {journal.size} bytes, more than {MAX_ATTEMPT_BYTES}")
+    return decode_attempt(store.read(journal.key), attempt)
 
 
 def journal_keys(store: Store, attempt: SnapshotId) -> frozenset[str] | None:
     """Return every object an attempt may have written; None when that cannot be known any more."""
     try:
-        return read_attempt(store, attempt).keys
+        return frozenset[str]().union(*(found.keys for found in read_attempts(store, attempt)))
     except (NotFoundError, ManifestError):
         return None
+
+
+def report_keys(store: Store, attempt: SnapshotId) -> list[str]:
+    """Return the keys of what ranks reported of an attempt, and of the hint who commits it. One listing."""
+    found = (stat.key for stat in store.list(layout.report_prefix(attempt)))
+    return [key for key in found if layout.attempt_of_report_folder(key) is not None]

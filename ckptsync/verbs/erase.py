@@ -18,7 +18,7 @@ from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Stat, Store, Upload
-from ckptsync.verbs.attempts import Folder, journal_keys
+from ckptsync.verbs.attempts import Folder, journal_keys, report_keys
 
 _BATCH = 1000
 """Keys of one delete, as many as S3 takes in a request."""
@@ -52,7 +52,7 @@ class View:
         if adopter in self.condemned:
             return False
         folder = self.folders.get(adopter)
-        return (folder is not None and folder.journal is not None) or marker.modified_s >= self.stale_s
+        return (folder is not None and bool(folder.journals)) or marker.modified_s >= self.stale_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ def erase(
         return Erased()
     recorded = journal_keys(run.store, attempt)
     folder = view.folders.get(attempt)
-    if recorded is None and folder is not None and folder.journal is not None and not named:
+    if recorded is None and folder is not None and folder.journals and not named:
         message = f"the journal of attempt {attempt} is damaged: what it wrote is left alone"
         run.observer(Event(kind=Kind.NOTICE, path=str(attempt), message=message))
         return Erased()
@@ -166,7 +166,9 @@ def _delete_records(store: Store, attempt: SnapshotId, folder: Folder | None) ->
     keys = [layout.pin_key(attempt)]
     if folder is not None:
         keys += [marker.key for marker in folder.adopters.values()]
-        keys.append(layout.journal_key(attempt))
+        keys += [journal.key for journal in folder.journals]
+        if any(journal.key != layout.journal_key(attempt) for journal in folder.journals):  # it was made by ranks
+            keys += report_keys(store, attempt)
     store.delete(keys)
     if folder is not None:
         store.delete([layout.condemned_key(attempt)])

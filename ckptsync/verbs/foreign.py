@@ -20,6 +20,7 @@ OUR_FOLDERS = (
     layout.DATA,
     layout.WRITERS,
     layout.JOURNALS,
+    layout.RANKS,
     layout.PINS,
     layout.ALIASES,
 )
@@ -105,6 +106,7 @@ _RECORDS: Mapping[str, Callable[[str], bool]] = {
     layout.MANIFESTS: lambda key: layout.snapshot_of_manifest_key(key) is not None,
     layout.WRITERS: lambda key: layout.epoch_of_writer_key(key) is not None,
     layout.JOURNALS: _is_journal,
+    layout.RANKS: lambda key: layout.attempt_of_report_folder(key) is not None,
     layout.PINS: _is_pin,
     layout.ALIASES: _is_alias,
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 
 from ckptsync import names
-from ckptsync.catalog import Listed
+from ckptsync.catalog import KEPT_CLAIMS, Listed
 from ckptsync.errors import ConfigError, ManifestError, NoSnapshotError, NotFoundError
 from ckptsync.events import Event, Kind
 from ckptsync.policy import Candidate, KeepPolicy
@@ -25,8 +25,8 @@ from ckptsync.verbs.erase import Erased, View, abort_wholly, condemn, erase
 from ckptsync.verbs.foreign import Names, foreign_keys, names_of
 
 _FOREIGN_NAMES = 1000
-_KEPT_RECORDS = 10
-"""So many of the newest claims, and of the newest versions of an alias, stay whatever their age."""
+_KEPT_VERSIONS = 10
+"""So many of the newest versions of an alias stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool)
         stale_s=now_s - grace_s,
     )
     erased, loose = _erase_all(run, view, doomed, orphans, dry_run=dry_run)
-    records = [*_old_claims(run, now_s - grace_s), *_old_alias_versions(run)]
+    records = [*_old_claims(run, now_s - grace_s), *_old_alias_versions(run), *_old_reports(run, view)]
     if not dry_run:
         run.store.delete([stat.key for stat in records])
     return Collected(
@@ -296,11 +296,18 @@ def _abort_settled(run: Run, owner: SnapshotId, uploads: list[Upload], view: Vie
 def _old_claims(run: Run, before_s: float) -> list[Stat]:
     """Claims on epochs long past; the newest few stay, and with them the newest epoch."""
     claims = (stat for stat in run.store.list(layout.WRITERS) if layout.epoch_of_writer_key(stat.key) is not None)
-    return [stat for stat in islice(claims, _KEPT_RECORDS, None) if stat.modified_s < before_s]
+    return [stat for stat in islice(claims, KEPT_CLAIMS, None) if stat.modified_s < before_s]
+
+
+def _old_reports(run: Run, view: View) -> Iterator[Stat]:
+    """What ranks reported of snapshots that are committed long since: the manifest has it all."""
+    for stat in run.store.list(layout.RANKS):
+        if layout.attempt_of_report_folder(stat.key) in view.committed and stat.modified_s < view.stale_s:
+            yield stat
 
 
 def _old_alias_versions(run: Run) -> Iterator[Stat]:
     """Versions of aliases superseded long ago."""
     versions = (stat for stat in run.store.list(layout.ALIASES) if layout.version_of_alias_key(stat.key) is not None)
     for _, found in groupby(versions, key=lambda stat: stat.key.rpartition("/")[0]):
-        yield from islice(found, _KEPT_RECORDS, None)
+        yield from islice(found, _KEPT_VERSIONS, None)

@@ -19,7 +19,7 @@ from ckptsync.snapshot import diff
 from ckptsync.snapshot.diff import Diff
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest
-from ckptsync.verbs.attempts import Folder, folders, read_attempt
+from ckptsync.verbs.attempts import Folder, folders, read_attempts
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -133,7 +133,7 @@ def _rank(found: _Found) -> tuple[int, int, str]:
 
 def _is_pending(folder: Folder, seen: set[SnapshotId]) -> bool:
     """Whether an attempt without manifest may still come to something."""
-    return folder.journal is not None and folder.condemned is None and seen.isdisjoint(folder.adopters)
+    return bool(folder.journals) and folder.condemned is None and seen.isdisjoint(folder.adopters)
 
 
 def _row(run: Run, found: _Found, *, pinned: bool, aliases: tuple[str, ...]) -> Row | None:
@@ -153,7 +153,7 @@ def _row(run: Run, found: _Found, *, pinned: bool, aliases: tuple[str, ...]) -> 
                 pinned=pinned,
                 aliases=aliases,
             )
-        attempt = read_attempt(run.store, found.id)
+        shares = read_attempts(run.store, found.id)
     except NotFoundError:
         return None
     except ManifestError as error:
@@ -171,9 +171,9 @@ def _row(run: Run, found: _Found, *, pinned: bool, aliases: tuple[str, ...]) -> 
         snapshot=str(found.id),
         step=found.id.step,
         epoch=found.id.epoch,
-        created=attempt.created,
-        bytes=attempt.size,
-        files=len(attempt.files),
+        created=min(share.created for share in shares),
+        bytes=sum(share.size for share in shares),
+        files=sum(len(share.files) for share in shares),
         state="incomplete",
         pinned=pinned,
         aliases=aliases,

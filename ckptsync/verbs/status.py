@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from ckptsync.catalog import Listed
 from ckptsync.errors import ManifestError, NotFoundError
 from ckptsync.run import Run
+from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.verbs.attempts import folders, read_attempt
+from ckptsync.verbs.attempts import Folder, folders, read_attempts, report_keys
+from ckptsync.verbs.gathering import host_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +22,16 @@ class Pending:
         step: training step.
         bytes: of all its files.
         age_s: seconds since it began.
+        world: how many ranks save it together, as far as they told; 0 when there is a single writer.
+        missing: ranks that have not saved their part yet, each with its host in brackets.
     """
 
     snapshot: str
     step: int
     bytes: int
     age_s: float
+    world: int = 0
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,20 +104,33 @@ def _pending(run: Run, newest: SnapshotId | None) -> tuple[Pending, ...]:
     for folder in folders(run.store):
         if newest is not None and folder.id <= newest:
             break
-        if folder.journal is None or folder.condemned is not None:
+        if not folder.journals or folder.condemned is not None:
             continue
         seen.add(folder.id)
         if not seen.isdisjoint(folder.adopters) or run.catalog.exists(folder.id):
             continue
-        try:
-            size = read_attempt(run.store, folder.id).size
-        except NotFoundError:
-            continue
-        except ManifestError:
-            size = 0
-        age_s = _age_s(run, folder.modified_s)
-        found.append(Pending(snapshot=str(folder.id), step=folder.id.step, bytes=size, age_s=age_s))
+        found.append(_one(run, folder))
     return tuple(found)
+
+
+def _one(run: Run, folder: Folder) -> Pending:
+    """Look at one attempt, and whom it waits for."""
+    try:
+        shares = read_attempts(run.store, folder.id)
+    except (NotFoundError, ManifestError):
+        shares = ()
+    reports = [known for key in report_keys(run.store, folder.id) if (known := layout.report_of_key(key))]
+    ranks = {share.rank: share.writer.host for share in shares if share.rank is not None}
+    world = max([report[2] for report in reports] + [rank + 1 for rank in ranks], default=0)
+    waiting = sorted(set(range(world)) - {report[1] for report in reports})
+    return Pending(
+        snapshot=str(folder.id),
+        step=folder.id.step,
+        bytes=sum(share.size for share in shares),
+        age_s=_age_s(run, folder.modified_s),
+        world=world,
+        missing=tuple(f"rank {rank} ({host_named(ranks.get(rank))})" for rank in waiting),
+    )
 
 
 def _age_s(run: Run, modified_s: float) -> float:

@@ -73,7 +73,7 @@ def _opened(workers: int = 3) -> Iterator[tuple[Run, Killing, Path]]:
     """A run on an empty bucket, and a folder to work in."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("ckptsync.verbs.save.provenance", return_value=Provenance()),
+        mock.patch("ckptsync.verbs.sending.provenance", return_value=Provenance()),
         mock.patch("os.fsync"),
     ):
         store = Killing(MemoryStore())

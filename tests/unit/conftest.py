@@ -93,7 +93,7 @@ def run_with(
     store: Watched, events: list[Event], clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Run]:
     """Open a run on the bucket, with parts of 1 MiB; other options and another store by keyword."""
-    monkeypatch.setattr("ckptsync.verbs.save.provenance", lambda *_: Provenance())  # asking git takes long
+    monkeypatch.setattr("ckptsync.verbs.sending.provenance", lambda *_: Provenance())  # asking git takes long
     monkeypatch.setattr(os, "fsync", lambda _: None)  # so does the disk; its own tests are in transfer/
 
     def make(*, on: Store | None = None, single_writer: bool = False, **transfer: Any) -> Run:

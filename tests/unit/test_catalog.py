@@ -283,3 +283,59 @@ def test_other_failures_are_not_mistaken_for_an_empty_run(catalog: Catalog, stor
     store.fail("get", TransientError("slow down"))
     with pytest.raises(TransientError):
         catalog.latest()
+
+
+# -- launches ------------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_of_a_launch_share_one_claim(catalog: Catalog) -> None:
+    first = catalog.join("job-1")
+    assert catalog.join("job-1") == first
+    assert catalog.newest_epoch() == first.epoch == 1
+
+
+@pytest.mark.req(26)
+def test_a_newer_launch_or_writer_fences_the_older_one(catalog: Catalog) -> None:
+    catalog.join("job-1")
+    assert catalog.join("job-2").epoch == 2
+    with pytest.raises(FencedError, match="epoch 2"):
+        catalog.join("job-1")
+    catalog.claim()
+    for launch in ("job-1", "job-2"):
+        with pytest.raises(FencedError, match="epoch 3"):
+            catalog.join(launch)
+    assert catalog.newest_epoch() == 3
+
+
+def test_many_ranks_that_begin_at_once_share_one_claim(catalog: Catalog) -> None:
+    claims: list[int] = []
+    threads = [threading.Thread(target=lambda: claims.append(catalog.join("job-1").epoch)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert claims == [1] * 16
+
+
+def test_a_rank_that_loses_the_race_against_another_launch_goes_on(catalog: Catalog, store: Any) -> None:
+    raced = []
+
+    def race(verb: str, key: str) -> None:
+        if verb == "put" and key == layout.writer_key(1) and not raced:
+            raced.append(key)
+            catalog.join("other")
+
+    store.before = race
+    assert catalog.join("job-1").epoch == 2
+
+
+@pytest.mark.req(22)
+def test_a_launch_is_not_begun_on_a_store_that_ignores_conditions(catalog: Catalog, store: Any) -> None:
+    real = store.inner.put
+
+    def careless(key: str, data: Buffer, **_: bool) -> Stat:
+        return real(key, data)
+
+    store.inner.put = careless
+    with pytest.raises(UnsupportedError, match="ignores the condition"):
+        catalog.join("job-1")

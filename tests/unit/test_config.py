@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ckptsync.config import MIB, Config, Transfer, parse_duration, parse_size, resolve
+from ckptsync.config import MIB, Config, Transfer, launch_name, parse_duration, parse_size, resolve
 from ckptsync.errors import ConfigError
 
 
@@ -149,3 +149,23 @@ def test_where_journals_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/srv/somebody")
     assert Config().state_path() == Path("/srv/somebody/.local/state/ckptsync")
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({}, ""),
+        ({"CKPTSYNC_LAUNCH": "mine", "SLURM_JOB_ID": "7"}, "mine"),
+        ({"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "1"}, ""),
+        ({"TORCHELASTIC_RUN_ID": "j", "TORCHELASTIC_RESTART_COUNT": "1"}, "torchrun-j-1"),
+        ({"SLURM_JOB_ID": "7"}, "slurm-7-0-"),
+        ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2", "SLURM_STEP_ID": "0"}, "slurm-7-2-0"),
+        ({"TORCHELASTIC_RUN_ID": "7", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}, "torchrun-7-0+slurm-7-1-"),
+    ],
+)
+def test_the_launch_is_named_by_the_user_or_the_scheduler(environ: dict[str, str], name: str) -> None:
+    assert launch_name(environ) == name
+
+
+def test_the_name_of_the_launch_is_no_option() -> None:
+    assert resolve(environ={"CKPTSYNC_LAUNCH": "x"}) == Config()

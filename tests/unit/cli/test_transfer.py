@@ -120,3 +120,34 @@ def test_adopt_takes_what_is_there(ask: Ask, call: Call, source: Path) -> None:
     assert (adopted["step"], adopted["files"], adopted["bytes"], adopted["bytes_sent"]) == (5, 1, 7000, 0)
     call("restore", "run", "target")
     assert Path("target/weights.bin").read_bytes() == b"weights" * 1000
+
+
+@pytest.mark.req(25)
+def test_ranks_save_one_snapshot_and_a_missing_one_is_named_with_exit_code_7(
+    call: Call, ask: Ask, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CKPTSYNC_LAUNCH", "job-1")
+    rank = ["save", source, "run", "--step", 7, "--world", 2]
+    failed = call(*rank, "--rank", 0, "--under", "zero", "--rank-timeout", "0s", exit_code=7)
+    assert "rank 1 (host unknown" in failed.stderr
+    assert ask("status", "run")[0]["pending"][0]["missing"] == ["rank 1 (host unknown, it never began)"]
+    saved = ask(*rank, "--rank", 1, "--under", "one")[0]
+    assert saved["files"] == 2 * len([path for path in source.rglob("*") if path.is_file()])
+    again = ask(*rank, "--rank", 0, "--under", "zero")[0]
+    assert (again["snapshot"], again["bytes_sent"]) == (saved["snapshot"], 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rank", 0], "go together"),
+        (["--world", 2], "go together"),
+        (["--launch", "x"], "are for ranks"),
+        (["--rank", 0, "--world", 2], "--launch, CKPTSYNC_LAUNCH"),
+        (["--rank", 2, "--world", 2, "--launch", "x"], "rank 2 of 2 makes no sense"),
+        (["--rank", 0, "--world", 2, "--launch", "x", "--under", "/abs"], "cannot go under"),
+    ],
+)
+def test_ranks_that_cannot_be_are_usage_errors(call: Call, source: Path, arguments: list[object], words: str) -> None:
+    assert words in call("save", source, "run", "--step", 7, *arguments, exit_code=2).stderr
+    assert not Path("run").exists()

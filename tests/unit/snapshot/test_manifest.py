@@ -129,7 +129,7 @@ def test_a_body_that_is_no_manifest_is_refused(body: bytes) -> None:
 
 
 def test_one_too_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "MAX_MANIFEST_BYTES", 10)
+    monkeypatch.setattr("ckptsync.snapshot.envelope.MAX_MANIFEST_BYTES", 10)
     with pytest.raises(ManifestError, match="larger than 10"):
         decode(encode(make()))
 

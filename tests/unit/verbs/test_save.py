@@ -32,7 +32,7 @@ from ckptsync.snapshot.manifest import DirectoryEntry, FileEntry, LinkEntry, Man
 from ckptsync.store.base import PartTag, StoreWrapper, Upload
 from ckptsync.testing.clock import FakeClock
 from ckptsync.transfer.source import Identity
-from ckptsync.verbs import save as save_module
+from ckptsync.verbs import sending as save_module
 from ckptsync.verbs.save import Saved, save
 
 Check = Callable[[Run, Saved], Manifest]

@@ -1,0 +1,60 @@
+"""How a record stands in its object: with its format, its version, and a digest that shows damage."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ckptsync.errors import ManifestError
+from ckptsync.snapshot.digest import part_digest
+
+MAX_MANIFEST_BYTES = 1 << 30
+
+
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in the object: the record and its digest, in canonical JSON."""
+
+    blake3: str
+    format: str
+    manifest: msgspec.Raw
+    version: int
+
+
+def seal(name: str, version: int, body: bytes) -> bytes:
+    """Return the content of the object that holds a record.
+
+    Args:
+        name: of its format.
+        version: of its format.
+        body: the record as canonical JSON.
+    """
+    envelope = _Envelope(blake3=part_digest(body), format=name, manifest=msgspec.Raw(body), version=version)
+    return msgspec.json.encode(envelope, order="sorted")
+
+
+def unseal(data: bytes, name: str, version: int) -> bytes:
+    """Return the record in an object's content, believing nothing.
+
+    Args:
+        data: the object's content.
+        name: the format it must have.
+        version: the version of that.
+
+    Raises:
+        ManifestError: damaged, of another format or version, or too large.
+    """
+    what = name.removeprefix("ckptsync-")
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{what} of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
+    try:
+        envelope = msgspec.json.decode(data, type=_Envelope)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"{what} is damaged: {error}") from error
+    if envelope.format != name or envelope.version != version:
+        raise ManifestError(
+            f"{what} is of format {envelope.format!r} version {envelope.version}; "
+            f"this ckptsync reads {name!r} version {version}: install a newer ckptsync"
+        )
+    body = bytes(envelope.manifest)
+    if part_digest(body) != envelope.blake3:
+        raise ManifestError(f"{what} is damaged: its digest does not match")
+    return body

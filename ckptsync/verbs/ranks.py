@@ -1,0 +1,208 @@
+"""Save with many ranks: each brings its own files, and all of them together become one snapshot, or nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptsync import names
+from ckptsync.catalog import this_writer, timestamp
+from ckptsync.errors import ConfigError, IncompleteError, ManifestError, NotFoundError
+from ckptsync.run import Run
+from ckptsync.snapshot import layout
+from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Manifest
+from ckptsync.snapshot.report import Report
+from ckptsync.store.base import Stat, Upload
+from ckptsync.transfer.journal import Journal, journal_path, open_journal
+from ckptsync.transfer.source import SourceTree
+from ckptsync.transfer.workbench import Leftovers, Tally
+from ckptsync.verbs.compare import same_content
+from ckptsync.verbs.gathering import Gathering, gather
+from ckptsync.verbs.save import Saved, saved
+from ckptsync.verbs.sending import Description, Sending, check_at_rest, checked_tree, describe, sorted_entries
+
+_NONE: Mapping[str, float] = {}
+_NO_META: Mapping[str, str] = {}
+DEFAULT_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """One of the processes that save a step together.
+
+    Attributes:
+        rank: which one, 0 to `world` less 1.
+        world: how many there are, 1 to 99 999.
+        launch: names this start of the job: the same text on all ranks, and another at every start, as a scheduler's job id
+            with its restart count is. What two starts wrote is never mixed.
+        under: a folder of the snapshot that this rank's files go into; empty puts them at its root, where two ranks must not
+            have different files of the same name.
+        timeout_s: how long to wait for the other ranks once our own files are in the bucket, in seconds.
+    """
+
+    rank: int
+    world: int
+    launch: str
+    under: str = ""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.world <= layout.MAX_WORLD or not 0 <= self.rank < self.world:
+            raise ConfigError(
+                f"rank {self.rank} of {self.world} makes no sense; ranks count from 0, and there are at most "
+                f"{layout.MAX_WORLD}"
+            )
+        if not self.launch.strip() or len(self.launch) > layout.MAX_LAUNCH_LETTERS:
+            raise ConfigError(
+                "this start of the job has no usable name; give all ranks the same one, another at every start "
+                "(--launch, CKPTSYNC_LAUNCH)"
+            )
+        if self.under:
+            try:
+                layout.check_path(self.under)
+            except ManifestError as error:
+                raise ConfigError(f"files cannot go under {self.under!r}: {error}") from error
+
+
+def save_rank(
+    run: Run,
+    source: Path,
+    rank: Rank,
+    *,
+    step: int,
+    metrics: Mapping[str, float] = _NONE,
+    meta: Mapping[str, str] = _NO_META,
+    alias: str | None = None,
+    fingerprint: str = "",
+) -> Saved:
+    """Bring one rank's files, and return once the files of all ranks are one committed snapshot.
+
+    Ranks never wait for each other but in the bucket, so that none can hang another. Called again after a kill, with the same
+    launch, it continues. Metrics and free text of all ranks are joined; of equal names the lowest rank's counts.
+
+    Args:
+        run: where to.
+        source: a file or a directory, at rest until this returns.
+        rank: who we are.
+        step: training step, 0 to 999 999 999 999, the same on all ranks.
+        metrics: numbers to choose by later.
+        meta: free text.
+        alias: a name that shall stand for the snapshot; one rank is enough to give it.
+        fingerprint: the caller's digest of its training configuration.
+
+    Raises:
+        ConfigError: the source or an argument cannot be used; the bucket was not touched.
+        IncompleteError: ranks are missing when the time is over (`missing`), or do not fit together; nothing was committed.
+        SourceChangedError: the source changed meanwhile; nothing was committed.
+        FencedError: a newer launch or writer owns the run; nothing was committed.
+        UnsupportedError: the store cannot create conditionally.
+        StoreError: the bucket failed for good; what was sent is used by the next call.
+    """
+    begun_s = run.clock.monotonic()
+    if alias is not None:
+        layout.alias_prefix(alias)
+    described = describe(metrics, meta, fingerprint)
+    tree = checked_tree(run, source, step, under=rank.under)
+    epoch = run.catalog.join(rank.launch).epoch
+    snapshot = layout.shared_snapshot_id(epoch, step, rank.launch)
+    us = Gathering(run=run, snapshot=snapshot, rank=rank.rank, world=rank.world)
+    tally = Tally()
+    if not _is_done(us, tree):
+        journal_at = journal_path(run.config.state_path(), f"{run.url}\n{rank.rank}", source)
+        with open_journal(journal_at, observer=run.observer) as journal:
+            sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally, rank=rank.rank)
+            us.report(_bring(us, tree, sending, described, begun_s))
+            journal.remove()
+    manifest = gather(us, timeout_s=rank.timeout_s)
+    _check_it_is_ours(us, manifest, tree)
+    if alias is not None:
+        names.promote(run.catalog, snapshot, alias)
+    return saved(manifest, tally, run.clock.monotonic() - begun_s)
+
+
+def _bring(us: Gathering, tree: SourceTree, sending: Sending, described: Description, begun_s: float) -> Report:
+    """Send our files, and say what they are."""
+    run = us.run
+    parent = run.catalog.latest()
+    leftovers = _leftovers(us, tree, sending.journal)
+    sending.announce(tree)
+    entries = sending.send(tree, parent, leftovers)
+    check_at_rest(tree, entries, always=run.config.transfer.reread_source)
+    return Report(
+        snapshot=str(us.snapshot),
+        rank=us.rank,
+        world=us.world,
+        writer=this_writer(),
+        created=timestamp(run.clock),
+        entries=sorted_entries(tree, entries),
+        metrics=described.metrics,
+        meta=described.meta,
+        parent=parent.snapshot if parent else "",
+        provenance=described.provenance,
+        cost=Cost(
+            seconds=round(run.clock.monotonic() - begun_s, 3),
+            bytes_sent=sending.tally.bytes_sent,
+            bytes_reused=sending.tally.bytes_reused,
+        ),
+    )
+
+
+def _leftovers(us: Gathering, tree: SourceTree, journal: Journal) -> Leftovers:
+    """What an earlier try of this rank left in the bucket, when it is known that there was one."""
+    if us.snapshot not in journal.attempts:
+        journal.forget()
+    store = us.run.store
+    try:
+        store.stat(layout.journal_key(us.snapshot, us.rank))
+    except NotFoundError:
+        return Leftovers(uploads={}, objects={})
+    objects: dict[str, Stat] = {}
+    uploads: dict[str, Upload] = {}
+    for file in tree.files:
+        key = layout.data_key(us.snapshot, file.path)
+        try:
+            objects[file.path] = store.stat(key)
+        except NotFoundError:
+            found = store.uploads(key) if store.traits.multipart else iter(())
+            if (upload := next((one for one in found if one.key == key), None)) is not None:
+                uploads[file.path] = upload
+    return Leftovers(uploads=uploads, objects=objects)
+
+
+def _is_done(us: Gathering, tree: SourceTree) -> bool:
+    """Whether this rank has reported just these files already, as after a kill while it waited.
+
+    Raises:
+        IncompleteError: it has reported others.
+    """
+    try:
+        report = us.read(us.rank)
+    except NotFoundError:
+        return False
+    _check_same(us, report.entries, tree)
+    return True
+
+
+def _check_it_is_ours(us: Gathering, manifest: Manifest, tree: SourceTree) -> None:
+    """Make sure that the snapshot holds our part: somebody else's commit may be of an earlier try."""
+    paths = {entry.path for entry in manifest.entries}
+    if lost := next((file.path for file in tree.files if file.path not in paths), None):
+        raise IncompleteError(f"snapshot {us.snapshot} was committed without {lost} of rank {us.rank}")
+
+
+def _check_same(us: Gathering, entries: tuple[Entry, ...], tree: SourceTree) -> None:
+    """Compare the disk with what was reported, byte for byte.
+
+    Raises:
+        IncompleteError: they differ.
+    """
+    reported = {entry.path: entry for entry in entries if isinstance(entry, FileEntry)}
+    same = reported.keys() == {file.path for file in tree.files} and all(
+        same_content(file.location, reported[file.path]) for file in tree.files
+    )
+    if not same:
+        raise IncompleteError(
+            f"rank {us.rank} has saved other files as step {us.snapshot.step} in this launch before; name each start of "
+            "the job differently (--launch)"
+        )

@@ -1,0 +1,172 @@
+"""What every save does before it may commit: look at the source, send it, and make sure that it is still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptsync.catalog import this_writer, timestamp
+from ckptsync.errors import ConfigError, DiskError, ManifestError, SourceChangedError
+from ckptsync.events import Event, Kind
+from ckptsync.run import Run
+from ckptsync.snapshot import layout
+from ckptsync.snapshot.attempt import Attempt, encode_attempt
+from ckptsync.snapshot.layout import SnapshotId
+from ckptsync.snapshot.manifest import (
+    Entry,
+    FileEntry,
+    Manifest,
+    Provenance,
+    checked_meta,
+    checked_metrics,
+    decode,
+    encode,
+)
+from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.journal import Journal
+from ckptsync.transfer.source import SourceTree, scan
+from ckptsync.transfer.upload import upload_files
+from ckptsync.transfer.workbench import Bench, Leftovers, Tally, choose_part_bytes
+from ckptsync.verbs.compare import same_content
+from ckptsync.verbs.provenance import provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a manifest says besides its entries."""
+
+    metrics: dict[str, float | None]
+    meta: dict[str, str]
+    provenance: Provenance
+
+
+def describe(metrics: Mapping[str, float], meta: Mapping[str, str], fingerprint: str) -> Description:
+    """Check what the caller says of the snapshot.
+
+    Raises:
+        ConfigError: it cannot stand in a manifest.
+    """
+    checked_meta({"fingerprint": fingerprint})
+    return Description(checked_metrics(metrics), checked_meta(meta), provenance(Path.cwd(), fingerprint))
+
+
+def checked_tree(run: Run, source: Path, step: int, *, under: str = "") -> SourceTree:
+    """Look at the source, and make sure that the bucket can take it before it is touched.
+
+    Args:
+        run: where it goes.
+        source: a file or a directory.
+        step: training step.
+        under: the folder of the snapshot it goes into; empty for its root.
+
+    Raises:
+        ConfigError: the source or the step cannot be used.
+    """
+    some_id = SnapshotId(1, step, "x" * 8)
+    if run.directory and run.directory.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"the run {run.directory} lies inside {source}, which cannot hold a copy of itself")
+    tree = scan(source, now_ns=int(run.clock.now() * 1e9)).below(under)
+    for file in tree.files:
+        layout.data_key(some_id, file.path)
+        choose_part_bytes(file.size, run.config.transfer.part_bytes, run.store.traits, file.path)
+    return tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """One attempt's, or one rank's, way into the bucket.
+
+    Attributes:
+        run: where to.
+        snapshot: the attempt.
+        journal: of this machine.
+        tally: counts what was sent.
+        rank: whose share it is; None when there is a single writer.
+    """
+
+    run: Run
+    snapshot: SnapshotId
+    journal: Journal
+    tally: Tally
+    rank: int | None = None
+
+    def announce(self, tree: SourceTree) -> None:
+        """Tell the bucket what may be written; before any data is."""
+        attempt = Attempt(
+            snapshot=str(self.snapshot),
+            files=tuple((file.path, file.size) for file in tree.files),
+            created=timestamp(self.run.clock),
+            writer=this_writer(),
+            rank=self.rank,
+        )
+        self.run.store.put(layout.journal_key(self.snapshot, self.rank), encode_attempt(attempt))
+        self.journal.attempt(self.snapshot)
+
+    def send(self, tree: SourceTree, parent: Manifest | None, leftovers: Leftovers) -> tuple[FileEntry, ...]:
+        """Bring the files of a tree into the bucket; an entry for each, sorted by path.
+
+        Args:
+            tree: what was announced.
+            parent: the snapshot whose unchanged parts may be copied.
+            leftovers: what an earlier attempt left in the bucket.
+
+        Raises:
+            SourceChangedError: a file changed while it was read.
+            StoreError: the bucket failed for good.
+        """
+        run, transfer = self.run, self.run.config.transfer
+        run.observer(Event(kind=Kind.PLANNED, bytes=tree.size, count=len(tree.files)))
+        bench = Bench(
+            store=run.store,
+            snapshot=self.snapshot,
+            transfer=transfer,
+            buffers=Buffers(transfer.workers, transfer.part_bytes),
+            journal=self.journal,
+            observer=run.observer,
+            tally=self.tally,
+            check_not_fenced=lambda: run.catalog.check_not_fenced(self.snapshot.epoch),
+            shared=self.rank is not None,
+        )
+        previous = {file.path: file for file in parent.files} if parent else {}
+        return upload_files(tree.files, bench, previous=previous, leftovers=leftovers)
+
+
+def check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...], *, always: bool) -> None:
+    """Make sure that what was sent is what is there now; with `always`, by reading every file again.
+
+    Raises:
+        SourceChangedError: something was written to meanwhile.
+        DiskError: a file cannot be read any more.
+    """
+    tree.check_unchanged()
+    saved = {entry.path: entry for entry in entries}
+    for file in tree.files:
+        if not (always or file.could_hide_a_change(tree.scanned_ns)):
+            continue
+        try:
+            same = same_content(file.location, saved[file.path])
+        except FileNotFoundError:
+            same = False
+        except OSError as error:
+            raise DiskError(f"cannot read {file.location}: {error.strerror}") from error
+        if not same:
+            raise SourceChangedError(f"{file.location} changed while it was being saved; save it when it is at rest")
+
+
+def sorted_entries(tree: SourceTree, files: tuple[FileEntry, ...]) -> tuple[Entry, ...]:
+    """All entries of the manifest by path."""
+    entries: list[Entry] = [*files, *tree.links, *tree.directories]
+    return tuple(sorted(entries, key=lambda entry: entry.path))
+
+
+def check_sound(manifest: Manifest) -> None:
+    """Refuse to commit what a restore would refuse.
+
+    Raises:
+        ConfigError: a name in the source cannot be stored.
+    """
+    try:
+        decode(encode(manifest), manifest.id)
+    except ManifestError as error:
+        raise ConfigError(f"this tree cannot be saved: {error}") from error

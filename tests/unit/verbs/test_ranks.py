@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptsync.clock import SYSTEM
+from ckptsync.config import MIB
+from ckptsync.errors import (
+    CkptsyncError,
+    ConfigError,
+    FencedError,
+    IncompleteError,
+    ManifestError,
+    TransientError,
+    UnsupportedError,
+)
+from ckptsync.events import Event
+from ckptsync.policy import LatestN
+from ckptsync.run import Run
+from ckptsync.snapshot import layout
+from ckptsync.store.base import StoreWrapper
+from ckptsync.verbs import gathering
+from ckptsync.verbs.gc import collect
+from ckptsync.verbs.ranks import Rank, save_rank
+from ckptsync.verbs.restore import restore
+from ckptsync.verbs.save import Saved, save
+from ckptsync.verbs.status import status
+
+Outcome = Saved | BaseException
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Callable[[int], Path]:
+    """What a rank has on its disk: a shard of its own, of three parts, and a file that all have."""
+
+    def make(rank: int) -> Path:
+        folder = tmp_path / f"node-{rank}"
+        if not folder.exists():
+            folder.mkdir()
+            (folder / f"shard-{rank}.bin").write_bytes(bytes([rank + 1]) * (2 * MIB + rank))
+            (folder / "config.json").write_bytes(b"{}")
+            (folder / "empty").touch()
+        return folder
+
+    return make
+
+
+def _each(ranks: Iterable[int], call: Callable[[int], Saved]) -> dict[int, Outcome]:
+    """Call at the same time; what each returned or raised."""
+    outcomes: dict[int, Outcome] = {}
+
+    def one(rank: int) -> None:
+        try:
+            outcomes[rank] = call(rank)
+        except CkptsyncError as error:
+            outcomes[rank] = error
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+@pytest.fixture
+def save_all(run: Run, shards: Callable[[int], Path]) -> Callable[..., dict[int, Outcome]]:
+    """Save with some of the ranks, each in a thread of its own. Time is real: ranks truly wait for each other."""
+    run = replace(run, clock=SYSTEM)
+
+    def saving(world: int, ranks: Iterable[int] | None = None, *, step: int = 5, **options: Any) -> dict[int, Outcome]:
+        def one(rank: int) -> Saved:
+            chosen = Rank(**{"rank": rank, "world": world, "launch": "job-1", "timeout_s": 300.0, **options})
+            return save_rank(run, shards(rank), chosen, step=step, metrics={"loss": 1.0 + rank, f"only{rank}": 1})
+
+        return _each(range(world) if ranks is None else ranks, one)
+
+    return saving
+
+
+@pytest.mark.req(25)
+def test_the_files_of_all_ranks_become_one_snapshot(
+    run: Run, shards: Callable[[int], Path], save_all: Callable[..., dict[int, Outcome]], tmp_path: Path
+) -> None:
+    outcomes = save_all(4)
+    results = [outcome for outcome in outcomes.values() if isinstance(outcome, Saved)]
+    assert len(results) == 4, outcomes
+    assert len({result.snapshot for result in results}) == 1
+    assert [listed.id.step for listed in run.catalog.listed()] == [5]
+    restore(run, tmp_path / "back")
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == [
+        "config.json",
+        "empty",
+        *(f"shard-{rank}.bin" for rank in range(4)),
+    ]
+    for rank in range(4):
+        name = f"shard-{rank}.bin"
+        assert (tmp_path / "back" / name).read_bytes() == (shards(rank) / name).read_bytes()
+    manifest = run.catalog.latest()
+    assert manifest is not None
+    assert manifest.metrics == {"loss": 1.0, **{f"only{rank}": 1 for rank in range(4)}}
+    assert len(manifest.ranks) == 4
+
+
+@pytest.mark.req(25)
+def test_a_file_that_all_ranks_have_is_stored_once(run: Run, save_all: Callable[..., dict[int, Outcome]]) -> None:
+    outcomes = save_all(4)
+    keys = [found.key.rpartition("/")[2] for found in run.store.list(layout.DATA)]
+    assert keys == ["config.json", "empty", *(f"shard-{rank}.bin" for rank in range(4))]
+    sent = sum(outcome.bytes_sent for outcome in outcomes.values() if isinstance(outcome, Saved))
+    assert sent == sum(found.size for found in run.store.list(layout.DATA))
+
+
+@pytest.mark.req(25, 10)
+def test_a_missing_rank_is_named_and_the_previous_snapshot_stays(
+    run: Run, save_all: Callable[..., dict[int, Outcome]], source: Path, shards: Callable[[int], Path]
+) -> None:
+    before = save(run, source, step=1)
+    outcomes = save_all(4, ranks=[0, 1, 2], timeout_s=0.5)
+    for outcome in outcomes.values():
+        assert isinstance(outcome, IncompleteError)
+        assert outcome.exit_code == 7
+        assert outcome.missing == (3,)
+        assert "1 of 4 ranks" in str(outcome)
+        assert "rank 3 (host unknown" in str(outcome)
+    latest = run.catalog.latest()
+    assert latest is not None
+    assert latest.snapshot == before.snapshot
+    pending = status(run).pending[0]
+    assert (pending.world, pending.missing) == (4, ("rank 3 (host unknown, it never began)",))
+    late = save_rank(run, shards(3), Rank(rank=3, world=4, launch="job-1"), step=5)
+    assert late.committed
+    assert late.files == 6
+
+
+@pytest.mark.req(25)
+def test_the_host_of_a_rank_that_began_and_died_is_named(
+    save_all: Callable[..., dict[int, Outcome]], store: Any, killed: type[BaseException]
+) -> None:
+    def kill(verb: str, key: str) -> None:
+        if verb == "put_part" and key.endswith("shard-1.bin"):
+            raise killed
+
+    store.before = kill
+    outcomes: dict[int, Any] = {}
+    died = threading.Thread(target=lambda: _swallow(killed, lambda: save_all(2, ranks=[1])))
+    died.start()
+    died.join()
+    store.heal()
+    outcomes = save_all(2, ranks=[0], timeout_s=0.0)
+    assert "rank 1 (host " in str(outcomes[0])
+    assert "unknown" not in str(outcomes[0])
+
+
+def _swallow(kind: type[BaseException], call: Callable[[], object]) -> None:
+    threading.excepthook, before = (lambda _: None), threading.excepthook
+    try:
+        call()
+    except kind:
+        pass
+    finally:
+        threading.excepthook = before
+
+
+@pytest.mark.req(25)
+def test_other_steps_are_not_mixed_and_the_message_says_so(save_all: Callable[..., dict[int, Outcome]]) -> None:
+    assert isinstance(save_all(2, ranks=[1], step=6, timeout_s=0.0)[1], IncompleteError)
+    outcome = save_all(2, ranks=[0], step=5, timeout_s=0.0)[0]
+    assert isinstance(outcome, IncompleteError)
+    assert "it has saved step 6" in str(outcome)
+
+
+@pytest.mark.req(25, 26)
+def test_another_launch_fences_the_first(run: Run, save_all: Callable[..., dict[int, Outcome]]) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    assert isinstance(save_all(2, launch="job-2")[0], Saved)
+    outcomes = save_all(2)
+    assert all(isinstance(outcome, FencedError) for outcome in outcomes.values())
+    assert [listed.id.epoch for listed in run.catalog.listed()] == [2]
+
+
+@pytest.mark.req(25)
+def test_ranks_that_disagree_about_their_number_are_refused_at_once(
+    save_all: Callable[..., dict[int, Outcome]],
+) -> None:
+    save_all(8, ranks=[3], timeout_s=0.0)
+    outcome = save_all(4, ranks=[0])[0]
+    assert isinstance(outcome, IncompleteError)
+    assert "rank 3 says that there are 8 ranks" in str(outcome)
+
+
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+def test_different_files_of_one_name_are_refused(run: Run, tmp_path: Path, size: int) -> None:
+    for rank in range(2):
+        (tmp_path / f"n{rank}").mkdir()
+        (tmp_path / f"n{rank}" / "model.bin").write_bytes(bytes([rank]) * size)
+
+    def one(rank: int) -> Saved:
+        return save_rank(run, tmp_path / f"n{rank}", Rank(rank=rank, world=2, launch="x", timeout_s=5), step=1)
+
+    outcomes = _each(range(2), one)
+    assert any(isinstance(outcome, IncompleteError) and "--under" in str(outcome) for outcome in outcomes.values())
+    assert run.catalog.latest() is None
+
+
+def test_each_rank_may_have_a_folder_of_its_own(run: Run, tmp_path: Path) -> None:
+    for rank in range(2):
+        (tmp_path / f"n{rank}").mkdir()
+        (tmp_path / f"n{rank}" / "model.bin").write_bytes(bytes([rank]) * 10)
+
+    def one(rank: int) -> Saved:
+        return save_rank(run, tmp_path / f"n{rank}", Rank(rank=rank, world=2, launch="x", under=f"r/{rank}"), step=1)
+
+    assert all(isinstance(outcome, Saved) for outcome in _each(range(2), one).values())
+    restore(run, tmp_path / "back")
+    assert (tmp_path / "back/r/1/model.bin").read_bytes() == b"\1" * 10
+
+
+@pytest.mark.req(25)
+def test_exactly_one_commit_is_made_and_most_ranks_read_no_reports(
+    run: Run, save_all: Callable[..., dict[int, Outcome]], store: Any
+) -> None:
+    save_all(8)
+    puts = [key for verb, key in store.calls if verb == "put" and key.startswith(layout.MANIFESTS)]
+    assert len(puts) == 1
+    reads = [key for verb, key in store.calls if verb == "read" and key.endswith("-of-00008.json")]
+    assert len(reads) <= 8 + 8  # the committer's, and each rank's look at its own
+    del run
+
+
+@pytest.mark.req(25, 20)
+def test_a_committer_that_died_is_replaced(
+    run: Run, save_all: Callable[..., dict[int, Outcome]], store: Any, shards: Callable[[int], Path]
+) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    epoch = run.catalog.newest_epoch()
+    snapshot = layout.shared_snapshot_id(epoch, 5, "job-1")
+    store.put(layout.committer_key(snapshot), b"0", if_absent=True)  # it said so, and was killed
+    save_rank(run, shards(1), Rank(rank=1, world=2, launch="job-1"), step=5)
+    assert sum(run.clock.slept_s) >= gathering.TAKE_OVER_S  # type: ignore[attr-defined]
+
+
+def test_two_committers_agree(run: Run, save_all: Callable[..., dict[int, Outcome]]) -> None:
+    saved = save_all(2)[0]
+    assert isinstance(saved, Saved)
+    snapshot = layout.parse_snapshot_id(saved.snapshot)
+    assert snapshot is not None
+    again = gathering.Gathering(run=run, snapshot=snapshot, rank=1, world=2).commit()
+    manifest = run.catalog.latest()
+    assert manifest is not None
+    assert again.commit_id == manifest.commit_id
+
+
+@pytest.mark.req(7)
+@pytest.mark.parametrize("lost_journal", [False, True])
+def test_a_rank_killed_while_it_sends_sends_only_the_rest(
+    run: Run,
+    save_all: Callable[..., dict[int, Outcome]],
+    store: Any,
+    killed: type[BaseException],
+    *,
+    lost_journal: bool,
+) -> None:
+    store.fail("put_part", killed, after=1)
+    died = threading.Thread(target=lambda: _swallow(killed, lambda: save_all(1)))
+    died.start()
+    died.join()
+    store.heal()
+    if lost_journal:
+        for journal in run.config.state_path().rglob("*.jsonl"):
+            journal.unlink()
+    saved = save_all(1)[0]
+    assert isinstance(saved, Saved)
+    assert store.count()["put_part"] == 1
+
+
+def test_a_rank_killed_while_it_waits_sends_nothing_again(save_all: Callable[..., dict[int, Outcome]]) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    outcomes = save_all(2)
+    assert isinstance(outcomes[0], Saved)
+    assert outcomes[0].bytes_sent == 0
+    assert isinstance(save_all(2, ranks=[0])[0], Saved)  # and so does one that comes when all is over
+
+
+def test_a_rank_with_other_files_in_the_same_launch_is_refused(
+    save_all: Callable[..., dict[int, Outcome]], shards: Callable[[int], Path]
+) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    (shards(0) / "shard-0.bin").write_bytes(b"something else")
+    outcome = save_all(2, ranks=[0])[0]
+    assert isinstance(outcome, IncompleteError)
+    assert "--launch" in str(outcome)
+
+
+@pytest.mark.req(20)
+def test_a_lost_answer_of_the_report_and_of_the_commit_is_no_failure(
+    run_with: Callable[..., Run], save_all: Callable[..., dict[int, Outcome]], store: Any
+) -> None:
+    del run_with
+    lost: set[str] = set()
+
+    def lose(verb: str, key: str) -> None:
+        top = key.partition("/")[0]
+        if verb == "put" and top in {"ranks", "manifests", "writers"} and key not in lost:
+            lost.add(key)
+            raise TransientError("the answer was lost")
+
+    store.after = lose
+    outcomes = save_all(2)
+    assert all(isinstance(outcome, TransientError) for outcome in outcomes.values())  # there is no Retrying here
+    store.after = lambda *_: None
+    assert all(isinstance(outcome, Saved) for outcome in save_all(2).values())
+
+
+def test_a_damaged_report_is_an_error_not_a_commit(run: Run, save_all: Callable[..., dict[int, Outcome]]) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    snapshot = layout.shared_snapshot_id(run.catalog.newest_epoch(), 5, "job-1")
+    run.store.put(layout.report_key(snapshot, 0, 2), b"{}")
+    outcome = save_all(2, ranks=[1])[1]
+    assert isinstance(outcome, ManifestError)
+    assert run.catalog.latest() is None
+
+
+def test_a_store_without_conditional_puts_is_refused_even_with_a_single_writer(
+    run_with: Callable[..., Run], limited: Callable[..., StoreWrapper], shards: Callable[[int], Path]
+) -> None:
+    run = run_with(on=limited(conditional_put=False), single_writer=True)
+    with pytest.raises(UnsupportedError, match="ranks cannot commit together"):
+        save_rank(run, shards(0), Rank(rank=0, world=2, launch="x"), step=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rank": 2},
+        {"rank": -1},
+        {"world": 0},
+        {"world": 100_000},
+        {"launch": " "},
+        {"launch": "x" * 201},
+        {"under": "../x"},
+    ],
+)
+def test_ranks_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        replace(Rank(rank=0, world=2, launch="x"), **wrong)
+
+
+def test_gc_deletes_all_that_ranks_left(
+    run: Run, save_all: Callable[..., dict[int, Outcome]], store: Any, source: Path, clock: Any
+) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    save_all(2, step=6)
+    last = save(run, source, step=7)
+    clock.advance(10)
+    collected = collect(run, LatestN(1), grace_s=1.0, dry_run=False)
+    assert len(collected.removed) == 1
+    assert len(collected.orphans) == 1
+    snapshot = layout.parse_snapshot_id(last.snapshot)
+    assert snapshot is not None
+    left = {found.key for found in store.list("") if not found.key.startswith(layout.WRITERS)}
+    assert left == {
+        layout.manifest_key(snapshot),
+        layout.journal_key(snapshot),
+        *(found.key for found in store.list(layout.data_prefix(snapshot))),
+    }
+
+
+def test_gc_deletes_reports_of_what_is_committed_long_since(
+    run: Run, save_all: Callable[..., dict[int, Outcome]], store: Any, clock: Any, events: list[Event]
+) -> None:
+    save_all(3)
+    clock.advance(100)
+    collect(run, None, grace_s=1000.0, dry_run=False)
+    assert list(store.list(layout.RANKS))
+    collect(run, None, grace_s=1.0, dry_run=False)
+    assert not list(store.list(layout.RANKS))
+    assert isinstance(save_all(3, ranks=[1])[1], Saved)  # it asks for what it has brought, and finds it in the manifest
+    del events
