@@ -52,6 +52,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     launch: str = ""
 
 
+_claims = msgspec.json.Decoder(Claim)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """A manifest as the listing shows it, not yet read.
@@ -223,7 +226,7 @@ class Catalog:
     def writer(self, epoch: int) -> Claim | None:
         """Return who claimed an epoch; None when nobody did or the record is damaged."""
         try:
-            return msgspec.json.decode(self.store.read(layout.writer_key(epoch)), type=Claim)
+            return _claims.decode(self.store.read(layout.writer_key(epoch)))
         except (NotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 

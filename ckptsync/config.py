@@ -128,6 +128,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Path(base) / "ckptsync"
 
 
+msgspec.json.Decoder(Config)  # works the types out now: threads may resolve at once (snapshot/envelope.py says more)
 _GROUPS = ("retry", "http", "s3", "gcs", "transfer")
 _RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG", "CKPTSYNC_LAUNCH"})
 _NUMBER = r"(?P<number>[0-9]{1,18}(?:\.[0-9]{1,18})?)\s*"

@@ -26,6 +26,9 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
     created: str
 
 
+_decoder = msgspec.json.Decoder(Alias)
+
+
 def find(catalog: Catalog, name: str) -> SnapshotId:
     """Resolve a snapshot id, a step, `latest`, `best:METRIC:min|max` or an alias.
 
@@ -89,7 +92,7 @@ def read_alias(catalog: Catalog, name: str) -> Alias | None:
     if (key := _newest_version(catalog, name)) is None:
         return None
     try:
-        return msgspec.json.decode(catalog.store.read(key), type=Alias)
+        return _decoder.decode(catalog.store.read(key))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"alias {name!r} is damaged: {error}") from error
 

@@ -19,6 +19,11 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
+# Here and wherever records are decoded the decoder is made with its module: msgspec works out a type when it first meets it, and
+# crashes the process when several threads do so at once (seen with 0.22).
+_decoder = msgspec.json.Decoder(_Envelope)
+
+
 def seal(name: str, version: int, body: bytes) -> bytes:
     """Return the content of the object that holds a record.
 
@@ -46,7 +51,7 @@ def unseal(data: bytes, name: str, version: int) -> bytes:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{what} of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
     try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
+        envelope = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"{what} is damaged: {error}") from error
     if envelope.format != name or envelope.version != version:

@@ -175,6 +175,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return sum(file.size for file in self.files)
 
 
+_decoder = msgspec.json.Decoder(Manifest)
+
+
 def encode(manifest: Manifest) -> bytes:
     """Return the manifest as canonical JSON: keys sorted, no spaces, UTF-8. Equal manifests give equal bytes."""
     return seal(FORMAT, VERSION, msgspec.json.encode(manifest, order="sorted"))
@@ -192,7 +195,7 @@ def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
     """
     body = unseal(data, FORMAT, VERSION)
     try:
-        manifest = msgspec.json.decode(body, type=Manifest)
+        manifest = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"manifest cannot be understood: {error}") from error
     if snapshot is not None and manifest.snapshot != str(snapshot):

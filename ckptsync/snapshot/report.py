@@ -59,6 +59,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return found
 
 
+_decoder = msgspec.json.Decoder(Report)
+
+
 def encode_report(report: Report) -> bytes:
     """Return the report as canonical JSON: keys sorted, no spaces, UTF-8. Equal reports give equal bytes."""
     return seal(FORMAT, VERSION, msgspec.json.encode(report, order="sorted"))
@@ -78,7 +81,7 @@ def decode_report(data: bytes, snapshot: SnapshotId, rank: int, world: int) -> R
     """
     body = unseal(data, FORMAT, VERSION)
     try:
-        report = msgspec.json.decode(body, type=Report)
+        report = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"report of rank {rank} cannot be understood: {error}") from error
     if (report.id, report.rank, report.world) != (snapshot, rank, world):

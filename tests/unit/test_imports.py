@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 HEAVY = {"boto3", "botocore", "awscrt", "google", "requests", "fsspec", "torch", "numpy", "tenacity"}
 IMPORT_LIMIT_S = 0.15
@@ -64,3 +66,33 @@ def test_import_is_quick() -> None:
 
 def test_help_is_quick() -> None:
     assert best_s(help_s, HELP_LIMIT_S) < HELP_LIMIT_S
+
+
+def test_decoders_are_made_at_import() -> None:
+    """Because msgspec crashes the process when several threads are the first to meet a type."""
+    for file in (ROOT / "ckptsync").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "msgspec.json.decode":
+                assert not any(word.arg == "type" for word in node.keywords), f"{file}:{node.lineno}"
+
+
+def test_many_threads_may_be_the_first_to_read_a_manifest(tmp_path: Path) -> None:
+    code = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from ckptsync.config import resolve
+from ckptsync.snapshot.attempt import decode_attempt
+from ckptsync.snapshot.manifest import Manifest, Writer, decode, encode
+data = encode(Manifest(snapshot="00000001-000000000001-abcdefgh", commit_id="", created="", entries=(),
+                       writer=Writer(host="", pid=1)))
+gate = threading.Barrier(8)
+def first():
+    gate.wait()
+    decode(data)
+    resolve(environ={})
+threads = [threading.Thread(target=first) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

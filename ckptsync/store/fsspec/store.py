@@ -38,6 +38,7 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss",
 """Protocols where an object appears when its upload completes, and a move would be a copy."""
 _COPIES = _OBJECT_STORES | {"memory", "file", "local"}
 """Protocols whose copies do not pass through this process."""
+_records = msgspec.json.Decoder(dict[str, str])
 
 
 class FsspecStore(Store):
@@ -307,7 +308,7 @@ class FsspecStore(Store):
         record = f"{_RESERVED}/{name}/key"
         with self._mapped(op, record):
             try:
-                key = msgspec.json.decode(self._fs.cat_file(self._path(record)), type=dict[str, str])["key"]
+                key = _records.decode(self._fs.cat_file(self._path(record)))["key"]
             except (msgspec.DecodeError, KeyError) as error:
                 raise NotFoundError(f"upload {name} has no readable key", op=op, key=record) from error
             return key, self._stat(record).modified_s

@@ -97,6 +97,9 @@ class _JsonError(msgspec.Struct):
     error: _JsonFacts
 
 
+_decoder = msgspec.json.Decoder(_JsonError)
+
+
 def read_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     """Take the facts out of an answer of either API, or of a proxy in between that speaks neither."""
     reason, message = _explained(body)
@@ -119,7 +122,7 @@ def _explained(body: bytes) -> tuple[str, str]:
         code, message, details = (root.findtext(name, "", {}) for name in ("{*}Code", "{*}Message", "{*}Details"))
         return code, f"{message} {details}"
     try:
-        facts = msgspec.json.decode(body, type=_JsonError).error
+        facts = _decoder.decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError):
         return "", body.decode(errors="replace")
     return facts.errors[0].reason if facts.errors else "", facts.message

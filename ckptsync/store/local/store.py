@@ -47,6 +47,7 @@ _PRUNE_RACES = 100
 _STALE_S = 86_400.0
 """What a killed process left in `.ckptsync-tmp` is removed after this."""
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_records = msgspec.json.Decoder(dict[str, str])
 
 
 class LocalStore(Store):
@@ -376,7 +377,7 @@ def _read_key(folder: Path) -> tuple[str, float]:
     """
     file = folder / _KEY
     try:
-        key = msgspec.json.decode(file.read_bytes(), type=dict[str, str])["key"]
+        key = _records.decode(file.read_bytes())["key"]
     except (msgspec.DecodeError, KeyError) as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file)) from error
     return key, file.stat().st_mtime
