@@ -74,25 +74,3 @@ def test_decoders_are_made_at_import() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "msgspec.json.decode":
                 assert not any(word.arg == "type" for word in node.keywords), f"{file}:{node.lineno}"
-
-
-def test_many_threads_may_be_the_first_to_read_a_manifest(tmp_path: Path) -> None:
-    code = """
-import sys, threading
-sys.setswitchinterval(1e-6)
-from ckptsync.config import resolve
-from ckptsync.snapshot.attempt import decode_attempt
-from ckptsync.snapshot.manifest import Manifest, Writer, decode, encode
-data = encode(Manifest(snapshot="00000001-000000000001-abcdefgh", commit_id="", created="", entries=(),
-                       writer=Writer(host="", pid=1)))
-gate = threading.Barrier(8)
-def first():
-    gate.wait()
-    decode(data)
-    resolve(environ={})
-threads = [threading.Thread(target=first) for _ in range(8)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
