@@ -22,6 +22,8 @@ OUR_FOLDERS = (
     layout.JOURNALS,
     layout.PINS,
     layout.ALIASES,
+    layout.LEASES,
+    layout.QUARANTINE,
 )
 
 
@@ -107,4 +109,6 @@ _RECORDS: Mapping[str, Callable[[str], bool]] = {
     layout.JOURNALS: _is_journal,
     layout.PINS: _is_pin,
     layout.ALIASES: _is_alias,
+    layout.LEASES: lambda key: layout.snapshot_of_lease_key(key) is not None,
+    layout.QUARANTINE: lambda key: layout.snapshot_of_quarantine_key(key) is not None,
 }

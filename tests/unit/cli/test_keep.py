@@ -97,3 +97,11 @@ def test_keep_options_make_a_policy() -> None:
     assert best == [BestN("loss", "min", 1), BestN("accuracy", "max", 3)]
     assert _policy(None, None, [], None) is None
     assert _policy(3, 100, best, 60.0) == AnyOf((*best, LatestN(3), EveryNSteps(100), Within(60.0)))
+
+
+def test_rm_refuses_what_is_being_read(call: Call, saved: Path) -> None:
+    (manifest,) = saved.glob("data/*-000000000100-*")
+    (lease := saved / "leases" / manifest.name / "abcdefgh").parent.mkdir(parents=True)
+    lease.touch()
+    assert "is being read, until " in call("rm", saved, 100, exit_code=2).stderr
+    call("rm", saved, 100, "--force")
