@@ -60,8 +60,10 @@ _FAULTS: dict[str, Callable[[], Fault]] = {
     "error": lambda: error(StoreError),
     "lost answer": lost_answer,
 }
-_TROUBLE = st.none() | st.tuples(st.sampled_from(sorted(_FAULTS)), st.integers(0, 25))
+_TROUBLE = st.one_of(st.none(), st.none(), st.tuples(st.sampled_from(sorted(_FAULTS)), st.integers(0, 25)))
 _PICK = st.integers(0, 99)
+_MARKS = ("", "pin", "promote", "begin_reading", "quarantine")
+"""Rules that do something to the newest snapshot; most get nothing."""
 
 
 def _ignore(event: Event) -> None:
@@ -118,17 +120,26 @@ class Retention(RuleBasedStateMachine):
 
     # -- what people do --------------------------------------------------------------------------------------------------
 
-    @initialize()
-    def strangers(self) -> None:
+    @initialize(
+        history=st.lists(st.tuples(st.integers(0, 6), _TROUBLE, st.sampled_from(_MARKS)), min_size=4, max_size=8)
+    )
+    def history(self, history: list[tuple[int, tuple[str, int] | None, str]]) -> None:
+        """A run that has been going on for a while, with foreign objects in it."""
         for key in ("old-run/model.pt", "data/readme", "leases/x", "quarantine/notes.txt", "manifests/tmp", "pins/x"):
             self.foreign[key] = key.encode()
             self.bucket.put(key, self.foreign[key])
+        for step, trouble, mark in history:
+            self.save(step, b"%d" % step, trouble)
+            if mark:
+                getattr(self, mark)(0)
 
     @rule(step=st.integers(0, 6), content=st.binary(max_size=3), trouble=_TROUBLE)
     def save(self, step: int, content: bytes, trouble: tuple[str, int] | None) -> None:
         """At higher and at lower steps, mostly to the end; killed ones are continued by those at the same step."""
+        self.clock.advance(1)
         with suppress(Killed, StoreError):
             self.saved(self.troubled(trouble), step, content)
+        self.clock.advance(1)
 
     def saved(self, run: Run, step: int, content: bytes) -> None:
         """One file that changes, one that does not."""
@@ -139,13 +150,13 @@ class Retention(RuleBasedStateMachine):
         save(run, source, step=step, metrics={"loss": float(step % 4)})
 
     @rule(pick=_PICK, name=st.sampled_from(["prod", "best"]))
-    def promote(self, pick: int, name: str) -> None:
+    def promote(self, pick: int, name: str = "prod") -> None:
         if (chosen := self.picked(pick)) is not None:
             with suppress(IntegrityError):
                 names.promote(self.run.catalog, chosen, name)
 
     @rule(pick=_PICK, on=st.booleans())
-    def pin(self, pick: int, on: bool) -> None:  # noqa: FBT001
+    def pin(self, pick: int, on: bool = True) -> None:  # noqa: FBT001, FBT002
         if (chosen := self.picked(pick)) is not None:
             (names.pin if on else names.unpin)(self.run.catalog, chosen)
 
@@ -308,6 +319,7 @@ def _id(text: str) -> SnapshotId:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.req(2, 8, 14, 28)
 def test_nothing_that_must_stay_is_ever_deleted() -> None:
     examples = _EXAMPLES // 4 if os.environ.get("CKPTSYNC_TEST_SHORT") else _EXAMPLES
