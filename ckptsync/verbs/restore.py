@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NoReturn
 
@@ -155,13 +156,16 @@ def _candidates(run: Run, snapshot: str) -> Iterator[tuple[SnapshotId, Listed | 
         return
     tried: set[SnapshotId] = set()
     quarantined: frozenset[SnapshotId] | None = None
-    for limit in (1, None):
+    for limit in chain((1,), repeat(None)):
+        seen = len(tried)
         for listed in run.catalog.listed(limit=limit):
             if quarantined is None:
                 quarantined = run.catalog.quarantined()
             if listed.id not in tried:
                 tried.add(listed.id)
                 yield listed.id, listed, listed.id in quarantined
+        if limit is None and len(tried) == seen:  # else those listed may be gone, and newer ones there
+            return
 
 
 def _pass_over(run: Run, snapshot: SnapshotId) -> NoReturn:

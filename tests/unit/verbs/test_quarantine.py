@@ -136,6 +136,22 @@ class TestReading:
         assert names.find(run.catalog, "latest") == good
         assert status(run).snapshot == str(good)
 
+    def test_those_before_may_be_collected_while_it_is_passed_over(
+        self, run: Any, make: Any, store: Any, tmp_path: Path
+    ) -> None:
+        old = make.snapshot(1, FILES)
+        set_aside(run, make.snapshot(2))
+
+        def meanwhile(verb: str, key: str) -> None:
+            if verb == "put" and key.startswith(layout.lease_prefix(old)):
+                store.heal()
+                make.snapshot(3)
+                remove(run, str(old), force=True)
+
+        store.before = meanwhile
+        found = restore(run, tmp_path / "target")
+        assert (found.step, len(found.skipped)) == (3, 1)
+
     def test_without_fallback_it_is_an_error(self, run: Any, make: Any, tmp_path: Path) -> None:
         make.snapshot(1)
         set_aside(run, make.snapshot(2))
