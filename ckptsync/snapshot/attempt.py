@@ -54,6 +54,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return sum(size for _, size in self.files)
 
 
+_attempts = msgspec.json.Decoder(Attempt)  # made once: msgspec must not learn a type on two threads at the same time
+
+
 def encode_attempt(attempt: Attempt) -> bytes:
     """Return the journal as canonical JSON: keys sorted, no spaces, UTF-8. Equal attempts give equal bytes."""
     return msgspec.json.encode(attempt, order="sorted")
@@ -72,7 +75,7 @@ def decode_attempt(data: bytes, snapshot: SnapshotId | None = None) -> Attempt:
     if len(data) > MAX_ATTEMPT_BYTES:
         raise ManifestError(f"journal of {len(data)} bytes is larger than {MAX_ATTEMPT_BYTES}")
     try:
-        attempt = msgspec.json.decode(data, type=Attempt)
+        attempt = _attempts.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"journal is damaged: {error}") from error
     if snapshot is not None and attempt.snapshot != str(snapshot):

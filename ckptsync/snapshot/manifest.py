@@ -186,6 +186,11 @@ def encode(manifest: Manifest) -> bytes:
     return msgspec.json.encode(envelope, order="sorted")
 
 
+# made once: msgspec must not learn a type on two threads at the same time
+_envelopes = msgspec.json.Decoder(_Envelope)
+_manifests = msgspec.json.Decoder(Manifest)
+
+
 def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
     """Read a manifest, believing nothing.
 
@@ -199,7 +204,7 @@ def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"manifest of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
     try:
-        envelope = msgspec.json.decode(data, type=_Envelope)
+        envelope = _envelopes.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"manifest is damaged: {error}") from error
     if envelope.format != FORMAT or envelope.version != VERSION:
@@ -211,7 +216,7 @@ def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
     if part_digest(body) != envelope.blake3:
         raise ManifestError("manifest is damaged: its digest does not match")
     try:
-        manifest = msgspec.json.decode(body, type=Manifest)
+        manifest = _manifests.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"manifest cannot be understood: {error}") from error
     if snapshot is not None and manifest.snapshot != str(snapshot):

@@ -42,6 +42,9 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     bad_count: _Natural = 0
 
 
+_quarantines = msgspec.json.Decoder(Quarantine)  # made once: msgspec must not learn a type on two threads at a time
+
+
 def encode_quarantine(quarantine: Quarantine) -> bytes:
     """Return the record as canonical JSON. Equal records give equal bytes."""
     return msgspec.json.encode(quarantine, order="sorted")
@@ -58,7 +61,7 @@ def decode_quarantine(data: bytes, snapshot: SnapshotId) -> Quarantine:
         ManifestError: damaged, or of another snapshot.
     """
     try:
-        found = msgspec.json.decode(data, type=Quarantine)
+        found = _quarantines.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"the quarantine record of {snapshot} is damaged: {error}") from error
     if found.snapshot != str(snapshot):

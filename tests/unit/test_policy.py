@@ -69,6 +69,7 @@ def test_joined_policies_keep_what_any_keeps() -> None:
     assert kept((LatestN(1) | BestN("loss", "min")) | (EveryNSteps(30) | Within(1)), 1, 2, 3, 4) == [10, 30, 40]
 
 
+@pytest.mark.req(8)
 @pytest.mark.parametrize(
     ("make", "said"),
     [

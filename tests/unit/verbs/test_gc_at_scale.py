@@ -138,6 +138,25 @@ def _build(run: Any, make: Any, clock: Any) -> tuple[list[Any], str]:
     return [pinned, newest], foreign
 
 
+@pytest.mark.req(2)
+@pytest.mark.parametrize("lost", range(7))  # five parts of the large file and two small ones
+def test_a_save_that_can_never_send_one_object_costs_the_one_before_nothing(
+    run: Any, run_with: Any, make: Any, source: Path, store: Any, clock: Any, lost: int
+) -> None:
+    before = make.snapshot(1, {"a": b"1234"})
+    there = set(make.there())
+    faulty = Faulty(store)
+    faulty.inject(error(StoreError), key="data/*", skip=lost + 1, times=None)
+    with pytest.raises(StoreError, match="injected"):
+        save(run_with(on=faulty, workers=1), source, step=2)
+    assert [listed.id for listed in run.catalog.listed()] == [before]
+    clock.advance(GRACE_S + 1)
+    run.catalog.claim()
+    assert gc(run).kept == (str(before),)
+    assert {key for key in make.there() if not key.startswith(layout.WRITERS)} <= there <= set(make.there())
+    assert not list(store.uploads(""))
+
+
 @pytest.mark.req(28)
 def test_a_request_that_fails_surfaces_and_the_next_call_finishes(run: Any, make: Any, store: Any) -> None:
     for step in range(3):
