@@ -101,7 +101,7 @@ def restore(
         path: where to; a directory in use is replaced in one step.
         snapshot: an id, a step, `latest`, `best:METRIC:min|max` or an alias.
         include: shell patterns on relative paths; none means everything.
-        fallback: with `latest`, take the next older snapshot when one is damaged.
+        fallback: with `latest`, take the next older snapshot when one is damaged or quarantined.
         config: None resolves environment, TOML file and defaults.
         observer: told of every part; the default logs what people must see.
 
@@ -124,7 +124,7 @@ def _named(path: str | Path) -> Path:
 
 
 def latest(run: str, *, config: Config | None = None) -> Manifest | None:
-    """Return the newest snapshot's manifest, or None when there is none.
+    """Return the manifest of the newest snapshot that is not quarantined, or None when there is none.
 
     Args:
         run: as for `save`.

@@ -321,19 +321,41 @@ class Catalog:
             return False
         return True
 
-    def latest(self) -> Manifest | None:
-        """Return the newest snapshot whose manifest can be read; None when there is none. One listing and one get."""
-        for listed in self.listed(limit=1):
-            try:
-                return self.load(listed)
-            except (ManifestError, NotFoundError):
-                break
-        for listed in self.listed():
-            try:
-                return self.load(listed)
-            except (ManifestError, NotFoundError):
-                continue
+    def quarantined(self) -> frozenset[SnapshotId]:
+        """Return the snapshots that were found bad, of which some may be gone. One listing, mostly of nothing."""
+        keys = (found.key for found in self.store.list(layout.QUARANTINE))
+        return frozenset(one for key in keys if (one := layout.snapshot_of_quarantine_key(key)) is not None)
+
+    def is_quarantined(self, snapshot: SnapshotId) -> bool:
+        """Tell whether a snapshot was found bad."""
+        try:
+            self.store.stat(layout.quarantine_key(snapshot))
+        except NotFoundError:
+            return False
+        return True
+
+    def newest(self) -> tuple[Listed, Manifest] | None:
+        """Return the newest snapshot that can be read and is not quarantined; None when there is none.
+
+        Two listings and one get, in a run whose newest snapshot is good.
+        """
+        quarantined: frozenset[SnapshotId] | None = None
+        for limit in (1, None):
+            for listed in self.listed(limit=limit):
+                if quarantined is None:
+                    quarantined = self.quarantined()
+                if listed.id in quarantined:
+                    continue
+                try:
+                    return listed, self.load(listed)
+                except (ManifestError, NotFoundError):
+                    continue
         return None
+
+    def latest(self) -> Manifest | None:
+        """Return the manifest of `newest`; None when there is none."""
+        found = self.newest()
+        return found[1] if found else None
 
     def history(self) -> Iterator[Manifest]:
         """Yield every readable manifest, the newest first; damaged ones are left out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ckptsync.catalog import Catalog, timestamp
-from ckptsync.errors import ConfigError, ConflictError, ManifestError, NoSnapshotError
+from ckptsync.errors import ConfigError, ConflictError, IntegrityError, ManifestError, NoSnapshotError
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 
@@ -41,7 +41,7 @@ def find(catalog: Catalog, name: str) -> SnapshotId:
     if name == "latest":
         if (manifest := catalog.latest()) is None:
             if any(True for _ in catalog.listed(limit=1)):
-                raise ManifestError(f"no manifest in {catalog.store.url} can be read; `ckptsync ls` says why")
+                raise ManifestError(f"no snapshot in {catalog.store.url} is good; `ckptsync ls` says why")
             raise NoSnapshotError(f"there is no snapshot in {catalog.store.url}")
         return manifest.id
     if snapshot := layout.parse_snapshot_id(name):
@@ -62,19 +62,20 @@ def _at_step(catalog: Catalog, step: str) -> SnapshotId:
 
 
 def _best(catalog: Catalog, name: str) -> SnapshotId:
-    """Snapshot with the least or greatest value of a metric; the newest of equals."""
+    """Snapshot with the least or greatest value of a metric; the newest of equals, and none that is quarantined."""
     parts = name.split(":")
     if len(parts) != 3 or parts[2] not in {"min", "max"} or not parts[1]:  # noqa: PLR2004  best, metric, mode
         raise ConfigError(f"{name!r} is not like best:METRIC:min or best:METRIC:max")
     best: tuple[float, SnapshotId] | None = None
+    quarantined = catalog.quarantined()
     for manifest in catalog.history():
         value = manifest.metrics.get(parts[1])
-        if value is None:
+        if value is None or manifest.id in quarantined:
             continue
         if best is None or (value < best[0] if parts[2] == "min" else value > best[0]):
             best = value, manifest.id
     if best is None:
-        raise NoSnapshotError(f"no snapshot in {catalog.store.url} has a metric {parts[1]!r}")
+        raise NoSnapshotError(f"no good snapshot in {catalog.store.url} has a metric {parts[1]!r}")
     return best[1]
 
 
@@ -117,17 +118,28 @@ def all_aliases(catalog: Catalog) -> dict[str, Alias]:
     return {name: alias for name in sorted(names) if (alias := read_alias(catalog, name)) is not None}
 
 
-def promote(catalog: Catalog, snapshot: SnapshotId, name: str) -> Alias:
+def promote(catalog: Catalog, snapshot: SnapshotId, name: str, *, force: bool = False) -> Alias:
     """Let a name stand for a committed snapshot from now on. Safe to call again.
 
     Each change creates the alias' next version, only if it is absent: of two who change it at once, one is told.
 
+    Args:
+        catalog: of the run.
+        snapshot: which.
+        name: letters, digits, `.`, `_` and `-`.
+        force: also when the snapshot is quarantined.
+
     Raises:
         NoSnapshotError: the snapshot is not committed.
+        IntegrityError: it is quarantined, and `force` is not set; nothing was changed.
         ConflictError: somebody changed the alias meanwhile.
     """
     if not catalog.exists(snapshot):
         raise NoSnapshotError(f"snapshot {snapshot} is not committed in {catalog.store.url}")
+    if not force and catalog.is_quarantined(snapshot):
+        raise IntegrityError(
+            f"snapshot {snapshot} in {catalog.store.url} is quarantined; `verify` it, or use force (--force)"
+        )
     current = read_alias(catalog, name)
     if current is not None and current.snapshot == str(snapshot):
         return current

@@ -18,11 +18,13 @@ class Candidate:
         id: newer epochs come first, then higher steps.
         created_s: when it was committed, seconds since the Unix epoch by the store's clock.
         metrics: from the manifest; None for values that are no numbers.
+        quarantined: it was found bad.
     """
 
     id: SnapshotId
     created_s: float
     metrics: dict[str, float | None]
+    quarantined: bool = False
 
 
 class KeepPolicy(Protocol):
@@ -36,6 +38,24 @@ class KeepPolicy(Protocol):
             now_s: seconds since the Unix epoch.
         """
         ...
+
+
+def retained(policy: KeepPolicy, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+    """Return what stays of a run: what the policy keeps of the good ones, and always the newest of those.
+
+    Bad ones take no good one's place: they stay where the policy would keep them as if they were good, beside what it keeps
+    without them. While none is good, all stay.
+
+    Args:
+        policy: the user's.
+        candidates: every committed snapshot, the newest first.
+        now_s: seconds since the Unix epoch.
+    """
+    good = [candidate for candidate in candidates if not candidate.quarantined]
+    if not good:
+        return {candidate.id for candidate in candidates}
+    kept = policy.keeps(good, now_s) | {good[0].id}
+    return kept if len(good) == len(candidates) else kept | policy.keeps(candidates, now_s)
 
 
 class _Joinable:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptsync.cli.options import Options, opened, positional, store, verb, workers
+from ckptsync.cli.options import Options, converted, opened, positional, store, verb, workers
 
 if TYPE_CHECKING:
     from ckptsync.snapshot.diff import Diff
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _BAD_NAMED = 3
 """So many bad parts are named in the sentence; the lines above it name all."""
 _DIGEST_SHOWN = 16
+_SEED_BYTES = 64
 
 
 @verb(
@@ -222,6 +223,21 @@ def _state(found: Status) -> list[str]:
     return lines
 
 
+def _seed(text: str) -> bytes:
+    """Read hex digits.
+
+    Raises:
+        ValueError: it is not like that.
+    """
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if not 0 < len(seed) <= _SEED_BYTES:
+        raise ValueError(f"{text!r} is not 1 to {_SEED_BYTES} bytes as hex digits")
+    return seed
+
+
 @verb(
     positional("run"),
     click.argument("snap", default="latest"),
@@ -232,26 +248,39 @@ def _state(found: Status) -> list[str]:
         default=100.0,
         help="Check a random share of the parts only.  [default: 100]",
     ),
+    click.option(
+        "--seed",
+        metavar="HEX",
+        callback=converted(_seed),
+        help="Check the same share again: the seed that --json told.",
+    ),
+    click.option(
+        "--quarantine/--no-quarantine",
+        default=True,
+        help="Let restore pass a damaged snapshot over until it is found good.  [default: quarantine]",
+    ),
     workers,
     store,
 )
-def verify(options: Options, run: str, snap: str, *, percent: float) -> None:
+def verify(options: Options, run: str, snap: str, *, percent: float, seed: bytes | None, quarantine: bool) -> None:
     """Read a snapshot again and check every digest.
 
-    Exits with 4 and names file and part when something is damaged. RUN may be left out when CKPTSYNC_RUN is set, but not
+    Exits with 4 and names file and part when something is damaged; the snapshot is then quarantined: latest and
+    best:METRIC pass it over, until it is verified in full and good. RUN may be left out when CKPTSYNC_RUN is set, but not
     when SNAP is given.
     """
     from ckptsync.errors import IntegrityError
     from ckptsync.verbs.verify import verify as verify_in
 
     with opened(options, run, doing="verifying") as bucket:
-        found = verify_in(bucket, snap, percent=percent)
+        found = verify_in(bucket, snap, percent=percent, seed=seed, quarantine=quarantine)
     options.answer(found, *_checked(found))
     if found.bad:
         named = ", ".join(_named(bad) for bad in found.bad[:_BAD_NAMED])
         more = f" and {len(found.bad) - _BAD_NAMED} more" if len(found.bad) > _BAD_NAMED else ""
+        aside = "it is quarantined and " if found.quarantined else ""
         raise IntegrityError(
-            f"snapshot {found.snapshot} in {run} is damaged: {named}{more}; restore takes the next older one"
+            f"snapshot {found.snapshot} in {run} is damaged: {named}{more}; {aside}restore takes the next older one"
         )
 
 
@@ -264,10 +293,10 @@ def _checked(found: Verified) -> list[str]:
         f"checked {found.snapshot}: step {found.step}, {count(found.files, 'file')}, {found.parts_checked} of "
         f"{count(found.parts_total, 'part')}, {size(found.bytes_checked)} in {duration(found.seconds)}: {verdict}"
     )
-    return [
-        checked,
-        *(f"bad: {_named(bad)}" for bad in found.bad),
-    ]
+    lines = [checked, *(f"bad: {_named(bad)}" for bad in found.bad)]
+    if found.quarantined and not found.bad:
+        lines.append("it is quarantined still; verify it in full to lift that")
+    return lines
 
 
 def _named(bad: Bad) -> str:

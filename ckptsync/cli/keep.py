@@ -17,16 +17,22 @@ if TYPE_CHECKING:
 _FOREIGN_NAMED = 10
 
 
-@verb(positional("run"), positional("snap"), positional("alias"), store)
-def promote(options: Options, run: str, snap: str, alias: str) -> None:
+@verb(
+    positional("run"),
+    positional("snap"),
+    positional("alias"),
+    click.option("--force", is_flag=True, help="Also when the snapshot is quarantined."),
+    store,
+)
+def promote(options: Options, run: str, snap: str, alias: str, *, force: bool) -> None:
     """Let a name stand for a snapshot.
 
-    Of two who change the name at once, one is told. RUN may be left out when CKPTSYNC_RUN is set.
+    Of two who change the name at once, one is told. A quarantined snapshot is refused. RUN may be left out when CKPTSYNC_RUN is set.
     """
     from ckptsync import names
 
     with opened(options, run) as bucket:
-        promoted = names.promote(bucket.catalog, names.find(bucket.catalog, snap), alias)
+        promoted = names.promote(bucket.catalog, names.find(bucket.catalog, snap), alias, force=force)
     result = {
         "alias": promoted.name,
         "snapshot": promoted.snapshot,
@@ -72,7 +78,7 @@ def _can_ask() -> bool:
 @verb(
     positional("run"),
     positional("snap"),
-    click.option("--force", is_flag=True, help="Delete it although it is pinned or has an alias."),
+    click.option("--force", is_flag=True, help="Delete it although it is pinned, has an alias or is being read."),
     click.option("-y", "--yes", is_flag=True, help="Do not ask. Off a terminal nothing is asked anyway."),
     store,
 )
@@ -150,8 +156,8 @@ def gc(
 ) -> None:
     """Delete what retention does not keep, and what killed saves left.
 
-    What any --keep option keeps stays, and so does what is pinned or has an alias. Without one, no snapshot is deleted.
-    Objects that ckptsync did not write are listed and never deleted. RUN may be left out when CKPTSYNC_RUN is set.
+    What any --keep option keeps stays, and so does what is pinned, has an alias or is being read. Quarantined snapshots
+    take no good one's place. Without a --keep option, no snapshot is deleted. Objects that ckptsync did not write are listed and never deleted. RUN may be left out when CKPTSYNC_RUN is set.
     """
     from ckptsync.verbs.gc import collect
 

@@ -155,7 +155,7 @@ def save(
     click.option(
         "--fallback/--no-fallback",
         default=True,
-        help="Take the next older snapshot when the latest is damaged.  [default: fallback]",
+        help="Take the next older snapshot when the latest is damaged or quarantined.  [default: fallback]",
     ),
     workers,
     store,

@@ -19,7 +19,7 @@ MAX_WORLD = int("9" * RANK_DIGITS)
 MAX_LAUNCH_LETTERS = 200
 MAX_KEY_BYTES = 900  # S3 and GCS take 1024; what is left is for the run URL's own prefix
 
-MANIFESTS, DATA, WRITERS, JOURNALS, RANKS, PINS, ALIASES = (
+MANIFESTS, DATA, WRITERS, JOURNALS, RANKS, PINS, ALIASES, LEASES, QUARANTINE = (
     "manifests/",
     "data/",
     "writers/",
@@ -27,6 +27,8 @@ MANIFESTS, DATA, WRITERS, JOURNALS, RANKS, PINS, ALIASES = (
     "ranks/",
     "pins/",
     "aliases/",
+    "leases/",
+    "quarantine/",
 )
 
 _ID = re.compile(r"([0-9]{8})-([0-9]{12})-([a-z0-9]{8})")
@@ -35,6 +37,8 @@ _WRITER = re.compile(rf"{WRITERS}([0-9]{{8}})\.json")
 _VERSION = re.compile(rf"{ALIASES}([^/]+)/([0-9]{{8}})\.json")
 _JOURNAL = re.compile(rf"{JOURNALS}([^/]+)/(?:journal(?:-[0-9]{{5}})?\.json|adopted-by/(.+))")
 _REPORT = re.compile(rf"{RANKS}([^/]+)/([0-9]{{5}})-of-([0-9]{{5}})\.json")
+_LEASE = re.compile(rf"{LEASES}([^/]+)/[a-z0-9]{{8}}")
+_QUARANTINED = re.compile(rf"{QUARANTINE}(.+)\.json")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NONCE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NONCE_LETTERS = 8
@@ -72,7 +76,12 @@ def new_snapshot_id(epoch: int, step: int) -> SnapshotId:
     Raises:
         ConfigError: epoch or step out of range.
     """
-    return SnapshotId(epoch, step, "".join(secrets.choice(_NONCE_ALPHABET) for _ in range(_NONCE_LETTERS)))
+    return SnapshotId(epoch, step, _nonce())
+
+
+def _nonce() -> str:
+    """Eight random letters and digits."""
+    return "".join(secrets.choice(_NONCE_ALPHABET) for _ in range(_NONCE_LETTERS))
 
 
 def shared_snapshot_id(epoch: int, step: int, launch: str) -> SnapshotId:
@@ -216,6 +225,33 @@ def attempt_of_report_folder(key: str) -> SnapshotId | None:
 def pin_key(snapshot: SnapshotId) -> str:
     """Key that keeps a snapshot from retention."""
     return f"{PINS}{snapshot}"
+
+
+def lease_prefix(snapshot: SnapshotId) -> str:
+    """Folder of the leases of those who read a snapshot."""
+    return f"{LEASES}{snapshot}/"
+
+
+def new_lease_key(snapshot: SnapshotId) -> str:
+    """Make the key of a new reader's lease on a snapshot."""
+    return f"{lease_prefix(snapshot)}{_nonce()}"
+
+
+def snapshot_of_lease_key(key: str) -> SnapshotId | None:
+    """Read the snapshot out of a lease's key; None for foreign keys."""
+    found = _LEASE.fullmatch(key)
+    return parse_snapshot_id(found[1]) if found else None
+
+
+def quarantine_key(snapshot: SnapshotId) -> str:
+    """Key of the record that says why a snapshot is not to be trusted."""
+    return f"{QUARANTINE}{snapshot}.json"
+
+
+def snapshot_of_quarantine_key(key: str) -> SnapshotId | None:
+    """Read the snapshot out of a quarantine record's key; None for foreign keys."""
+    found = _QUARANTINED.fullmatch(key)
+    return parse_snapshot_id(found[1]) if found else None
 
 
 def alias_prefix(name: str) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 Task = Callable[[], "Iterable[Task] | None"]
 
 
@@ -115,3 +118,22 @@ def map_tasks(function: Callable[[Any], Any], items: Iterable[Any], workers: int
 
     run_tasks((task(index, item) for index, item in enumerate(items)), workers)
     return [results[index] for index in sorted(results)]
+
+
+def in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
+    """Call `function` on items in parallel and yield results in their order, at most `workers` ahead of the reader.
+
+    Raises:
+        BaseException: the first error of any call, when its turn comes.
+    """
+    waiting: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ckptsync")
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

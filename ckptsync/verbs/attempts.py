@@ -74,14 +74,14 @@ def folder_of(store: Store, attempt: SnapshotId) -> Folder | None:
     return next(folders(store, layout.journal_prefix(attempt)), None)
 
 
-def read_attempts(store: Store, attempt: SnapshotId) -> tuple[Attempt, ...]:
-    """Read what an attempt, or each of its ranks, may write. One listing and a read for each.
+def read_attempts(store: Store, attempt: SnapshotId, folder: Folder | None = None) -> tuple[Attempt, ...]:
+    """Read what an attempt, or each of its ranks, may write: a read for each, and a listing when `folder` is not known.
 
     Raises:
         NotFoundError: it has no journal.
         ManifestError: a journal is damaged.
     """
-    folder = folder_of(store, attempt)
+    folder = folder or folder_of(store, attempt)
     if folder is None or not folder.journals:
         raise NotFoundError("the attempt has no journal", op="list", key=layout.journal_prefix(attempt))
     return tuple(_read(store, attempt, journal) for journal in folder.journals)
@@ -94,10 +94,10 @@ def _read(store: Store, attempt: SnapshotId, journal: Stat) -> Attempt:
     return decode_attempt(store.read(journal.key), attempt)
 
 
-def journal_keys(store: Store, attempt: SnapshotId) -> frozenset[str] | None:
+def journal_keys(store: Store, attempt: SnapshotId, folder: Folder | None = None) -> frozenset[str] | None:
     """Return every object an attempt may have written; None when that cannot be known any more."""
     try:
-        return frozenset[str]().union(*(found.keys for found in read_attempts(store, attempt)))
+        return frozenset[str]().union(*(found.keys for found in read_attempts(store, attempt, folder)))
     except (NotFoundError, ManifestError):
         return None
 

@@ -30,7 +30,7 @@ from ckptsync.transfer.upload import upload_files
 from ckptsync.transfer.workbench import Bench, Tally
 from ckptsync.transfer.workers import run_tasks
 from ckptsync.verbs.attempts import folder_of
-from ckptsync.verbs.erase import View, erase
+from ckptsync.verbs.erase import Target, View, erase
 
 _GB = 1_000_000_000
 _PATH = "bench.bin"
@@ -143,8 +143,8 @@ def _scratch(run: Run, size_bytes: int) -> Iterator[SnapshotId]:
             condemned={snapshot},
             stale_s=float("-inf"),
         )
-        uploads = list(run.store.uploads(layout.data_prefix(snapshot))) if run.store.traits.multipart else []
-        erase(run, snapshot, view, uploads=uploads)
+        uploads = tuple(run.store.uploads(layout.data_prefix(snapshot))) if run.store.traits.multipart else ()
+        erase(run, [Target(attempt=snapshot, uploads=uploads)], view)
 
 
 def _measured(

@@ -2,15 +2,16 @@
 
 The order: condemn the attempt, delete its manifest, then its uploads and data, then its journal, and the condemnation last. A
 saver that wants to continue an attempt writes its marker before it looks for the condemnation, and we condemn before we look
-for markers: at least one of the two sees the other.
+for markers: at least one of the two sees the other. Readers and we meet over leases and the manifest in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from typing import TypeVar
 
 from ckptsync.errors import ManifestError, NoSnapshotError, NotFoundError, StoreError
 from ckptsync.events import Event, Kind
@@ -18,17 +19,22 @@ from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Stat, Store, Upload
+from ckptsync.transfer.workers import in_order, map_tasks
 from ckptsync.verbs.attempts import Folder, journal_keys, report_keys
 
 _BATCH = 1000
 """Keys of one delete, as many as S3 takes in a request."""
+_GROUP = 10 * _BATCH
+"""Attempts are deleted together until they have so many objects: few requests, and memory that does not grow with the run."""
 _ABORTS = 5
 """How often an upload is aborted: parts that were in flight may land after an abort.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
 """
 
+_Item = TypeVar("_Item")
 _NO_KEYS: frozenset[str] = frozenset()
+_NOBODY: frozenset[SnapshotId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +46,38 @@ class View:
         committed: snapshots that exist and will go on to.
         condemned: attempts that nobody may continue, and that will never be committed.
         stale_s: an adopter that left nothing but a marker older than this (the store's clock) is dead.
+        leased: snapshots somebody is reading, as listed after their manifests were deleted.
     """
 
     folders: Mapping[SnapshotId, Folder]
     committed: AbstractSet[SnapshotId]
     condemned: AbstractSet[SnapshotId]
     stale_s: float
+    leased: AbstractSet[SnapshotId] = _NOBODY
 
     def is_live(self, adopter: SnapshotId, marker: Stat) -> bool:
-        """Whether an adopter that is not committed may yet be."""
+        """Whether an adopter that is not committed may yet be, or is being read by somebody who saw its manifest."""
+        if adopter in self.leased:
+            return True
         if adopter in self.condemned:
             return False
         folder = self.folders.get(adopter)
         return (folder is not None and bool(folder.journals)) or marker.modified_s >= self.stale_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What shall be erased.
+
+    Attributes:
+        attempt: its id.
+        named: keys known from its own manifest, beside those its journal names.
+        uploads: unfinished uploads below its data folder.
+    """
+
+    attempt: SnapshotId
+    named: AbstractSet[str] = _NO_KEYS
+    uploads: Sequence[Upload] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,59 +97,93 @@ class Erased:
     whole: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What of one attempt will be deleted, in this order."""
+
+    attempt: SnapshotId
+    uploads: tuple[Upload, ...] = ()
+    data: tuple[Stat, ...] = ()
+    records: tuple[str, ...] = ()
+    condemnation: tuple[str, ...] = ()
+
+    @property
+    def erased(self) -> Erased:
+        """Count it."""
+        return Erased(
+            objects=len(self.data),
+            bytes=sum(stat.size for stat in self.data),
+            uploads=len(self.uploads),
+            whole=bool(self.records),
+        )
+
+
 def condemn(run: Run, folder: Folder) -> None:
     """Mark an attempt, so that nobody continues it from now on. Safe to call again."""
     if folder.condemned is None:
         run.store.put(layout.condemned_key(folder.id), b"")
 
 
-def erase(
-    run: Run,
-    attempt: SnapshotId,
-    view: View,
-    *,
-    named: AbstractSet[str] = _NO_KEYS,
-    uploads: Iterable[Upload] = (),
-    dry_run: bool = False,
-) -> Erased:
-    """Delete the data of an attempt that has no manifest (any more), then its records. Safe to call again.
+def erase(run: Run, targets: Iterable[Target], view: View, *, dry_run: bool = False) -> dict[SnapshotId, Erased]:
+    """Delete the data of attempts that have no manifest (any more), then their records. Safe to call again.
 
-    Objects that another committed snapshot names stay, and so does then the journal. When somebody alive continues the
-    attempt, nothing is touched.
+    Objects that another committed snapshot names stay, and so does then the journal. When somebody alive continues an
+    attempt, or reads it, nothing of it is touched.
 
     Args:
         run: where.
-        attempt: what; it is condemned, unless this is a dry run.
-        view: who else has a part in it.
-        named: keys known from its own manifest, beside those its journal names.
-        uploads: unfinished uploads below its data folder.
+        targets: what; all are condemned, unless this is a dry run.
+        view: who else has a part in them.
         dry_run: only count.
 
     Raises:
         StoreError: a request failed for good; calling again finishes.
     """
+    erased: dict[SnapshotId, Erased] = {}
+    group: list[_Plan] = []
+    objects, records = 0, 0
+    for plan in in_order(lambda target: _planned(run, target, view), targets, run.config.transfer.workers):
+        erased[plan.attempt] = plan.erased
+        if dry_run:
+            continue
+        group.append(plan)
+        objects += len(plan.data)
+        records += len(plan.records)
+        if max(objects, records) >= _GROUP:
+            _carry_out(run, group)
+            group, objects, records = [], 0, 0
+    if group:
+        _carry_out(run, group)
+    return erased
+
+
+def _planned(run: Run, target: Target, view: View) -> _Plan:
+    """Look at one attempt; nothing of it is to be deleted where it is protected or its records are not clear."""
+    attempt = target.attempt
     protected = _protected(run, attempt, view)
     if protected is None:
-        return Erased()
-    recorded = journal_keys(run.store, attempt)
+        return _Plan(attempt=attempt)
     folder = view.folders.get(attempt)
-    if recorded is None and folder is not None and folder.journals and not named:
+    recorded = journal_keys(run.store, attempt, folder)
+    if recorded is None and folder is not None and folder.journals and not target.named:
         message = f"the journal of attempt {attempt} is damaged: what it wrote is left alone"
         run.observer(Event(kind=Kind.NOTICE, path=str(attempt), message=message))
-        return Erased()
+        return _Plan(attempt=attempt)
     prefix = layout.data_prefix(attempt)
-    keys = {key for key in named | (recorded or _NO_KEYS) if key.startswith(prefix)}
-    unfinished = [upload for upload in uploads if upload.key in keys]
-    objects, size = _delete_data(run, _found(run.store, prefix, keys - protected), unfinished, dry_run=dry_run)
+    keys = {key for key in target.named | (recorded or _NO_KEYS) if key.startswith(prefix)}
     whole = keys.isdisjoint(protected)
-    if whole and not dry_run:
-        _delete_records(run.store, attempt, folder)
-    return Erased(objects=objects, bytes=size, uploads=len(unfinished), whole=whole)
+    return _Plan(
+        attempt=attempt,
+        uploads=tuple(upload for upload in target.uploads if upload.key in keys),
+        data=tuple(_found(run.store, prefix, keys - protected)),
+        records=_records(run.store, attempt, folder) if whole else (),
+        condemnation=(layout.condemned_key(attempt),) if whole and folder is not None else (),
+    )
 
 
 def _protected(run: Run, attempt: SnapshotId, view: View) -> frozenset[str] | None:
     """Keys that other committed snapshots name; None when the attempt must not be touched at all."""
-    if attempt in view.committed:
+    if attempt in view.committed or attempt in view.leased:
         return None
     folder = view.folders.get(attempt)
     keys: set[str] = set()
@@ -146,32 +205,36 @@ def _found(store: Store, prefix: str, keys: AbstractSet[str]) -> Iterator[Stat]:
     return (found for found in store.list(prefix) if found.key in keys) if keys else iter(())
 
 
-def _delete_data(run: Run, found: Iterator[Stat], uploads: Iterable[Upload], *, dry_run: bool) -> tuple[int, int]:
-    """Abort uploads, then delete objects batch by batch; number and bytes of the objects."""
-    count, size = 0, 0
-    if not dry_run:
-        for upload in uploads:
-            abort_wholly(run.store, upload)
-    while batch := list(islice(found, _BATCH)):
-        batch_bytes = sum(stat.size for stat in batch)
-        if not dry_run:
-            run.store.delete([stat.key for stat in batch])
-            run.observer(Event(kind=Kind.DELETED, path=batch[0].key, bytes=batch_bytes, count=len(batch)))
-        count, size = count + len(batch), size + batch_bytes
-    return count, size
-
-
-def _delete_records(store: Store, attempt: SnapshotId, folder: Folder | None) -> None:
-    """Delete what stands about an attempt; the condemnation last, so that whatever is left counts as condemned."""
-    keys = [layout.pin_key(attempt)]
+def _records(store: Store, attempt: SnapshotId, folder: Folder | None) -> tuple[str, ...]:
+    """What stands about an attempt, its condemnation left out."""
+    keys = [layout.pin_key(attempt), layout.quarantine_key(attempt)]
     if folder is not None:
         keys += [marker.key for marker in folder.adopters.values()]
         keys += [journal.key for journal in folder.journals]
         if any(journal.key != layout.journal_key(attempt) for journal in folder.journals):  # it was made by ranks
             keys += report_keys(store, attempt)
-    store.delete(keys)
-    if folder is not None:
-        store.delete([layout.condemned_key(attempt)])
+    return tuple(keys)
+
+
+def _carry_out(run: Run, plans: Sequence[_Plan]) -> None:
+    """Delete in as few requests as there can be: uploads, data, records; condemnations last, so that what is left counts."""
+    uploads = [upload for plan in plans for upload in plan.uploads]
+    map_tasks(lambda upload: abort_wholly(run.store, upload), uploads, run.config.transfer.workers)
+    for batch in _batches(stat for plan in plans for stat in plan.data):
+        run.store.delete([stat.key for stat in batch])
+        size = sum(stat.size for stat in batch)
+        run.observer(Event(kind=Kind.DELETED, path=batch[0].key, bytes=size, count=len(batch)))
+    for keys in _batches(chain.from_iterable(plan.records for plan in plans)):
+        run.store.delete(keys)
+    for keys in _batches(chain.from_iterable(plan.condemnation for plan in plans)):
+        run.store.delete(keys)
+
+
+def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """Cut into as many as one request takes."""
+    rest = iter(items)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
 
 
 def abort_wholly(store: Store, upload: Upload) -> None:

@@ -23,6 +23,8 @@ OUR_FOLDERS = (
     layout.RANKS,
     layout.PINS,
     layout.ALIASES,
+    layout.LEASES,
+    layout.QUARANTINE,
 )
 
 
@@ -109,4 +111,6 @@ _RECORDS: Mapping[str, Callable[[str], bool]] = {
     layout.RANKS: lambda key: layout.attempt_of_report_folder(key) is not None,
     layout.PINS: _is_pin,
     layout.ALIASES: _is_alias,
+    layout.LEASES: lambda key: layout.snapshot_of_lease_key(key) is not None,
+    layout.QUARANTINE: lambda key: layout.snapshot_of_quarantine_key(key) is not None,
 }

@@ -7,22 +7,24 @@ those are the store's own. Nothing is deleted that no manifest or journal of our
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 
 from ckptsync import names
 from ckptsync.catalog import KEPT_CLAIMS, Listed
 from ckptsync.errors import ConfigError, ManifestError, NoSnapshotError, NotFoundError
 from ckptsync.events import Event, Kind
-from ckptsync.policy import Candidate, KeepPolicy
+from ckptsync.policy import Candidate, KeepPolicy, retained
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Stat, Upload
 from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.attempts import Folder, folders, journal_keys
-from ckptsync.verbs.erase import Erased, View, abort_wholly, condemn, erase
+from ckptsync.verbs.erase import Erased, Target, View, abort_wholly, condemn, erase
 from ckptsync.verbs.foreign import Names, foreign_keys, names_of
+from ckptsync.verbs.lease import dead, leased, store_time_s
 
 _FOREIGN_NAMES = 1000
 _KEPT_VERSIONS = 10
@@ -38,7 +40,8 @@ class Collected:
         kept: committed snapshots that stay, the newest first.
         orphans: attempts that came to nothing, of which something was left.
         uploads_aborted: unfinished multipart uploads.
-        objects_deleted: data objects, old claims and superseded versions of aliases.
+        objects_deleted: data objects, old claims, superseded versions of aliases, leases of readers that are gone, and
+            quarantine records of snapshots that are.
         bytes_deleted: their size.
         foreign: objects that nothing of ours names, at most 1000 of them; they stay.
         foreign_count: how many of those there are in all.
@@ -78,7 +81,8 @@ class _Survey:
 def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool) -> Collected:
     """Delete what the policy lets go and what dead attempts left. Killed at any moment, the next call finishes.
 
-    Pinned snapshots, those with an alias, the newest readable one, and those whose manifest cannot be read always stay.
+    Pinned snapshots, those with an alias, those being read, the newest good one, and those whose manifest cannot be read
+    always stay. Quarantined ones take no good one's place.
 
     Args:
         run: where.
@@ -102,16 +106,22 @@ def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool)
     if not dry_run:
         targets = [survey.folders[one] for one in sorted(doomed | orphans) if one in survey.folders]
         map_tasks(lambda folder: condemn(run, folder), targets, run.config.transfer.workers)
-        survey, doomed, orphans = _look_again(run, survey, doomed, orphans)
+        survey, doomed, orphans = _look_again(run, survey, doomed, orphans, now_s)
     view = View(
         folders=survey.folders,
         committed=frozenset(survey.committed) - doomed,
         condemned=doomed | orphans | {one for one, folder in survey.folders.items() if folder.condemned is not None},
         stale_s=now_s - grace_s,
     )
-    erased, loose = _erase_all(run, view, doomed, orphans, dry_run=dry_run)
-    records = [*_old_claims(run, now_s - grace_s), *_old_alias_versions(run), *_old_reports(run, view)]
-    if not dry_run:
+    erased, loose = _erase_all(run, view, doomed, orphans, now_s=now_s, dry_run=dry_run)
+    records = [
+        *_old_claims(run, now_s - grace_s),
+        *_old_alias_versions(run),
+        *_old_reports(run, view),
+        *_idle_quarantines(run, view.committed, now_s),
+        *dead(run.store, now_s),
+    ]
+    if records and not dry_run:
         run.store.delete([stat.key for stat in records])
     return Collected(
         removed=tuple(str(one) for one in sorted(doomed, reverse=True)),
@@ -138,7 +148,10 @@ def _survey(run: Run) -> _Survey:
     found = {folder.id: folder for folder in folders(run.store)}
     epoch = run.catalog.newest_epoch()
     listed = list(run.catalog.listed())
-    read = map_tasks(lambda one: _read(run, one), listed, run.config.transfer.workers)
+    quarantined = run.catalog.quarantined()
+    read = map_tasks(
+        lambda one: _read(run, one, quarantined=one.id in quarantined), listed, run.config.transfer.workers
+    )
     readable = [(candidate, named) for candidate, named in filter(None, read)]
     return _Survey(
         committed=tuple(one.id for one in listed),
@@ -149,29 +162,23 @@ def _survey(run: Run) -> _Survey:
     )
 
 
-def _read(run: Run, listed: Listed) -> tuple[Candidate, Names] | None:
+def _read(run: Run, listed: Listed, *, quarantined: bool) -> tuple[Candidate, Names] | None:
     """What matters of one manifest; None when it is damaged or gone."""
     try:
         manifest = run.catalog.load(listed)
     except (ManifestError, NotFoundError):
         return None
-    candidate = Candidate(id=listed.id, created_s=listed.stat.modified_s, metrics=manifest.metrics)
+    candidate = Candidate(
+        id=listed.id, created_s=listed.stat.modified_s, metrics=manifest.metrics, quarantined=quarantined
+    )
     return candidate, names_of(manifest)
 
 
 def _now_s(run: Run, survey: _Survey, *, dry_run: bool) -> float:
-    """The store's own time: that of an object put now. A dry run, which puts nothing, takes this machine's.
-
-    The object is the condemnation of an attempt that never was, so that the next call deletes one a kill left behind.
-    """
+    """The store's own time. A dry run, which puts nothing, takes this machine's."""
     if dry_run:
         return max([run.clock.now(), *(folder.modified_s for folder in survey.folders.values())])
-    key = layout.condemned_key(layout.new_snapshot_id(max(1, survey.epoch), 0))
-    try:
-        run.store.put(key, b"")
-        return run.store.stat(key).modified_s
-    finally:
-        run.store.delete([key])
+    return store_time_s(run, survey.epoch)
 
 
 def _foreign(run: Run, survey: _Survey) -> tuple[tuple[str, ...], int]:
@@ -188,14 +195,18 @@ def _doomed(run: Run, survey: _Survey, keep: KeepPolicy | None, now_s: float) ->
     """Snapshots that retention lets go."""
     if keep is None or not survey.candidates:
         return frozenset()
-    kept = keep.keeps(survey.candidates, now_s) | {survey.candidates[0].id}
-    return frozenset(candidate.id for candidate in survey.candidates) - kept - _spared(run)
+    kept = retained(keep, survey.candidates, now_s)
+    return frozenset(candidate.id for candidate in survey.candidates) - kept - _spared(run, now_s)
 
 
-def _spared(run: Run) -> frozenset[SnapshotId]:
-    """Snapshots that somebody asked to keep."""
+def _spared(run: Run, now_s: float) -> frozenset[SnapshotId]:
+    """Snapshots that somebody asked to keep, or is reading."""
     aliased = (layout.parse_snapshot_id(alias.snapshot) for alias in names.all_aliases(run.catalog).values())
-    return frozenset(names.pins(run.catalog)) | frozenset(one for one in aliased if one is not None)
+    return (
+        frozenset(names.pins(run.catalog))
+        | frozenset(one for one in aliased if one is not None)
+        | leased(run.store, now_s)
+    )
 
 
 def _orphans(survey: _Survey, before_s: float) -> frozenset[SnapshotId]:
@@ -224,9 +235,9 @@ def _is_continued(folder: Folder, survey: _Survey, before_s: float) -> bool:
 
 
 def _look_again(
-    run: Run, before: _Survey, doomed: frozenset[SnapshotId], orphans: frozenset[SnapshotId]
+    run: Run, before: _Survey, doomed: frozenset[SnapshotId], orphans: frozenset[SnapshotId], now_s: float
 ) -> tuple[_Survey, frozenset[SnapshotId], frozenset[SnapshotId]]:
-    """List once more, now that everything to be erased is condemned; what was committed or pinned meanwhile stays."""
+    """List once more, now that everything to be erased is condemned; what was committed or spared meanwhile stays."""
     found = {folder.id: folder for folder in folders(run.store)}
     committed = tuple(listed.id for listed in run.catalog.listed())
     after = _Survey(
@@ -236,19 +247,28 @@ def _look_again(
         folders=found,
         epoch=before.epoch,
     )
-    return after, doomed - _spared(run) if doomed else doomed, orphans - set(committed)
+    return after, doomed - _spared(run, now_s) if doomed else doomed, orphans - set(committed)
 
 
 # -- and its going -------------------------------------------------------------------------------------------------------
 
 
 def _erase_all(
-    run: Run, view: View, doomed: frozenset[SnapshotId], orphans: frozenset[SnapshotId], *, dry_run: bool
+    run: Run, view: View, doomed: frozenset[SnapshotId], orphans: frozenset[SnapshotId], *, now_s: float, dry_run: bool
 ) -> tuple[dict[SnapshotId, Erased], int]:
-    """Manifests first, the oldest before the newer; then data. Also the number of uploads of settled attempts."""
+    """Manifests first, the oldest before the newer; then data. Also the number of uploads of settled attempts.
+
+    A reader that found a manifest just before it went has put its lease before: its data is for a later gc to delete.
+    """
     workers = run.config.transfer.workers
     oldest_first = sorted(doomed)
-    named = dict(zip(oldest_first, map_tasks(lambda one: _unrecorded(run, one), oldest_first, workers), strict=True))
+    named = dict(
+        zip(
+            oldest_first,
+            map_tasks(lambda one: _unrecorded(run, one, view.folders.get(one)), oldest_first, workers),
+            strict=True,
+        )
+    )
     uploads: dict[SnapshotId, list[Upload]] = {}
     for upload in run.store.uploads(layout.DATA) if run.store.traits.multipart else ():
         if (owner := layout.parse_snapshot_id(upload.key.split("/")[1])) is not None:
@@ -257,19 +277,20 @@ def _erase_all(
         run.store.delete([layout.manifest_key(one) for one in oldest_first])
         for one in oldest_first:
             run.observer(Event(kind=Kind.DELETED, path=str(one), count=1, message=f"retention let go of {one}"))
-    targets = sorted(doomed | orphans)
-
-    def erase_one(one: SnapshotId) -> Erased:
-        return erase(run, one, view, named=named.get(one, frozenset()), uploads=uploads.get(one, ()), dry_run=dry_run)
-
-    erased = dict(zip(targets, map_tasks(erase_one, targets, workers), strict=True))
+    targets = [
+        Target(attempt=one, named=named.get(one, frozenset()), uploads=uploads.get(one, ()))
+        for one in sorted(doomed | orphans)
+    ]
+    if targets:
+        view = replace(view, leased=leased(run.store, now_s))
+    erased = erase(run, targets, view, dry_run=dry_run)
     others = [(one, found) for one, found in uploads.items() if one not in erased]
     return erased, sum(_abort_settled(run, one, found, view, dry_run=dry_run) for one, found in others)
 
 
-def _unrecorded(run: Run, snapshot: SnapshotId) -> frozenset[str]:
+def _unrecorded(run: Run, snapshot: SnapshotId, folder: Folder | None) -> frozenset[str]:
     """Keys of a snapshot by its manifest, where its journal is lost or damaged; else none, for the journal has them."""
-    if journal_keys(run.store, snapshot) is not None:
+    if journal_keys(run.store, snapshot, folder) is not None:
         return frozenset()
     try:
         return frozenset(file.key for file in run.catalog.get(snapshot).files)
@@ -286,7 +307,7 @@ def _abort_settled(run: Run, owner: SnapshotId, uploads: list[Upload], view: Vie
         bool(folder.adopters) and all(adopter in view.committed for adopter in folder.adopters)
     )
     old = [upload for upload in uploads if (upload.begun_s or folder.modified_s) < view.stale_s]
-    keys = journal_keys(run.store, owner) if settled and old else None
+    keys = journal_keys(run.store, owner, folder) if settled and old else None
     idle = [upload for upload in old if keys and upload.key in keys]
     for upload in idle if not dry_run else ():
         abort_wholly(run.store, upload)
@@ -303,6 +324,14 @@ def _old_reports(run: Run, view: View) -> Iterator[Stat]:
     """What ranks reported of snapshots that are committed long since: the manifest has it all."""
     for stat in run.store.list(layout.RANKS):
         if layout.attempt_of_report_folder(stat.key) in view.committed and stat.modified_s < view.stale_s:
+            yield stat
+
+
+def _idle_quarantines(run: Run, committed: AbstractSet[SnapshotId], now_s: float) -> Iterator[Stat]:
+    """Quarantine records that were there when we began, of snapshots that are not there any more."""
+    for stat in run.store.list(layout.QUARANTINE):
+        snapshot = layout.snapshot_of_quarantine_key(stat.key)
+        if snapshot is not None and snapshot not in committed and stat.modified_s < now_s:
             yield stat
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Literal, TypeVar
+from typing import Literal
 
 from ckptsync import names
 from ckptsync.catalog import Listed
@@ -19,10 +17,9 @@ from ckptsync.snapshot import diff
 from ckptsync.snapshot.diff import Diff
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest
+from ckptsync.transfer.workers import in_order
 from ckptsync.verbs.attempts import Folder, folders, read_attempts
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+from ckptsync.verbs.quarantine import reason_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +34,8 @@ class Row:
         bytes: of all files; planned ones when it is incomplete, 0 when unknown.
         files: regular files, likewise.
         metrics: None stands for values that are no numbers.
-        state: `quarantined` when its manifest cannot be read, `incomplete` when it has none and none continues it.
+        state: `quarantined` when it was found bad or its manifest cannot be read, `incomplete` when it has none and none
+            continues it.
         pinned: retention spares it.
         aliases: names that stand for it, sorted.
         problem: why it is quarantined, or why nothing is known of it; empty when all is well.
@@ -74,16 +72,19 @@ def rows(run: Run) -> Iterator[Row]:
         ManifestError: an alias is damaged.
         StoreError: a request failed for good.
     """
-    pinned = names.pins(run.catalog)
+    pinned, quarantined = names.pins(run.catalog), run.catalog.quarantined()
     aliases: dict[str, list[str]] = {}
     for name, alias in names.all_aliases(run.catalog).items():
         aliases.setdefault(alias.snapshot, []).append(name)
 
     def row(found: _Found) -> Row | None:
         known = tuple(sorted(aliases.get(str(found.id), ())))
-        return _row(run, found, pinned=found.id in pinned, aliases=known)
+        made = _row(run, found, pinned=found.id in pinned, aliases=known)
+        if made is None or made.state != "committed" or found.id not in quarantined:
+            return made
+        return replace(made, state="quarantined", problem=reason_of(run, found.id))
 
-    for made in _in_order(row, _found(run), run.config.transfer.workers):
+    for made in in_order(row, _found(run), run.config.transfer.workers):
         if made is not None:
             yield made
 
@@ -186,18 +187,3 @@ def _when(found: _Found) -> str:
     if modified_s is None:
         return ""
     return datetime.fromtimestamp(modified_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
-    """Call `function` on items in parallel and yield results in their order, at most `workers` ahead of the reader."""
-    waiting: deque[Future[_Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ckptsync-rows")
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) == workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from ckptsync import names
 from ckptsync.errors import ConfigError, ManifestError, NoSnapshotError
+from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Upload
 from ckptsync.verbs.attempts import Folder, folder_of, journal_keys
-from ckptsync.verbs.erase import View, condemn, erase
+from ckptsync.verbs.erase import Target, View, condemn, erase
+from ckptsync.verbs.lease import held_until_s, store_time_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +41,11 @@ def remove(run: Run, snap: str, *, force: bool = False) -> Removed:
     Args:
         run: where.
         snap: an id, a step, `latest`, `best:METRIC:min|max` or an alias.
-        force: also when it is pinned or has an alias.
+        force: also when it is pinned, has an alias, or is being read.
 
     Raises:
         NoSnapshotError: nothing committed fits.
-        ConfigError: it is pinned or has an alias, and `force` is not set; nothing was touched.
+        ConfigError: it is pinned, has an alias or is being read, and `force` is not set; nothing was touched.
         ManifestError: an alias is damaged, so that it cannot be known what it protects; nothing was touched.
         StoreError: a request failed for good; calling again finishes.
     """
@@ -63,33 +66,50 @@ def remove(run: Run, snap: str, *, force: bool = False) -> Removed:
             condemn(run, found)
     view = _view(run, snapshot, targets)
     run.store.delete([layout.manifest_key(snapshot)])
-    erased = [
-        erase(
-            run,
-            target,
-            view,
-            named=named if target == snapshot else frozenset(),
-            uploads=_uploads(run, target),
-        )
-        for target in sorted(targets)
-    ]
-    if owners:  # it continues them no longer
+    if not force and _read_until_s(run, snapshot) is not None:  # by somebody who saw the manifest just before it went
+        view = replace(view, leased={snapshot})
+        message = f"snapshot {snapshot} is being read; gc deletes its data when that is done"
+        run.observer(Event(kind=Kind.NOTICE, path=str(snapshot), message=message))
+    erased = erase(
+        run,
+        [
+            Target(
+                attempt=target,
+                named=named if target == snapshot else frozenset(),
+                uploads=_uploads(run, target),
+            )
+            for target in sorted(targets)
+        ],
+        view,
+    )
+    if owners and not view.leased:  # it continues them no longer
         run.store.delete([layout.adoption_key(owner, snapshot) for owner in sorted(owners)])
     return Removed(
         snapshot=str(snapshot),
-        objects=sum(part.objects for part in erased),
-        bytes=sum(part.bytes for part in erased),
+        objects=sum(part.objects for part in erased.values()),
+        bytes=sum(part.bytes for part in erased.values()),
     )
 
 
 def _check_spared(run: Run, snapshot: SnapshotId) -> None:
-    """Refuse what somebody asked to keep."""
+    """Refuse what somebody asked to keep, or is reading."""
+    if (end_s := _read_until_s(run, snapshot)) is not None:
+        until = datetime.fromtimestamp(end_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        raise ConfigError(
+            f"snapshot {snapshot} is being read, until {until} unless its reader needs longer; wait, or use force (--force)"
+        )
     if snapshot in names.pins(run.catalog):
         raise ConfigError(f"snapshot {snapshot} is pinned; unpin it first, or use force (--force)")
     aliases = [name for name, alias in names.all_aliases(run.catalog).items() if alias.snapshot == str(snapshot)]
     if aliases:
         what = f"alias {aliases[0]!r} stands" if len(aliases) == 1 else f"aliases {', '.join(aliases)} stand"
         raise ConfigError(f"{what} for snapshot {snapshot}; promote another one first, or use force (--force)")
+
+
+def _read_until_s(run: Run, snapshot: SnapshotId) -> float | None:
+    """When the last lease of its readers ends, by the store's clock; None when nobody reads it."""
+    end_s = held_until_s(run.store, layout.lease_prefix(snapshot)).get(snapshot)
+    return end_s if end_s is not None and end_s >= store_time_s(run, snapshot.epoch) else None
 
 
 def _named(run: Run, snapshot: SnapshotId) -> frozenset[str]:

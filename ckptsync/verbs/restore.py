@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain, repeat
 from pathlib import Path
+from typing import NoReturn
 
 from ckptsync import names
 from ckptsync.catalog import Listed
@@ -29,6 +31,8 @@ from ckptsync.transfer.target import (
     sync_folder,
 )
 from ckptsync.verbs.compare import holds_only, matches
+from ckptsync.verbs.lease import Leases
+from ckptsync.verbs.quarantine import reason_of
 
 _HISTORY = 50
 """So many of the newest snapshots are asked whether they hold what a restore replaces."""
@@ -59,7 +63,7 @@ class Restored:
         committed: always True.
         target: where.
         kept: where content that stood at the target and is in no snapshot was moved.
-        skipped: newer snapshots that were bad, the newest first.
+        skipped: newer snapshots that were bad or quarantined, the newest first.
         steps_lost: how much newer the newest of those was, 0 or more.
     """
 
@@ -84,14 +88,16 @@ def restore(
 ) -> Restored:
     """Let a snapshot appear at `target`. Called again after a kill, it fetches only what is missing.
 
-    What stood at the target is deleted when it is in a snapshot of this run, and else kept beside it.
+    What stood at the target is deleted when it is in a good snapshot of this run, and else kept beside it. While it is being
+    read, the snapshot is spared by gc and rm.
 
     Args:
         run: where from.
         target: a directory, or for a snapshot of a single file, a file or the directory for it.
         snapshot: an id, a step, `latest`, `best:METRIC:min|max` or an alias.
         include: shell patterns on relative paths (`*` also matches `/`); none means everything.
-        fallback: with `latest`, take the next older snapshot when one is damaged.
+        fallback: with `latest`, take the next older snapshot when one is damaged or quarantined. Asked for by another
+            name, a quarantined one is tried, and verified as always.
 
     Raises:
         NoSnapshotError: there is none, or not the one asked for.
@@ -104,11 +110,15 @@ def restore(
     named, target = target, Path(os.path.realpath(target))
     skipped: list[Skipped] = []
     lost_from = 0
-    for snapshot_id, listed in _candidates(run, snapshot):
+    leases = Leases(run)
+    for snapshot_id, listed, quarantined in _candidates(run, snapshot):
         try:
-            if (manifest := _loaded(run, snapshot_id, listed)) is None:
-                continue
-            received, kept = _restore_one(run, manifest, target, include)
+            if quarantined:
+                _pass_over(run, snapshot_id)
+            with leases.on(snapshot_id) as reading:
+                if (manifest := _loaded(reading, snapshot_id, listed)) is None:
+                    continue
+                received, kept = _restore_one(reading, manifest, target, include)
         except IntegrityError as error:
             if not fallback or listed is None:
                 raise
@@ -139,17 +149,32 @@ def restore(
     raise NoSnapshotError(f"there is no snapshot in {run.url}")
 
 
-def _candidates(run: Run, snapshot: str) -> Iterator[tuple[SnapshotId, Listed | None]]:
-    """What to try, in order; one listing of one key when the first is good."""
+def _candidates(run: Run, snapshot: str) -> Iterator[tuple[SnapshotId, Listed | None, bool]]:
+    """What to try, in order, and whether it is quarantined; two small listings when the first is good."""
     if snapshot != "latest":
-        yield names.find(run.catalog, snapshot), None
+        yield names.find(run.catalog, snapshot), None, False
         return
     tried: set[SnapshotId] = set()
-    for limit in (1, None):
+    quarantined: frozenset[SnapshotId] | None = None
+    for limit in chain((1,), repeat(None)):
+        seen = len(tried)
         for listed in run.catalog.listed(limit=limit):
+            if quarantined is None:
+                quarantined = run.catalog.quarantined()
             if listed.id not in tried:
                 tried.add(listed.id)
-                yield listed.id, listed
+                yield listed.id, listed, listed.id in quarantined
+        if limit is None and len(tried) == seen:  # else those listed may be gone, and newer ones there
+            return
+
+
+def _pass_over(run: Run, snapshot: SnapshotId) -> NoReturn:
+    """Say why a quarantined snapshot is not even tried.
+
+    Raises:
+        IntegrityError: always.
+    """
+    raise IntegrityError(f"it is quarantined: {reason_of(run, snapshot)}")
 
 
 def _loaded(run: Run, snapshot: SnapshotId, listed: Listed | None) -> Manifest | None:
@@ -285,12 +310,15 @@ def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Rece
 
 
 def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:
-    """Whether everything at and below a path is, byte for byte, in this snapshot or a recent one of the run."""
+    """Whether everything at and below a path is, byte for byte, in this snapshot or a recent good one of the run."""
     if holds_only(old, manifest, place):
         return True
+    quarantined = run.catalog.quarantined()
     for number, listed in enumerate(run.catalog.listed(limit=_HISTORY)):
         if number == _HISTORY:
             break
+        if listed.id in quarantined:  # the only good copy may be the one that stands here
+            continue
         try:
             if holds_only(old, run.catalog.load(listed), place):
                 return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptsync.catalog import Listed
 from ckptsync.errors import ManifestError, NotFoundError
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
@@ -69,7 +68,8 @@ def status(run: Run) -> Status:
     Raises:
         StoreError: a request failed for good.
     """
-    newest = _newest_readable(run)
+    found = run.catalog.newest()
+    newest = found[0] if found else None
     epoch = run.catalog.newest_epoch()
     claim = run.catalog.writer(epoch) if epoch else None
     return Status(
@@ -83,18 +83,6 @@ def status(run: Run) -> Status:
         writer_since=claim.created if claim else None,
         pending=_pending(run, newest.id if newest else None),
     )
-
-
-def _newest_readable(run: Run) -> Listed | None:
-    """The newest snapshot a restore would take; one listing of one key when that one is good."""
-    for limit in (1, None):
-        for listed in run.catalog.listed(limit=limit):
-            try:
-                run.catalog.load(listed)
-            except (ManifestError, NotFoundError):
-                continue
-            return listed
-    return None
 
 
 def _pending(run: Run, newest: SnapshotId | None) -> tuple[Pending, ...]:

@@ -15,13 +15,18 @@ from ckptsync import names
 from ckptsync.errors import ConfigError, ConflictError, IntegrityError, NoSnapshotError, NotFoundError
 from ckptsync.run import Run
 from ckptsync.snapshot.digest import part_span
-from ckptsync.snapshot.manifest import FileEntry, Manifest
+from ckptsync.snapshot.layout import SnapshotId
+from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received
 from ckptsync.transfer.workers import Task, run_tasks
+from ckptsync.verbs.lease import Leases
+from ckptsync.verbs.quarantine import quarantine as quarantine_it
+from ckptsync.verbs.quarantine import release
 
 _EVERYTHING = 100
+_SEED_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,6 +56,8 @@ class Verified:
         bytes_checked: their size.
         parts_total: parts in the snapshot.
         bad: every part and object that is not what was committed, by path and part; empty when all is well.
+        seed: hex digits that choose the same parts again; empty when all were read.
+        quarantined: `latest` passes it over from now on.
         seconds: this call.
     """
 
@@ -61,6 +68,8 @@ class Verified:
     bytes_checked: int
     parts_total: int
     bad: tuple[Bad, ...]
+    seed: str
+    quarantined: bool
     seconds: float
 
 
@@ -85,31 +94,72 @@ class _Findings:
             self.bad.append(Bad(path, part, reason))
 
 
-def verify(run: Run, snapshot: str = "latest", *, percent: float = _EVERYTHING, seed: bytes | None = None) -> Verified:
+def verify(
+    run: Run,
+    snapshot: str = "latest",
+    *,
+    percent: float = _EVERYTHING,
+    seed: bytes | None = None,
+    quarantine: bool = True,
+) -> Verified:
     """Read a snapshot again and compare every part with its digest. Does not stop at the first that is bad.
 
-    A part that does not match is fetched once more before it counts as bad. Nothing is written anywhere.
+    A part that does not match is fetched once more before it counts as bad. A snapshot that is bad is quarantined, and one that is good in all its parts is no longer. While it is being read, it is spared by gc
+    and rm.
 
     Args:
         run: where.
-        snapshot: an id, a step, `latest`, `best:METRIC:min|max` or an alias. `latest` is the newest one even when its
-            manifest is damaged, where a restore would go back to an older one.
+        snapshot: an id, a step, `latest`, `best:METRIC:min|max` or an alias. `latest` means the newest one, also when it is
+            damaged or quarantined, where a restore would go back to an older one.
         percent: how many of its parts, more than 0 and at most 100; at least one is read, chosen at random.
-        seed: the same seed chooses the same parts; None chooses others each time.
+        seed: 1 to 64 bytes; the same seed chooses the same parts; None chooses others each time.
+        quarantine: False leaves the quarantine as it is.
 
     Raises:
-        ConfigError: `percent` is out of range.
+        ConfigError: `percent` or `seed` is out of range.
         NoSnapshotError: nothing committed fits.
         ManifestError: the manifest is damaged.
         StoreError: a request failed for good.
     """
     if not 0 < percent <= _EVERYTHING:
         raise ConfigError(f"{percent} percent of the parts cannot be verified; say more than 0 and at most 100")
+    if seed is not None and not 0 < len(seed) <= _SEED_BYTES:
+        raise ConfigError(f"a seed of {len(seed)} bytes cannot be used; it has 1 to {_SEED_BYTES}")
+    seed = secrets.token_bytes(16) if seed is None else seed
     begun_s = run.clock.monotonic()
-    manifest = _manifest(run, snapshot)
-    total = sum(len(entry.parts) for entry in manifest.files)
-    chosen = _chosen(manifest.files, total, percent, secrets.token_bytes(16) if seed is None else seed)
     findings = _Findings()
+    snapshot_id = _found(run, snapshot)
+    with Leases(run).on(snapshot_id) as reading:
+        manifest = run.catalog.get(snapshot_id)
+        total = sum(len(entry.parts) for entry in manifest.files)
+        _read(reading, _chosen(manifest.files, total, percent, seed), findings)
+    bad = tuple(sorted(findings.bad))
+    return Verified(
+        snapshot=manifest.snapshot,
+        step=manifest.id.step,
+        files=len(manifest.files),
+        parts_checked=findings.parts,
+        bytes_checked=findings.bytes,
+        parts_total=total,
+        bad=bad,
+        seed="" if percent == _EVERYTHING else seed.hex(),
+        quarantined=_settled(run, snapshot_id, bad, whole=percent == _EVERYTHING, change=quarantine),
+        seconds=round(run.clock.monotonic() - begun_s, 3),
+    )
+
+
+def _found(run: Run, snapshot: str) -> SnapshotId:
+    """The snapshot asked for."""
+    if snapshot != "latest":
+        return names.find(run.catalog, snapshot)
+    newest = next(run.catalog.listed(limit=1), None)
+    if newest is None:
+        raise NoSnapshotError(f"there is no snapshot in {run.url}")
+    return newest.id
+
+
+def _read(run: Run, chosen: Iterable[tuple[FileEntry, Sequence[int]]], findings: _Findings) -> None:
+    """Fetch and hash."""
     transfer = run.config.transfer
     reader = Reader(
         store=run.store,
@@ -121,26 +171,15 @@ def verify(run: Run, snapshot: str = "latest", *, percent: float = _EVERYTHING, 
         (partial(_check_file, reader, entry, parts, findings) for entry, parts in chosen),
         transfer.workers,
     )
-    return Verified(
-        snapshot=manifest.snapshot,
-        step=manifest.id.step,
-        files=len(manifest.files),
-        parts_checked=findings.parts,
-        bytes_checked=findings.bytes,
-        parts_total=total,
-        bad=tuple(sorted(findings.bad)),
-        seconds=round(run.clock.monotonic() - begun_s, 3),
-    )
 
 
-def _manifest(run: Run, snapshot: str) -> Manifest:
-    """The manifest asked for."""
-    if snapshot != "latest":
-        return run.catalog.get(names.find(run.catalog, snapshot))
-    newest = next(run.catalog.listed(limit=1), None)
-    if newest is None:
-        raise NoSnapshotError(f"there is no snapshot in {run.url}")
-    return run.catalog.get(newest.id)
+def _settled(run: Run, snapshot: SnapshotId, bad: Sequence[Bad], *, whole: bool, change: bool) -> bool:
+    """Quarantine what is bad, release what is good throughout; whether it is quarantined now."""
+    if bad and change:
+        return quarantine_it(run, snapshot, [(one.path, one.part, one.reason) for one in bad])
+    if whole and change:
+        return release(run, snapshot)
+    return run.catalog.is_quarantined(snapshot)
 
 
 def _chosen(
@@ -152,7 +191,7 @@ def _chosen(
     wanted = max(1, math.ceil(total * percent / _EVERYTHING))
 
     def lot(index: int) -> bytes:
-        return hashlib.blake2b(index.to_bytes(8, "big"), key=seed[:64], digest_size=8).digest()
+        return hashlib.blake2b(index.to_bytes(8, "big"), key=seed, digest_size=8).digest()
 
     drawn = set(heapq.nsmallest(wanted, range(total), key=lot))
     chosen: list[tuple[FileEntry, Sequence[int]]] = []

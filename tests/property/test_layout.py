@@ -32,6 +32,8 @@ def test_what_went_into_a_key_comes_out(one: SnapshotId, other: SnapshotId) -> N
     assert layout.snapshot_of_manifest_key(layout.manifest_key(one)) == one
     assert layout.journal_of_key(layout.adoption_key(one, other)) == (one, other)
     assert layout.epoch_of_writer_key(layout.writer_key(one.epoch)) == one.epoch
+    assert layout.snapshot_of_lease_key(layout.new_lease_key(one)) == one
+    assert layout.snapshot_of_quarantine_key(layout.quarantine_key(one)) == one
 
 
 @given(st.text())
@@ -47,6 +49,8 @@ def test_no_key_of_strangers_makes_the_readers_fail(name: str) -> None:
         (layout.WRITERS, layout.epoch_of_writer_key),
         (layout.JOURNALS, layout.journal_of_key),
         (layout.ALIASES, layout.version_of_alias_key),
+        (layout.LEASES, layout.snapshot_of_lease_key),
+        (layout.QUARANTINE, layout.snapshot_of_quarantine_key),
     ):
         read(room + name)
 

@@ -225,11 +225,25 @@ def test_an_empty_run_has_no_latest(catalog: Catalog) -> None:
     assert list(catalog.history()) == []
 
 
-def test_latest_costs_one_listing_and_one_get(catalog: Catalog, store: Any) -> None:
+def test_latest_costs_two_small_listings_and_one_get(catalog: Catalog, store: Any) -> None:
     commit(catalog, *((1, step) for step in range(50)))
     store.heal()
     assert catalog.latest() == make(1, 49)
-    assert store.count() == {"list": 1, "get": 1}
+    assert store.count() == {"list": 2, "get": 1}
+    assert [key for _, key in store.calls[:2]] == ["manifests/", "quarantine/"]
+
+
+def test_quarantined_snapshots_are_passed_over(catalog: Catalog, store: Any) -> None:
+    commit(catalog, (1, 10), (1, 20), (2, 5))
+    store.put(layout.quarantine_key(make(2, 5).id), b"whatever it says")
+    store.put("quarantine/notes.txt", b"foreign")
+    assert catalog.quarantined() == {make(2, 5).id}
+    assert catalog.is_quarantined(make(2, 5).id)
+    assert not catalog.is_quarantined(make(1, 20).id)
+    assert catalog.latest() == make(1, 20)
+    for step in (10, 20):
+        store.put(layout.quarantine_key(make(1, step).id), b"")
+    assert catalog.latest() is None
 
 
 @pytest.mark.parametrize(

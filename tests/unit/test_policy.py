@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ckptsync.errors import ConfigError
-from ckptsync.policy import BestN, Candidate, EveryNSteps, KeepPolicy, LatestN, Within
+from ckptsync.policy import BestN, Candidate, EveryNSteps, KeepPolicy, LatestN, Within, retained
 from ckptsync.snapshot.layout import SnapshotId
 
 _NOW_S = 1000.0
@@ -68,6 +69,7 @@ def test_joined_policies_keep_what_any_keeps() -> None:
     assert kept((LatestN(1) | BestN("loss", "min")) | (EveryNSteps(30) | Within(1)), 1, 2, 3, 4) == [10, 30, 40]
 
 
+@pytest.mark.req(8)
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -82,3 +84,22 @@ def test_joined_policies_keep_what_any_keeps() -> None:
 def test_what_would_keep_nothing_is_refused(make: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make()
+
+
+@pytest.mark.req(8)
+@pytest.mark.parametrize(
+    ("policy", "bad", "stay"),
+    [
+        (LatestN(2), {}, [30, 40]),
+        (LatestN(2), {40}, [20, 30, 40]),
+        (LatestN(2), {20, 40}, [10, 30, 40]),
+        (LatestN(1), {10}, [40]),
+        (LatestN(1), {10, 20, 30, 40}, [10, 20, 30, 40]),
+        (BestN("loss", "min"), {10}, [10, 20, 40]),
+        (EveryNSteps(20), {20}, [20, 40]),
+        (EveryNSteps(1000), {40}, [30]),
+    ],
+)
+def test_bad_ones_take_no_good_ones_place(policy: KeepPolicy, bad: set[int], stay: list[int]) -> None:
+    found = [replace(one, quarantined=one.id.step in bad) for one in candidates(1, 2, 3, 4)]
+    assert sorted(one.step for one in retained(policy, found, _NOW_S)) == stay

@@ -121,3 +121,33 @@ def test_verify_names_three_and_counts_the_rest(call: Call, source: Path) -> Non
         stored(Path("run"), f"f{number}").write_text("y")
     assert "f2 part 1: " in (said := call("verify", "run", exit_code=4).stderr)
     assert " and 2 more" in said
+
+
+def test_verify_quarantines_what_is_damaged_and_releases_it_when_it_is_good(call: Call, ask: Ask, saved: Path) -> None:
+    content = stored(saved, "name").read_bytes()
+    stored(saved, "name").write_bytes(content[::-1])
+    assert "is damaged: name part 1: " in (said := call("verify", saved, "--no-quarantine", exit_code=4).stderr)
+    assert "it is quarantined and restore" not in said
+    assert "it is quarantined and restore takes the next older one" in call("verify", saved, exit_code=4).stderr
+    newest, oldest = ask("ls", saved)
+    assert (newest["state"], oldest["state"]) == ("quarantined", "committed")
+    assert newest["problem"].startswith("name part 1: ")
+    (restored,) = ask("restore", saved, "back")
+    assert (restored["step"], restored["steps_lost"], len(restored["skipped"])) == (100, 100, 1)
+    assert "quarantined" in restored["skipped"][0]["reason"]
+    assert "quarantined" in call("promote", saved, 200, "prod", exit_code=4).stderr
+    call("promote", saved, 200, "prod", "--force")
+    stored(saved, "name").write_bytes(content)
+    (sample,) = ask("verify", saved, 200, "--percent", 50)
+    assert (sample["quarantined"], sample["bad"]) == (True, [])
+    assert "quarantined still" in call("verify", saved, 200, "--percent", 50).stdout
+    assert ask("verify", saved, 200)[0]["quarantined"] is False
+    assert [row["state"] for row in ask("ls", saved)] == ["committed", "committed"]
+
+
+def test_verify_draws_the_same_sample_again(call: Call, ask: Ask, saved: Path) -> None:
+    (first,) = ask("verify", saved, 200, "--percent", 50)
+    (again,) = ask("verify", saved, 200, "--percent", 50, "--seed", first["seed"])
+    assert (again["seed"], again["bytes_checked"]) == (first["seed"], first["bytes_checked"])
+    for seed in ("", "xyz", "00" * 65):
+        assert "hex digits" in call("verify", saved, 200, "--seed", seed, exit_code=2).stderr

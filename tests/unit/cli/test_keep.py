@@ -11,7 +11,9 @@ from click.testing import CliRunner, Result
 
 from ckptsync.cli.keep import _best, _policy
 from ckptsync.cli.main import cli
+from ckptsync.errors import StoreError
 from ckptsync.policy import AnyOf, BestN, EveryNSteps, LatestN, Within
+from ckptsync.store.local.store import LocalStore
 
 Call = Callable[..., Result]
 Ask = Callable[..., list[dict[str, Any]]]
@@ -97,3 +99,23 @@ def test_keep_options_make_a_policy() -> None:
     assert best == [BestN("loss", "min", 1), BestN("accuracy", "max", 3)]
     assert _policy(None, None, [], None) is None
     assert _policy(3, 100, best, 60.0) == AnyOf((*best, LatestN(3), EveryNSteps(100), Within(60.0)))
+
+
+def test_rm_refuses_what_is_being_read(call: Call, saved: Path) -> None:
+    (manifest,) = saved.glob("data/*-000000000100-*")
+    (lease := saved / "leases" / manifest.name / "abcdefgh").parent.mkdir(parents=True)
+    lease.touch()
+    assert "is being read, until " in call("rm", saved, 100, exit_code=2).stderr
+    call("rm", saved, 100, "--force")
+
+
+@pytest.mark.req(28)
+def test_gc_that_fails_exits_with_3(call: Call, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: LocalStore, keys: object) -> None:
+        del self, keys
+        raise StoreError("the disk is gone", op="delete")
+
+    monkeypatch.setattr(LocalStore, "delete", refuse)
+    assert "the disk is gone" in call("gc", saved, "--keep-last", 1, exit_code=3).stderr
+    monkeypatch.undo()
+    call("gc", saved, "--keep-last", 1)

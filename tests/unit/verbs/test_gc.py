@@ -39,6 +39,7 @@ def ids(*snapshots: SnapshotId) -> tuple[str, ...]:
 class TestRetention:
     """What a policy lets go."""
 
+    @pytest.mark.req(8)
     def test_order_is_that_of_epochs_not_of_steps_or_times(self, run: Any, make: Any, clock: Any) -> None:
         stale = make.snapshot(5000)
         clock.advance(100)
@@ -55,6 +56,7 @@ class TestRetention:
         assert gc(run).kept == ids(*made[::-1])
         assert make.there() == before
 
+    @pytest.mark.req(8)
     def test_pinned_aliased_and_newest_stay(self, run: Any, make: Any) -> None:
         pinned, aliased, loose, newest = (make.snapshot(step, loss=float(step)) for step in (4, 3, 2, 1))
         names.pin(run.catalog, pinned)
@@ -70,6 +72,7 @@ class TestRetention:
         assert gc(run, BestN("loss", "min", 1), dry_run=True).kept == ids(newest, best)
         assert gc(run, Within(999) | BestN("loss", "max", 1), dry_run=True).kept == ids(newest, worse)
 
+    @pytest.mark.req(2)
     def test_a_damaged_manifest_is_neither_counted_nor_removed(self, run: Any, make: Any) -> None:
         old, good, damaged = make.snapshot(1), make.snapshot(2), make.snapshot(3)
         run.store.put(layout.manifest_key(damaged), b"{}")
@@ -92,6 +95,7 @@ class TestRetention:
             gc(run, LatestN(1))
         assert make.there() == before
 
+    @pytest.mark.req(31)
     def test_all_manifests_go_before_any_data_and_the_oldest_first(self, run: Any, make: Any, store: Any) -> None:
         made = [make.snapshot(step) for step in range(4)]
         deleted: list[str] = []
@@ -141,6 +145,7 @@ class TestRetention:
 class TestOrphans:
     """What dead attempts left."""
 
+    @pytest.mark.req(30)
     def test_old_and_overtaken_attempts_go(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
         upload = run.store.begin(layout.data_key(dead, "a"))
@@ -168,6 +173,7 @@ class TestOrphans:
         assert gc(run).orphans == ()
         assert make.there() == before
 
+    @pytest.mark.req(28)
     def test_age_is_by_the_stores_clock(self, make: Any, run: Any, clock: Any) -> None:
         make.attempt(1)
         make.snapshot(2)
@@ -177,6 +183,7 @@ class TestOrphans:
         slow = dataclasses.replace(run, clock=FakeClock(clock.now() - 10 * GRACE_S))
         assert len(gc(slow).orphans) == 1
 
+    @pytest.mark.req(14)
     def test_what_an_attempt_wrote_beside_its_journal_stays(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
         foreign = layout.data_key(dead, "not-in-the-journal")
@@ -295,6 +302,7 @@ class TestOrphans:
         clock.advance(10 * GRACE_S)
         assert gc(run).uploads_aborted == 0
 
+    @pytest.mark.req(30)
     def test_parts_that_land_after_an_abort(self, run: Any, make: Any, clock: Any, store: Any) -> None:
         dead = make.attempt(1, FILES)
         run.store.begin(layout.data_key(dead, "a"))
@@ -354,6 +362,7 @@ class TestRecords:
 class TestForeign:
     """What is not ours."""
 
+    @pytest.mark.req(14)
     def test_it_is_told_and_never_deleted(self, run: Any, make: Any, clock: Any) -> None:
         snapshot = make.snapshot(1, FILES)
         foreign = [
@@ -408,6 +417,7 @@ class TestForeign:
         assert (len(found.foreign), found.foreign_count, found.foreign[0]) == (1000, 1100, "old/0000")
 
 
+@pytest.mark.req(30)
 def test_a_dry_run_tells_the_same_and_writes_nothing(run: Any, make: Any, clock: Any, store: Any) -> None:
     dead = make.attempt(1, FILES)
     run.store.begin(layout.data_key(dead, "a"))
@@ -451,7 +461,7 @@ def test_killed_anywhere_the_next_call_finishes(run: Any, make: Any, clock: Any,
         except killed:
             store.heal()
         else:
-            assert after > 15
+            assert after > 8
             return
         for manifest in run.catalog.history():
             assert all(run.store.stat(file.key).size == file.size for file in manifest.files)

@@ -201,7 +201,12 @@ def test_different_files_of_one_name_are_refused(run: Run, tmp_path: Path, size:
         (tmp_path / f"n{rank}" / "model.bin").write_bytes(bytes([rank]) * size)
 
     def one(rank: int) -> Saved:
-        return save_rank(run, tmp_path / f"n{rank}", Rank(rank=rank, world=2, launch="x", timeout_s=5), step=1)
+        return save_rank(
+            replace(run, clock=SYSTEM),
+            tmp_path / f"n{rank}",
+            Rank(rank=rank, world=2, launch="x", timeout_s=1.0),
+            step=1,
+        )
 
     outcomes = _each(range(2), one)
     assert any(isinstance(outcome, IncompleteError) and "--under" in str(outcome) for outcome in outcomes.values())
@@ -214,7 +219,12 @@ def test_each_rank_may_have_a_folder_of_its_own(run: Run, tmp_path: Path) -> Non
         (tmp_path / f"n{rank}" / "model.bin").write_bytes(bytes([rank]) * 10)
 
     def one(rank: int) -> Saved:
-        return save_rank(run, tmp_path / f"n{rank}", Rank(rank=rank, world=2, launch="x", under=f"r/{rank}"), step=1)
+        return save_rank(
+            replace(run, clock=SYSTEM),
+            tmp_path / f"n{rank}",
+            Rank(rank=rank, world=2, launch="x", under=f"r/{rank}"),
+            step=1,
+        )
 
     assert all(isinstance(outcome, Saved) for outcome in _each(range(2), one).values())
     restore(run, tmp_path / "back")

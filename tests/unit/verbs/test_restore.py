@@ -52,12 +52,15 @@ def test_what_comes_back_is_what_went_in(
     assert (restored.skipped, restored.kept, restored.steps_lost) == ((), (), 0)
 
 
-def test_the_newest_is_one_listing_and_one_get_away(run: Run, saved: Saved, store: Any, target: Path) -> None:
+def test_the_newest_is_two_small_listings_a_lease_and_one_get_away(
+    run: Run, saved: Saved, store: Any, target: Path
+) -> None:
     assert saved.committed
     restore(run, target)
-    assert store.calls[0] == ("list", "manifests/")
-    assert store.calls[1][0] == "get"
-    assert store.count() == {"list": 1, "get": 1 + PARTS + 2, "stat": 1}
+    assert store.calls[:2] == [("list", "manifests/"), ("list", "quarantine/")]
+    assert [verb for verb, _ in store.calls[2:4]] == ["put", "get"]  # the lease stands before the manifest is read
+    assert store.calls[-1] == ("delete", store.calls[2][1])
+    assert store.count() == {"list": 2, "put": 1, "get": 1 + PARTS + 2, "stat": 1, "delete": 1}
 
 
 def test_every_step_of_a_restore_is_told(run: Run, saved: Saved, target: Path, events: list[Event]) -> None:
@@ -133,7 +136,7 @@ def test_the_same_again_fetches_nothing(run: Run, saved: Saved, store: Any, targ
     store.heal()
     inode = target.stat().st_ino
     restored = restore(run, target)
-    assert store.count() == {"list": 1, "get": 1}
+    assert store.count() == {"list": 2, "put": 1, "get": 1, "delete": 1}
     assert (restored.bytes_sent, restored.bytes_reused) == (0, saved.bytes)
     assert target.stat().st_ino == inode
     assert names(target.parent) == ["ckpt"]
@@ -144,7 +147,7 @@ def test_a_single_file_again_fetches_nothing(run: Run, source: Path, store: Any,
     restore(run, target)
     store.heal()
     restored = restore(run, target)
-    assert store.count() == {"list": 1, "get": 1}
+    assert store.count() == {"list": 2, "put": 1, "get": 1, "delete": 1}
     assert (restored.bytes_sent, restored.bytes_reused) == (0, SIZE)
 
 

@@ -150,8 +150,34 @@ def test_a_bucket_that_fails_is_no_damage(run: Any, make: Any, store: Any) -> No
         verify(run)
 
 
-def test_nothing_is_written(run: Any, make: Any, store: Any) -> None:
+def test_nothing_is_written_but_a_lease(run: Any, make: Any, store: Any) -> None:
     make.snapshot(1)
+    before = make.there()
     store.heal()
     verify(run)
-    assert set(store.count()) <= {"list", "get", "stat", "read"}
+    assert [key.split("/")[0] for verb, key in store.calls if verb not in {"list", "get", "stat", "read"}] == [
+        "leases",
+        "leases",
+    ]
+    assert make.there() == before
+
+
+@pytest.mark.parametrize("seed", [b"", b"x" * 65])
+def test_seeds_that_cannot_be_used(run: Any, seed: bytes) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        verify(run, percent=1, seed=seed)
+
+
+def test_a_sample_tells_the_seed_that_draws_it_again(run: Any, make: Any, store: Any) -> None:
+    make.snapshot(7, {f"f{n:02d}": b"%d" % n for n in range(40)})
+
+    def parts_read() -> list[str]:
+        return sorted(key for verb, key in store.calls if verb == "get" and key.startswith("data/"))
+
+    store.heal()
+    told = verify(run, percent=25).seed
+    drawn = parts_read()
+    store.heal()
+    assert verify(run, percent=25, seed=bytes.fromhex(told)).seed == told
+    assert parts_read() == drawn
+    assert verify(run).seed == ""
