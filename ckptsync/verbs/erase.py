@@ -78,6 +78,12 @@ def condemn(run: Run, folder: Folder) -> None:
         run.store.put(layout.condemned_key(folder.id), b"")
 
 
+def rest(run: Run) -> None:
+    """Let the time pass in which the service would refuse to delete what was put last; none where it is not so strict."""
+    if pause_s := run.store.traits.rewrite_pause_s:
+        run.clock.sleep(pause_s)
+
+
 def erase(
     run: Run,
     attempt: SnapshotId,

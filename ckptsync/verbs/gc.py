@@ -21,7 +21,7 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Stat, Upload
 from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.attempts import Folder, folders, journal_keys
-from ckptsync.verbs.erase import Erased, View, abort_wholly, condemn, erase
+from ckptsync.verbs.erase import Erased, View, abort_wholly, condemn, erase, rest
 from ckptsync.verbs.foreign import Names, foreign_keys, names_of
 
 _FOREIGN_NAMES = 1000
@@ -102,6 +102,8 @@ def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool)
     if not dry_run:
         targets = [survey.folders[one] for one in sorted(doomed | orphans) if one in survey.folders]
         map_tasks(lambda folder: condemn(run, folder), targets, run.config.transfer.workers)
+        if targets:
+            rest(run)
         survey, doomed, orphans = _look_again(run, survey, doomed, orphans)
     view = View(
         folders=survey.folders,
@@ -169,7 +171,9 @@ def _now_s(run: Run, survey: _Survey, *, dry_run: bool) -> float:
     key = layout.condemned_key(layout.new_snapshot_id(max(1, survey.epoch), 0))
     try:
         run.store.put(key, b"")
-        return run.store.stat(key).modified_s
+        now_s = run.store.stat(key).modified_s
+        rest(run)
+        return now_s
     finally:
         run.store.delete([key])
 

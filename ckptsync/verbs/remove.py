@@ -12,7 +12,7 @@ from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Upload
 from ckptsync.verbs.attempts import Folder, folder_of, journal_keys
-from ckptsync.verbs.erase import View, condemn, erase
+from ckptsync.verbs.erase import View, condemn, erase, rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,8 @@ def remove(run: Run, snap: str, *, force: bool = False) -> Removed:
     for found in targets.values():
         if found is not None:
             condemn(run, found)
+    if any(targets.values()):
+        rest(run)
     view = _view(run, snapshot, targets)
     run.store.delete([layout.manifest_key(snapshot)])
     erased = [
