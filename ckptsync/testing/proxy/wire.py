@@ -5,9 +5,12 @@ Source: https://www.rfc-editor.org/rfc/rfc9112 (framing of messages)
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
 import struct
+import termios
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,6 +18,10 @@ from dataclasses import dataclass, replace
 PIECE_BYTES = 64 << 10
 MAX_HEAD_BYTES = 64 << 10
 
+ARRIVAL_S = 2.0
+POLL_S = 0.001
+
+_INT = bytes(4)
 _NO_CONTENT = 204
 _NOT_MODIFIED = 304
 _SUCCESS = 200
@@ -158,13 +165,24 @@ class Peer:
         watched.poll()
 
     def hang_up(self, *, reset: bool = False) -> None:
-        """Close: in order, or with `reset` by RST. Safe to call again."""
+        """Close: in order, or with `reset` by RST, once what was sent has arrived. Safe to call again."""
         with suppress(OSError):
             if reset:
+                with suppress(OSError):  # elsewhere than on Linux a socket may not tell
+                    self._await_arrival()
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_FOREVER_NEVER)
             else:
                 self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
+
+    def _await_arrival(self) -> None:
+        """Wait until the peer's kernel has everything that was sent, but not for ever: an RST drops what is under way."""
+        until_s = time.monotonic() + ARRIVAL_S
+        while time.monotonic() < until_s:
+            left = fcntl.ioctl(self.socket, termios.TIOCOUTQ, _INT)  # on Linux: bytes the other side did not confirm
+            if left == _INT:
+                return
+            time.sleep(POLL_S)
 
 
 class Body:

@@ -14,6 +14,8 @@ from ckptsync.events import Kind
 from ckptsync.testing.proxy import Fault, faults
 
 LINE_BYTES = 7_000_000
+SLICE_BYTES = 512 << 10
+"""A tenth of a part: what a store reads at once is lost when the line breaks."""
 
 
 @pytest.mark.req(33)
@@ -30,7 +32,7 @@ def test_a_line_that_breaks_every_7_mb_costs_less_than_a_part_each_time(
     resets = len(gets) - len(range(0, LARGE_BYTES, PART_BYTES))
     assert resets >= LARGE_BYTES // LINE_BYTES - 1
     fetched_again = sum(entry.received for entry in gets) - LARGE_BYTES
-    assert 0 <= fetched_again < resets * PART_BYTES / 2
+    assert 0 <= fetched_again < resets * SLICE_BYTES
     assert wired.told(Kind.REFETCHED) == []
 
 

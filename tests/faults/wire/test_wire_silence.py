@@ -65,7 +65,7 @@ def test_a_silent_service_fails_a_save_in_time(
 @pytest.mark.req(10, 33)
 def test_a_silent_service_fails_a_restore_in_time(wired: Wired, source: Path) -> None:
     wired.save(source)
-    wired.proxy.inject(faults.silence(), method="GET", target="/data/", times=None)
+    wired.proxy.inject(faults.silence(), header="Range", target="/data/", times=None)
     begun_s = time.monotonic()
     with pytest.raises(TransientError) as caught:
         wired.restore(**IMPATIENT)
@@ -78,7 +78,9 @@ def test_a_silent_service_fails_a_restore_in_time(wired: Wired, source: Path) ->
 @pytest.mark.req(10, 33)
 def test_silence_in_the_middle_of_a_body_loses_nothing_that_came(wired: Wired, source: Path) -> None:
     wired.save(source)
-    silent = wired.proxy.inject(faults.broken_after(2 * MIB, how="silence"), method="GET", target="/model.bin", times=4)
+    silent = wired.proxy.inject(
+        faults.broken_after(2 * MIB, how="silence"), header="Range", target="/model.bin", times=4
+    )
     wired.restore(**PATIENT)
     assert silent.struck == 4
     assert fingerprint(wired.target) == fingerprint(source)
