@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -212,6 +213,8 @@ class Catalog:
         """Create the same key again: a store that lets us ignores conditions."""
         if self.single_writer:
             return
+        if pause_s := self.store.traits.rewrite_pause_s:
+            self.clock.sleep(pause_s)  # too early, and the service refuses for that instead
         try:
             self.store.put(layout.writer_key(claim.epoch), msgspec.json.encode(claim, order="sorted"), if_absent=True)
         except ConflictError:
@@ -258,7 +261,7 @@ class Catalog:
             self.store.put(key, data, if_absent=True)
         except ConflictError as error:
             try:
-                ours = decode(self.store.read(key)).commit_id == manifest.commit_id
+                ours = self._decoded(lambda: self.store.read(key), manifest.id).commit_id == manifest.commit_id
             except ManifestError:
                 ours = False
             if not ours:
@@ -281,7 +284,7 @@ class Catalog:
             yield from (listed for listed, _ in zip(self.listed(), range(limit), strict=False))
 
     def load(self, listed: Listed) -> Manifest:
-        """Read one manifest in one request.
+        """Read one manifest in one request, and once more when it came damaged.
 
         Raises:
             ManifestError: damaged, of another version, or unsafe.
@@ -290,9 +293,13 @@ class Catalog:
         size = listed.stat.size
         if size > MAX_MANIFEST_BYTES:
             raise ManifestError(f"manifest of {listed.id} has {size} bytes, more than {MAX_MANIFEST_BYTES}")
-        content = bytearray(size)
-        count = self.store.get(listed.stat.key, memoryview(content), tag=listed.stat.tag or None)
-        return self._decoded(bytes(content[:count]), listed.id)
+
+        def read() -> bytes:
+            content = bytearray(size)
+            count = self.store.get(listed.stat.key, memoryview(content), tag=listed.stat.tag or None)
+            return bytes(content[:count])
+
+        return self._decoded(read, listed.id)
 
     def get(self, snapshot: SnapshotId) -> Manifest:
         """Read the manifest of one snapshot.
@@ -302,14 +309,16 @@ class Catalog:
             ManifestError: damaged, of another version, or unsafe.
         """
         try:
-            return self._decoded(self.store.read(layout.manifest_key(snapshot)), snapshot)
+            return self._decoded(lambda: self.store.read(layout.manifest_key(snapshot)), snapshot)
         except NotFoundError as error:
             raise NoSnapshotError(f"snapshot {snapshot} is not committed in {self.store.url}") from error
 
-    def _decoded(self, data: bytes, snapshot: SnapshotId) -> Manifest:
-        """Decode, and say whose manifest is bad."""
+    def _decoded(self, read: Callable[[], bytes], snapshot: SnapshotId) -> Manifest:
+        """Read and decode, once more when a bit may have flipped on the way; say whose manifest is bad."""
+        with suppress(ManifestError):
+            return decode(read(), snapshot)
         try:
-            return decode(data, snapshot)
+            return decode(read(), snapshot)
         except ManifestError as error:
             raise ManifestError(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
 

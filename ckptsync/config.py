@@ -29,7 +29,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How often and how long a request is tried.
 
     Attributes:
-        attempts: tries of one request, 1 or more, counted anew whenever bytes moved.
+        attempts: tries of one request, 1 or more, counted anew whenever bytes moved. A service that asks for a slower pace is
+            asked until the deadline.
         base_s: the first pause is random between 0 and this; it doubles each time (full jitter).
         cap_s: no pause is longer, unless the service asks for it by Retry-After.
         deadline_s: no new try begins this long after the first.

@@ -41,6 +41,16 @@ class Run:
         """Where the run lies on this machine's disk; None when it does not."""
         return Path(unquote(urlsplit(self.url).path)) if self.url.startswith("file://") else None
 
+    def rest(self, *, since_s: float | None = None) -> None:
+        """Let the time pass in which the service would refuse to change again what was put; none where it is not so strict.
+
+        Args:
+            since_s: when it was put, by the monotonic clock; None means just now.
+        """
+        put_s = self.clock.monotonic() if since_s is None else since_s
+        if (left_s := self.store.traits.rewrite_pause_s - (self.clock.monotonic() - put_s)) > 0:
+            self.clock.sleep(left_s)
+
 
 @contextmanager
 def open_run(

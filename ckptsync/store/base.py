@@ -38,6 +38,7 @@ class Traits:
         max_parts: most parts of one object.
         max_put_bytes: largest object a single `put` takes.
         max_copy_bytes: largest object `copy` takes.
+        rewrite_pause_s: seconds that must lie between two changes of one object.
     """
 
     conditional_put: bool = True
@@ -49,6 +50,7 @@ class Traits:
     max_parts: int = 10_000
     max_put_bytes: int = 5 << 30
     max_copy_bytes: int = 5 << 30
+    rewrite_pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,6 +123,7 @@ class _Run:
         self._key = key
         self._tries = 0
         self._fruitful_try = 0
+        self._throttled = 0
         self._since_s = clock.monotonic()
 
     def __call__(self, request: Callable[[], T]) -> T:
@@ -144,6 +145,7 @@ class _Run:
     def progressed(self) -> None:
         """Count tries and time anew: this one brought something."""
         self._fruitful_try = self._tries
+        self._throttled = 0
         self._since_s = self._clock.monotonic()
 
     def _controller(self) -> tenacity.Retrying:
@@ -169,18 +171,24 @@ class _Run:
         return max(rolled_s, _failure(state).retry_after_s or 0.0)
 
     def _is_over(self, state: tenacity.RetryCallState) -> bool:
-        """Whether there were enough fruitless tries, or the next would come too late."""
-        if self._tries - self._fruitful_try >= self._retry.attempts:
+        """Whether there were enough fruitless tries, or the next would come too late.
+
+        A service that asks for a slower pace is alive: only the deadline ends that wait.
+        """
+        self._throttled += _failure(state).throttled
+        if self._counted() >= self._retry.attempts:
             return True
         return self._clock.monotonic() + state.upcoming_sleep - self._since_s >= self._retry.deadline_s
 
+    def _counted(self) -> int:
+        """Tries since the last that brought something, less those in which the service asked for a slower pace."""
+        return self._tries - self._fruitful_try - self._throttled
+
     def _tell(self, state: tenacity.RetryCallState) -> None:
         """Tell the observer."""
-        failure, fruitless = _failure(state), self._tries - self._fruitful_try
-        message = (
-            f"{self._op} {self._key!r} failed, try {fruitless} of {self._retry.attempts}: {failure}; "
-            f"trying again in {state.upcoming_sleep:.2f} s"
-        )
+        failure = _failure(state)
+        which = "" if failure.throttled else f", try {self._counted()} of {self._retry.attempts}"
+        message = f"{self._op} {self._key!r} failed{which}: {failure}; trying again in {state.upcoming_sleep:.2f} s"
         self._observer(Event(kind=Kind.RETRY, path=self._key, message=message))
 
 

@@ -106,6 +106,8 @@ def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool)
     if not dry_run:
         targets = [survey.folders[one] for one in sorted(doomed | orphans) if one in survey.folders]
         map_tasks(lambda folder: condemn(run, folder), targets, run.config.transfer.workers)
+        if targets:
+            run.rest()
         survey, doomed, orphans = _look_again(run, survey, doomed, orphans, now_s)
     view = View(
         folders=survey.folders,

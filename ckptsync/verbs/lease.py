@@ -82,13 +82,14 @@ class _Lease:
         self.leases = leases
         self.snapshot = snapshot
         self.keys: list[str] = []
-        self.due_s = 0.0
+        self.due_s = self.put_s = 0.0
         self.lock = threading.Lock()
 
     def put(self) -> None:
         """Put it, and say when to put it again."""
         key = layout.new_lease_key(self.snapshot)
         done = self.leases.put(key)
+        self.put_s = self._now_s()
         self.keys.append(key)  # also when it failed: the answer alone may have been lost
         self.due_s = self.leases.run.clock.monotonic() + (_RENEW_S if done else _PAUSE_S)
 
@@ -105,6 +106,7 @@ class _Lease:
 
     def drop(self) -> None:
         """Delete it; what stays for want of a right, or of a connection, dies of age."""
+        self.leases.run.rest(since_s=self.put_s)
         with suppress(CkptsyncError):
             self.leases.run.store.delete(self.keys)
 
@@ -165,6 +167,8 @@ def store_time_s(run: Run, epoch: int) -> float:
     key = layout.condemned_key(layout.new_snapshot_id(max(1, epoch), 0))
     try:
         run.store.put(key, b"")
-        return run.store.stat(key).modified_s
+        now_s = run.store.stat(key).modified_s
+        run.rest()
+        return now_s
     finally:
         run.store.delete([key])

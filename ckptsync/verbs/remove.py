@@ -64,6 +64,8 @@ def remove(run: Run, snap: str, *, force: bool = False) -> Removed:
     for found in targets.values():
         if found is not None:
             condemn(run, found)
+    if any(targets.values()):
+        run.rest()
     view = _view(run, snapshot, targets)
     run.store.delete([layout.manifest_key(snapshot)])
     if not force and _read_until_s(run, snapshot) is not None:  # by somebody who saw the manifest just before it went

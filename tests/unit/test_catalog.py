@@ -129,6 +129,16 @@ def test_a_store_that_ignores_conditions_is_refused(store: Any) -> None:
             Catalog(IgnoresConditions(store)).claim()
 
 
+@pytest.mark.req(21)
+def test_a_claim_is_proven_once_the_service_takes_the_same_key_again(store: Any, clock: FakeClock) -> None:
+    store.traits = replace(store.traits, rewrite_pause_s=1.0)
+    catalog = Catalog(store, clock=clock)
+    catalog.claim()
+    assert clock.slept_s == [1.0]
+    catalog.claim()
+    assert clock.slept_s == [1.0]
+
+
 def test_unless_the_caller_vouches_for_a_single_writer(store: Any) -> None:
     catalog = Catalog(IgnoresConditions(store), single_writer=True)
     assert [catalog.claim().epoch for _ in range(3)] == [1, 2, 3]

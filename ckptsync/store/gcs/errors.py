@@ -153,6 +153,16 @@ def _retryable(asked: Asked, refusal: Refusal, *, throttled: bool) -> TransientE
     )
 
 
+def _garbled(asked: Asked, refusal: Refusal) -> CkptsyncError:
+    """The service compared a digest and stored nothing: the next try may arrive whole."""
+    return TransientError(
+        _sentence(f"{asked.where}: the body was damaged on its way to the service, nothing was stored", refusal),
+        op=asked.op,
+        key=asked.key,
+        request_id=refusal.request_id,
+    )
+
+
 def _store(kind: type[StoreError], text: str) -> Callable[[Asked, Refusal], CkptsyncError]:
     """Build an error whose text may name {where}, {bucket} and {permission}."""
 
@@ -218,8 +228,9 @@ class _Rule(NamedTuple):
 _RULES = (
     _Rule((429, 503), _throttled),
     _Rule((403,), _throttled, ("rateLimitExceeded", "userRateLimitExceeded")),
-    _Rule((400,), _damaged, ("BadDigest", "CrcMismatch", "EntityTooSmall", "InvalidPart", "InvalidPartOrder")),
-    _Rule((400,), _damaged, ("invalid",), "crc32c"),
+    _Rule((400,), _garbled, ("BadDigest", "CrcMismatch")),
+    _Rule((400,), _garbled, ("invalid",), "crc32c"),
+    _Rule((400,), _damaged, ("EntityTooSmall", "InvalidPart", "InvalidPartOrder")),
     _Rule((400,), _bad_bucket, ("InvalidBucketName",)),
     _Rule((400,), _bad_bucket, ("invalid",), "bucket name"),
     _Rule((400,), _transient, ("RequestTimeout", "IncompleteBody")),

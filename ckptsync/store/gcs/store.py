@@ -47,6 +47,9 @@ try:
 except ImportError as missing:
     raise ConfigError("gs:// needs google-cloud-storage: pip install 'ckptsync[gcs]'") from missing
 
+# Source: https://cloud.google.com/storage/quotas (one name may change once a second)
+TRAITS = Traits(copy_part=False, min_part_bytes=5 << 20, max_copy_bytes=5 << 40, rewrite_pause_s=1.0)
+
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 _JSON = "/storage/v1"
 _PAGE = 1000
@@ -76,7 +79,7 @@ class GcsStore(Store):
         """
         self._place = Place(bucket, prefix)
         self.url = self._place.url
-        self.traits = Traits(copy_part=False, min_part_bytes=5 << 20, max_copy_bytes=5 << 40)
+        self.traits = TRAITS
         self._connections = connections
         address, anonymous = endpoint(options)
         connect = connect_anonymously if anonymous else partial(_connect, http=http)

@@ -127,9 +127,9 @@ class TestObjects:
 
     def test_wrong_bytes_are_refused_by_the_service(self, store: GcsStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("ckptsync.store.gcs.store._crc32c", lambda _: 1)
-        with pytest.raises(IntegrityError):
+        with pytest.raises(TransientError, match="damaged on its way"):
             store.put("k", b"data")
-        with pytest.raises(IntegrityError):
+        with pytest.raises(TransientError, match="damaged on its way"):
             store.put_part(store.begin("big"), 1, b"data")
         monkeypatch.undo()
         assert list(store.list("")) == []

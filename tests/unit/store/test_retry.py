@@ -372,3 +372,28 @@ def test_wrapping_keeps_what_the_store_is() -> None:
     with bench.store:
         pass
     assert closed == [True]
+
+
+@pytest.mark.req(19)
+def test_a_service_that_asks_for_a_slower_pace_is_asked_until_the_deadline() -> None:
+    bench = Bench(Retry(attempts=ATTEMPTS, base_s=1.0, cap_s=5.0, deadline_s=300.0))
+    asked_s = bench.break_always("stat", lambda: TransientError("slow down", op="stat", throttled=True))
+    with pytest.raises(TransientError) as caught:
+        bench.store.stat("key")
+    assert len(asked_s) > 10 * ATTEMPTS
+    assert 290.0 <= asked_s[-1] < 300.0
+    assert caught.value.attempts == len(asked_s)
+
+
+@pytest.mark.req(19)
+def test_other_failures_count_as_before_among_those() -> None:
+    bench = Bench()
+    failures = [TransientError("slow down", throttled=True), TransientError("broke")] * ATTEMPTS
+    asked = bench.break_first("stat", *failures)
+    with pytest.raises(TransientError, match="broke"):
+        bench.store.stat("key")
+    assert len(asked) == 2 * ATTEMPTS
+    assert [event.message.partition(":")[0] for event in bench.events[:2]] == [
+        "stat 'key' failed",
+        f"stat 'key' failed, try 1 of {ATTEMPTS}",
+    ]
