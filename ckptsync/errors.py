@@ -80,6 +80,7 @@ class TransientError(StoreError):
         throttled: the service asked for a slower pace (S3 503 SlowDown, 429).
         retry_after_s: the pause the service asked for, in seconds; None when it named none.
         received: bytes of a `get` that had arrived before it broke; the next try may start behind them.
+        queued_s: seconds the request waited for its turn on this machine; they do not count against its deadline.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class TransientError(StoreError):
         self.throttled = throttled
         self.retry_after_s = retry_after_s
         self.received = received
+        self.queued_s = 0.0
 
 
 class NotFoundError(StoreError, FileNotFoundError):

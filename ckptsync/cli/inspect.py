@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptsync.cli.options import Options, opened, positional, store, verb, workers
+from ckptsync.cli.options import Options, max_rate, opened, positional, store, verb, workers
 
 if TYPE_CHECKING:
     from ckptsync.snapshot.diff import Diff
@@ -232,6 +232,7 @@ def _state(found: Status) -> list[str]:
         help="Check a random share of the parts only.  [default: 100]",
     ),
     workers,
+    max_rate,
     store,
 )
 def verify(options: Options, run: str, snap: str, *, percent: float) -> None:

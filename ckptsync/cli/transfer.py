@@ -14,6 +14,7 @@ from ckptsync.cli.options import (
     Options,
     converted,
     copy,
+    max_rate,
     opened,
     pairs,
     part_size,
@@ -57,6 +58,7 @@ _described: Decorator = stacked(
     click.option("--fingerprint", metavar="TEXT", default="", help="Digest of the training configuration."),
     workers,
     part_size,
+    max_rate,
     copy,
     state_dir,
     store,
@@ -105,6 +107,7 @@ def save(
         help="Take the next older snapshot when the latest is damaged.  [default: fallback]",
     ),
     workers,
+    max_rate,
     store,
 )
 def restore(options: Options, run: str, path: str, *, snapshot: str, include: Sequence[str], fallback: bool) -> None:
