@@ -16,29 +16,38 @@ from ckptsync.store.base import Store
 __all__ = ["open_store"]
 
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+SPARE_REQUESTS = 2
+"""Requests that may be under way beside those of the workers."""
 _MANGLED = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/(?P<rest>[^/].*)", re.IGNORECASE | re.DOTALL)
 
 
 def open_store(
     url: str, config: Config | None = None, *, clock: Clock = SYSTEM, observer: Observer = log_observer
 ) -> Store:
-    """Open the bucket a run URL names, with retries around it. Nothing is asked of the service yet.
+    """Open the bucket a run URL names, with a limit on requests and retries around it. Nothing is asked of the service yet.
 
     Args:
         url: `s3://bucket/prefix`, `gs://bucket/prefix`, `file:///dir`, a plain directory, `memory://name`, or any URL fsspec
             understands.
         config: None takes the defaults.
         clock: replaced in tests.
-        observer: told of retries.
+        observer: told of retries, and when the service asks for a slower pace.
 
     Raises:
         ConfigError: the URL cannot be used, or the extra for its scheme is not installed.
     """
     from ckptsync.store.retry import Retrying  # noqa: PLC0415  tenacity costs 50 ms to import
+    from ckptsync.store.throttle import Limiter, Throttled  # noqa: PLC0415
 
     config = Config() if config is None else config
+    limiter = Limiter(
+        config.transfer.workers + SPARE_REQUESTS,
+        longest_pause_s=config.retry.deadline_s,
+        clock=clock,
+        observer=observer,
+    )
     return Retrying(
-        _open(str(url), config, clock),
+        Throttled(_open(str(url), config, clock), limiter),
         config.retry,
         clock=clock,
         observer=observer,
@@ -59,7 +68,7 @@ def _open(url: str, config: Config, clock: Clock) -> Store:
 def _open_cloud(url: str, scheme: str, rest: str, config: Config, bandwidth: Bandwidth | None) -> Store:
     """Open a bucket whose connections are our own to slow down."""
     bucket, prefix = _bucket_and_prefix(url, rest)
-    connections = config.transfer.workers + 2
+    connections = config.transfer.workers + SPARE_REQUESTS
     if scheme == "s3":
         from ckptsync.store.s3 import S3Store  # noqa: PLC0415
 
