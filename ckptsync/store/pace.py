@@ -191,22 +191,25 @@ class _Socket:
             self._reader.head_is_over()
 
     def sendall(self, data: Buffer, flags: int = 0) -> None:
-        """Send everything; each `least_bytes` of it must leave within `window_s`.
+        """Send everything, at least `least_bytes` of it in any `window_s`.
 
         Raises:
-            TimeoutError: they did not.
+            TimeoutError: fewer left.
         """
         pace, sock = self._pace, self._sock
         if len(data) <= pace.least_bytes and pace.bandwidth is None:
             return sock.sendall(data, flags)
-        usual_s = sock.gettimeout()
+        usual_s, window, at = sock.gettimeout(), Window(pace), 0
         sock.settimeout(pace.window_s)
         with memoryview(data) as whole, whole.cast("B") as view:
-            for start in range(0, len(view), pace.least_bytes):
-                with view[start : start + pace.least_bytes] as piece:
-                    if pace.bandwidth is not None:
-                        pace.bandwidth.take(len(piece))
-                    sock.sendall(piece, flags)
+            step = len(view) if pace.bandwidth is None else pace.least_bytes
+            while at < len(view) and not window.stalled:
+                with view[at : at + step] as piece:
+                    sent = sock.send(piece, flags)
+                at += sent
+                window.moved(sent)
+            if at < len(view):
+                raise TimeoutError("the service takes what is sent too slowly")
         return sock.settimeout(usual_s)
 
 
