@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from support.slow_server import Caller, Serve, SlowServer
@@ -278,6 +279,42 @@ class TestBandwidth:
             store.put_part(UPLOAD, number, CONTENT)
         assert clock.monotonic() == pytest.approx(4 * len(CONTENT) / self.RATE, rel=0.1)
         assert max(clock.slept_s) <= 2 * HTTP.stall_bytes / self.RATE
+
+
+class Sluggish:
+    """A socket that takes some bytes a second."""
+
+    def __init__(self, bytes_per_s: int, clock: FakeClock) -> None:
+        self.bytes_per_s, self.clock, self.taken = bytes_per_s, clock, 0
+
+    def gettimeout(self) -> float:
+        return 10.0
+
+    def settimeout(self, _: float) -> None:
+        pass
+
+    def send(self, piece: memoryview, _: int) -> int:
+        self.clock.advance(1.0)
+        self.taken += (count := min(self.bytes_per_s, len(piece)))
+        return count
+
+
+@pytest.mark.req(10)
+@pytest.mark.parametrize(("bytes_per_s", "is_given_up"), [(90, True), (101, False)])
+def test_what_is_sent_must_leave_at_the_least_rate(
+    monkeypatch: pytest.MonkeyPatch, *, bytes_per_s: int, is_given_up: bool
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(pace, "_now_s", clock.monotonic)
+    sock = Sluggish(bytes_per_s, clock)
+    paced: Any = pace._Socket(sock, pace.Pace(1000, 10.0))  # type: ignore[arg-type]
+    if is_given_up:
+        with pytest.raises(TimeoutError, match="too slowly"):
+            paced.sendall(bytes(5000))
+        assert sock.taken < 1200
+    else:
+        paced.sendall(bytes(5000))
+        assert sock.taken == 5000
 
 
 def test_waiting_for_the_cap_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
