@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from ckptsync.errors import ConfigError
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -29,11 +29,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How often and how long a request is tried.
 
     Attributes:
-        attempts: tries of one request, 1 or more, counted anew whenever bytes moved. A service that asks for a slower pace is
-            asked until the deadline.
+        attempts: tries of one request, 1 or more, counted anew whenever bytes moved. Tries that the service answered by asking
+            for a slower pace do not count.
         base_s: the first pause is random between 0 and this; it doubles each time (full jitter).
         cap_s: no pause is longer, unless the service asks for it by Retry-After.
-        deadline_s: no new try begins this long after the first.
+        deadline_s: no new try begins this long after the first, or after bytes moved.
     """
 
     attempts: Count = 10
@@ -47,11 +47,15 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         connect_timeout_s: to open a connection.
-        read_timeout_s: longest silence while a request is under way.
+        read_timeout_s: longest silence while a request is under way; the head of an answer must be whole by then.
+        stall_timeout_s: content must move by at least `stall_bytes` in any so many seconds, or the connection is given up.
+        stall_bytes: 1 or more; below that rate, what arrives does not count as progress that lets `retry` start anew.
     """
 
     connect_timeout_s: Positive = 10.0
     read_timeout_s: Positive = 60.0
+    stall_timeout_s: Positive = 60.0
+    stall_bytes: Count = 64 * KIB
 
 
 class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +98,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
         workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`.
         copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.
+        max_bytes_per_s: cap on payload, up and down together, 1 MiB or more a second; None for none.
         reread_source: read every file again before the commit. Without it a change is noticed by the file's times, which
             the kernel sets late, or on tmpfs never, when a file is written to through a memory map.
     """
@@ -101,6 +106,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     part_bytes: Annotated[int, Meta(ge=5 * MIB, le=5 << 30)] = 16 * MIB
     workers: Annotated[int, Meta(ge=1, le=256)] = 8
     copy_unchanged: bool = True
+    max_bytes_per_s: Annotated[int, Meta(ge=MIB)] | None = None
     reread_source: bool = False
 
 
@@ -131,6 +137,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 msgspec.json.Decoder(Config)  # works the types out now: threads may resolve at once (snapshot/envelope.py says more)
 _GROUPS = ("retry", "http", "s3", "gcs", "transfer")
+_SIZES = (("transfer", "part_bytes"), ("transfer", "max_bytes_per_s"), ("http", "stall_bytes"))
 _RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG", "CKPTSYNC_LAUNCH"})
 _NUMBER = r"(?P<number>[0-9]{1,18}(?:\.[0-9]{1,18})?)\s*"
 _SIZE = re.compile(_NUMBER + r"(?P<unit>(?:[kmgt]i?)?)b?", re.IGNORECASE)
@@ -228,9 +235,10 @@ def _overlay(below: dict[str, object], above: Mapping[str, object]) -> dict[str,
 
 def _with_bytes(options: dict[str, object]) -> dict[str, object]:
     """Let sizes be written with units."""
-    transfer = options.get("transfer")
-    if isinstance(transfer, Mapping) and isinstance(size := transfer.get("part_bytes"), str):
-        return {**options, "transfer": {**transfer, "part_bytes": parse_size(size)}}
+    for name, option in _SIZES:
+        group = options.get(name)
+        if isinstance(group, Mapping) and isinstance(size := group.get(option), str):
+            options = {**options, name: {**group, option: parse_size(size)}}
     return options
 
 

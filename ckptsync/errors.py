@@ -23,6 +23,8 @@ Exit codes are an interface: start-up scripts and the sidecar's caller branch on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -46,6 +48,10 @@ class StoreError(CkptsyncError):
         key: the key asked for, relative to the run, empty when there is none.
         attempts: how many times it was tried, 1 or more.
         request_id: the service's own id of the last request, for its support desk; empty when unknown.
+        path: the file concerned, relative to the snapshot, empty when none; see `naming`.
+        part: 1-based number of the part concerned, 0 when none.
+        parts: how many parts the file has.
+        rank: of the process that asked, None when it has none.
     """
 
     exit_code = 3
@@ -57,6 +63,10 @@ class StoreError(CkptsyncError):
         self.key = key
         self.attempts = attempts
         self.request_id = request_id
+        self.path = ""
+        self.part = 0
+        self.parts = 0
+        self.rank: int | None = None
 
     def __str__(self) -> str:
         """One sentence, then what a support desk asks for."""
@@ -64,6 +74,9 @@ class StoreError(CkptsyncError):
             text
             for shown, text in (
                 (self.op, f"during {self.op}"),
+                (self.rank is not None, f"rank {self.rank}"),
+                (self.path, f"file {self.path}"),
+                (self.part, f"part {self.part} of {self.parts}"),
                 (self.key, f"key {self.key!r}"),
                 (self.attempts > 1, f"{self.attempts} attempts"),
                 (self.request_id, f"request {self.request_id}"),
@@ -73,6 +86,26 @@ class StoreError(CkptsyncError):
         return f"{self.args[0]} ({', '.join(facts)})" if facts else str(self.args[0])
 
 
+@contextmanager
+def naming(path: str = "", *, part: int = 0, parts: int = 0, rank: int | None = None) -> Iterator[None]:
+    """Let a `StoreError` that leaves the `with` block say what it was about; what it says already stays.
+
+    Args:
+        path: the file, relative to the snapshot; empty leaves file and part alone.
+        part: 1-based; 0 for none.
+        parts: how many the file has.
+        rank: of this process; None leaves it alone.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if path and not error.path:
+            error.path, error.part, error.parts = path, part, parts
+        if error.rank is None:
+            error.rank = rank
+        raise
+
+
 class TransientError(StoreError):
     """The request may succeed when tried again.
 
@@ -80,6 +113,7 @@ class TransientError(StoreError):
         throttled: the service asked for a slower pace (S3 503 SlowDown, 429).
         retry_after_s: the pause the service asked for, in seconds; None when it named none.
         received: bytes of a `get` that had arrived before it broke; the next try may start behind them.
+        queued_s: seconds the request waited for its turn on this machine; they do not count against its deadline.
     """
 
     def __init__(
@@ -99,6 +133,7 @@ class TransientError(StoreError):
         self.throttled = throttled
         self.retry_after_s = retry_after_s
         self.received = received
+        self.queued_s = 0.0
 
 
 class NotFoundError(StoreError, FileNotFoundError):

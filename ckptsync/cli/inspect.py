@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptsync.cli.options import Options, converted, opened, positional, store, verb, workers
+from ckptsync.cli.options import Options, converted, max_rate, opened, positional, store, verb, workers
 
 if TYPE_CHECKING:
     from ckptsync.snapshot.diff import Diff
@@ -260,6 +260,7 @@ def _seed(text: str) -> bytes:
         help="Let restore pass a damaged snapshot over until it is found good.  [default: quarantine]",
     ),
     workers,
+    max_rate,
     store,
 )
 def verify(options: Options, run: str, snap: str, *, percent: float, seed: bytes | None, quarantine: bool) -> None:

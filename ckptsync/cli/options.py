@@ -269,6 +269,12 @@ part_size: Decorator = _option(
     callback=_sets("transfer.part_bytes", parsed_size),
     help="Size of a part, as in 64MiB; 5 MiB to 5 GiB.",
 )
+max_rate: Decorator = _option(
+    "--max-rate",
+    metavar="SIZE",
+    callback=_sets("transfer.max_bytes_per_s", parsed_size),
+    help="Cap on payload a second, up and down together, as in 50MiB; 1 MiB or more.",
+)
 state_dir: Decorator = _option(
     "--state-dir",
     metavar="DIR",

@@ -14,6 +14,7 @@ from ckptsync.cli.options import (
     Options,
     converted,
     copy,
+    max_rate,
     opened,
     pairs,
     parsed_duration,
@@ -96,6 +97,7 @@ def _rank(*, rank: int | None, world: int | None, launch: str | None, under: str
     _ranks,
     workers,
     part_size,
+    max_rate,
     copy,
     state_dir,
     store,
@@ -158,6 +160,7 @@ def save(
         help="Take the next older snapshot when the latest is damaged or quarantined.  [default: fallback]",
     ),
     workers,
+    max_rate,
     store,
 )
 def restore(options: Options, run: str, path: str, *, snapshot: str, include: Sequence[str], fallback: bool) -> None:

@@ -10,37 +10,76 @@ from ckptsync.clock import SYSTEM, Clock
 from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
+from ckptsync.store.bandwidth import Bandwidth, Capped
 from ckptsync.store.base import Store
 
 __all__ = ["open_store"]
 
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+SPARE_REQUESTS = 2
+"""Requests that may be under way beside those of the workers."""
 _MANGLED = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/(?P<rest>[^/].*)", re.IGNORECASE | re.DOTALL)
 
 
 def open_store(
     url: str, config: Config | None = None, *, clock: Clock = SYSTEM, observer: Observer = log_observer
 ) -> Store:
-    """Open the bucket a run URL names, with retries around it. Nothing is asked of the service yet.
+    """Open the bucket a run URL names, with a limit on requests and retries around it. Nothing is asked of the service yet.
 
     Args:
         url: `s3://bucket/prefix`, `gs://bucket/prefix`, `file:///dir`, a plain directory, `memory://name`, or any URL fsspec
             understands.
         config: None takes the defaults.
         clock: replaced in tests.
-        observer: told of retries.
+        observer: told of retries, and when the service asks for a slower pace.
 
     Raises:
         ConfigError: the URL cannot be used, or the extra for its scheme is not installed.
     """
     from ckptsync.store.retry import Retrying  # noqa: PLC0415  tenacity costs 50 ms to import
+    from ckptsync.store.throttle import Limiter, Throttled  # noqa: PLC0415
 
     config = Config() if config is None else config
-    return Retrying(_open(str(url), config, clock), config.retry, clock=clock, observer=observer)
+    limiter = Limiter(
+        config.transfer.workers + SPARE_REQUESTS,
+        longest_pause_s=config.retry.deadline_s,
+        clock=clock,
+        observer=observer,
+    )
+    return Retrying(
+        Throttled(_open(str(url), config, clock), limiter),
+        config.retry,
+        clock=clock,
+        observer=observer,
+        least_bytes_per_s=config.http.stall_bytes / config.http.stall_timeout_s,
+    )
 
 
 def _open(url: str, config: Config, clock: Clock) -> Store:
-    """Choose the store by scheme; each store's module is imported on use."""
+    """Choose the store by scheme, and cap it; each store's module is imported on use."""
+    cap = config.transfer.max_bytes_per_s
+    bandwidth = Bandwidth(cap, clock=clock) if cap else None
+    if (found := _SCHEME.fullmatch(url)) and found["scheme"].lower() in {"s3", "gs"}:
+        return _open_cloud(url, found["scheme"].lower(), found["rest"], config, bandwidth)
+    store = _open_other(url, clock)
+    return Capped(store, bandwidth) if bandwidth else store
+
+
+def _open_cloud(url: str, scheme: str, rest: str, config: Config, bandwidth: Bandwidth | None) -> Store:
+    """Open a bucket whose connections are our own to slow down."""
+    bucket, prefix = _bucket_and_prefix(url, rest)
+    connections = config.transfer.workers + SPARE_REQUESTS
+    if scheme == "s3":
+        from ckptsync.store.s3 import S3Store  # noqa: PLC0415
+
+        return S3Store(bucket, prefix, config.s3, config.http, connections=connections, bandwidth=bandwidth)
+    from ckptsync.store.gcs import GcsStore  # noqa: PLC0415
+
+    return GcsStore(bucket, prefix, config.gcs, config.http, connections=connections, bandwidth=bandwidth)
+
+
+def _open_other(url: str, clock: Clock) -> Store:
+    """Open a directory, memory, or what fsspec knows."""
     if not (found := _SCHEME.fullmatch(url)):
         return _open_directory(url)
     scheme = found["scheme"].lower()
@@ -50,16 +89,6 @@ def _open(url: str, config: Config, clock: Clock) -> Store:
         from ckptsync.store.memory import MemoryStore  # noqa: PLC0415
 
         return MemoryStore.named(found["rest"], clock=clock)
-    if scheme in {"s3", "gs"}:
-        bucket, prefix = _bucket_and_prefix(url, found["rest"])
-        connections = config.transfer.workers + 2
-        if scheme == "s3":
-            from ckptsync.store.s3 import S3Store  # noqa: PLC0415
-
-            return S3Store(bucket, prefix, config.s3, config.http, connections=connections)
-        from ckptsync.store.gcs import GcsStore  # noqa: PLC0415
-
-        return GcsStore(bucket, prefix, config.gcs, config.http, connections=connections)
     from ckptsync.store.fsspec import FsspecStore  # noqa: PLC0415
 
     return FsspecStore(url)

@@ -36,7 +36,15 @@ class Retrying(StoreWrapper):
     repeated `begin` may leave an upload nobody knows of, which gc removes.
     """
 
-    def __init__(self, inner: Store, retry: Retry, *, clock: Clock = SYSTEM, observer: Observer = log_observer) -> None:
+    def __init__(
+        self,
+        inner: Store,
+        retry: Retry,
+        *,
+        clock: Clock = SYSTEM,
+        observer: Observer = log_observer,
+        least_bytes_per_s: float = 0.0,
+    ) -> None:
         """Wrap a store that does not itself try again.
 
         Args:
@@ -44,8 +52,11 @@ class Retrying(StoreWrapper):
             retry: how often and how long.
             clock: does the pausing.
             observer: told of every failure that is followed by another try.
+            least_bytes_per_s: a `get` that keeps breaking counts tries and time anew only while it gets on this fast, pauses
+                included; so it ends, however little each try brings.
         """
         super().__init__(inner)
+        self._least_bytes_per_s = least_bytes_per_s
         self._retry = retry
         self._clock = clock
         self._observer = observer
@@ -68,7 +79,7 @@ class Retrying(StoreWrapper):
             except TransientError as error:
                 if error.received:
                     done += error.received
-                    run.progressed()
+                    run.received(error.received, self._least_bytes_per_s)
                 error.received = done
                 raise
 
@@ -123,7 +134,8 @@ class _Run:
         self._key = key
         self._tries = 0
         self._fruitful_try = 0
-        self._throttled = 0
+        self._throttled_tries = 0
+        self._received = 0
         self._since_s = clock.monotonic()
 
     def __call__(self, request: Callable[[], T]) -> T:
@@ -144,15 +156,21 @@ class _Run:
 
     def progressed(self) -> None:
         """Count tries and time anew: this one brought something."""
-        self._fruitful_try = self._tries
-        self._throttled = 0
+        self._fruitful_try, self._throttled_tries, self._received = self._tries, 0, 0
         self._since_s = self._clock.monotonic()
+
+    def received(self, count: int, least_bytes_per_s: float) -> None:
+        """Note bytes that came before a failure; they are progress when they came fast enough."""
+        self._received += count
+        if self._received >= (self._clock.monotonic() - self._since_s) * least_bytes_per_s:
+            self.progressed()
 
     def _controller(self) -> tenacity.Retrying:
         """Make a fresh one: tenacity keeps state in it, which nested listings would share."""
         return tenacity.Retrying(
             sleep=self._clock.sleep,
             before=self._count,
+            after=self._judge,
             retry=tenacity.retry_if_exception_type(TransientError),
             wait=self._pause_s,
             stop=self._is_over,
@@ -164,6 +182,12 @@ class _Run:
         """Note that a try begins."""
         self._tries = state.attempt_number
 
+    def _judge(self, state: tenacity.RetryCallState) -> None:
+        """Note what a failed try shall not be charged for."""
+        failure = _failure(state)
+        self._throttled_tries += failure.throttled
+        self._since_s += failure.queued_s
+
     def _pause_s(self, state: tenacity.RetryCallState) -> float:
         """Roll the pause before the next try."""
         doublings = min(max(self._tries - self._fruitful_try - 1, 0), _DOUBLINGS)
@@ -173,16 +197,15 @@ class _Run:
     def _is_over(self, state: tenacity.RetryCallState) -> bool:
         """Whether there were enough fruitless tries, or the next would come too late.
 
-        A service that asks for a slower pace is alive: only the deadline ends that wait.
+        Being asked for a slower pace is the answer of a service that works; such tries are bounded by time alone.
         """
-        self._throttled += _failure(state).throttled
         if self._counted() >= self._retry.attempts:
             return True
         return self._clock.monotonic() + state.upcoming_sleep - self._since_s >= self._retry.deadline_s
 
     def _counted(self) -> int:
         """Tries since the last that brought something, less those in which the service asked for a slower pace."""
-        return self._tries - self._fruitful_try - self._throttled
+        return self._tries - self._fruitful_try - self._throttled_tries
 
     def _tell(self, state: tenacity.RetryCallState) -> None:
         """Tell the observer."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ckptsync.errors import ConflictError, IntegrityError, NotFoundError
+from ckptsync.errors import ConflictError, IntegrityError, NotFoundError, naming
 from ckptsync.events import Event, Kind, Observer
 from ckptsync.snapshot.digest import part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
@@ -82,7 +82,8 @@ class Reader:
         offset, size = part_span(number, entry.size, entry.part_bytes)
         problem = ""
         for attempt in range(2):
-            count = self.store.get(entry.key, into, offset=offset, tag=tag)
+            with naming(entry.path, part=number, parts=len(entry.parts)):
+                count = self.store.get(entry.key, into, offset=offset, tag=tag)
             if count == size and part_digest(into) == entry.parts[number - 1]:
                 self.received.add(received=size, refetched=attempt)
                 self.observer(Event(kind=Kind.RECEIVED, path=entry.path, bytes=size))
@@ -102,7 +103,8 @@ class Reader:
         if len(entry.parts) <= 1:
             return None
         try:
-            found = self.store.stat(entry.key)
+            with naming(entry.path):
+                found = self.store.stat(entry.key)
         except NotFoundError as error:
             raise IntegrityError(f"{entry.path} is missing from the bucket (key {entry.key!r})") from error
         if found.size != entry.size:

@@ -14,6 +14,7 @@ from ckptsync.errors import (
     NotFoundError,
     StoreError,
     TransientError,
+    naming,
 )
 from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
@@ -153,8 +154,13 @@ class FileUpload:
     def tasks(self) -> list[Task]:
         """What is to be done first."""
         if not self.count:
-            return [self._put_empty]
-        return [partial(self._part, number, self.restarts) for number in range(1, self.count + 1)]
+            return [partial(self._named, self._put_empty)]
+        return [partial(self._named, self._part, number, self.restarts) for number in range(1, self.count + 1)]
+
+    def _named(self, work: Callable[..., Iterable[Task] | None], *arguments: int) -> Iterable[Task] | None:
+        """Do something with a part, or with none; an error of the store names it."""
+        with naming(self.file.path, part=arguments[0] if arguments else 0, parts=self.count):
+            return work(*arguments)
 
     def _put_empty(self) -> None:
         """Make an object of no bytes."""
@@ -282,7 +288,7 @@ class FileUpload:
                 return [partial(self._reuse_whole, generation)]
             self.left = len(waiting)
         if waiting:
-            return [partial(self._copy_part, number, generation) for number in waiting]
+            return [partial(self._named, self._copy_part, number, generation) for number in waiting]
         return self._finish(generation)
 
     # -- unchanged content -------------------------------------------------------------------------------------------
@@ -298,7 +304,8 @@ class FileUpload:
         if traits.copy and whole and self.upload is None:
             key = self.bench.key(self.file.path)
             try:
-                copied = self.bench.store.copy(base.key, key, tag=Tag(base.tag) or None)
+                with naming(self.file.path):
+                    copied = self.bench.store.copy(base.key, key, tag=Tag(base.tag) or None)
             except _NOT_OURS_TO_SOLVE:
                 raise
             except StoreError as error:
@@ -308,7 +315,7 @@ class FileUpload:
                 return self._finished(key, copied.tag)
         with self.lock:
             self.left = self.count
-        return [partial(self._copy_part, number, generation) for number in range(1, self.count + 1)]
+        return [partial(self._named, self._copy_part, number, generation) for number in range(1, self.count + 1)]
 
     def _copy_part(self, number: int, generation: int) -> Iterable[Task] | None:
         """Copy an unchanged part on the server, or send it where that cannot be done."""
@@ -345,7 +352,8 @@ class FileUpload:
         if (upload := self._begun(generation)) is None:
             return None
         try:
-            made = self.bench.store.finish(upload, [self.tags[number] for number in range(1, self.count + 1)])
+            with naming(self.file.path):  # it happens in the task of the last part, but is not about that
+                made = self.bench.store.finish(upload, [self.tags[number] for number in range(1, self.count + 1)])
         except (NotFoundError, IntegrityError) as error:
             return self._begin_anew(generation, error)
         if made.size != self.file.size:
@@ -405,5 +413,6 @@ def start_file(
 ) -> Iterable[Task]:
     """Find out what the bucket has of a file, and return the tasks that bring the rest."""
     upload = FileUpload(file, bench, done)
-    upload.continue_from(progress, previous, leftovers)
+    with naming(file.path):
+        upload.continue_from(progress, previous, leftovers)
     return upload.tasks()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ckptsync import names
 from ckptsync.catalog import this_writer, timestamp
-from ckptsync.errors import ConfigError, IncompleteError, ManifestError, NotFoundError
+from ckptsync.errors import ConfigError, IncompleteError, ManifestError, NotFoundError, naming
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Manifest
@@ -99,10 +99,22 @@ def save_rank(
         UnsupportedError: the store cannot create conditionally.
         StoreError: the bucket failed for good; what was sent is used by the next call.
     """
+    with naming(rank=rank.rank):
+        return _save(
+            run,
+            source,
+            rank,
+            step=step,
+            alias=alias,
+            described=describe(metrics, meta, fingerprint),
+        )
+
+
+def _save(run: Run, source: Path, rank: Rank, *, step: int, alias: str | None, described: Description) -> Saved:
+    """Do it."""
     begun_s = run.clock.monotonic()
     if alias is not None:
         layout.alias_prefix(alias)
-    described = describe(metrics, meta, fingerprint)
     tree = checked_tree(run, source, step, under=rank.under)
     epoch = run.catalog.join(rank.launch).epoch
     snapshot = layout.shared_snapshot_id(epoch, step, rank.launch)

@@ -44,11 +44,14 @@ def test_the_environments_text_becomes_the_options_type() -> None:
             "CKPTSYNC_SINGLE_WRITER": "true",
             "CKPTSYNC_STATE_DIR": "/x",
             "CKPTSYNC_TRANSFER_PART_BYTES": "64 MiB",
+            "CKPTSYNC_TRANSFER_MAX_BYTES_PER_S": "50MiB",
+            "CKPTSYNC_HTTP_STALL_BYTES": "1MiB",
             "CKPTSYNC_S3_ENDPOINT_URL": "http://127.0.0.1:9000",
             "CKPTSYNC_GCS_ANONYMOUS": "false",
         }
     )
     assert (found.single_writer, found.state_dir, found.transfer.part_bytes) == (True, "/x", 64 * MIB)
+    assert (found.transfer.max_bytes_per_s, found.http.stall_bytes) == (50 * MIB, MIB)
     assert (found.s3.endpoint_url, found.gcs.anonymous) == ("http://127.0.0.1:9000", False)
 
 
@@ -68,6 +71,9 @@ def test_variables_of_other_use_are_left_alone() -> None:
         ({"CKPTSYNC_TRANSFER_PART_BYTES": "4MiB"}, "transfer.part_bytes"),
         ({"CKPTSYNC_TRANSFER_PART_BYTES": "6GiB"}, "transfer.part_bytes"),
         ({"CKPTSYNC_TRANSFER_PART_BYTES": "big"}, "'big' is not a size"),
+        ({"CKPTSYNC_TRANSFER_MAX_BYTES_PER_S": "1023KiB"}, "transfer.max_bytes_per_s"),
+        ({"CKPTSYNC_HTTP_STALL_TIMEOUT_S": "0"}, "http.stall_timeout_s"),
+        ({"CKPTSYNC_HTTP_STALL_BYTES": "0"}, "http.stall_bytes"),
         ({"CKPTSYNC_RETRY_BASE_S": "0"}, "retry.base_s"),
         ({"CKPTSYNC_RETRY_BASE_S": "nan"}, "retry.base_s"),
         ({"CKPTSYNC_S3_CHECKSUM": "md5"}, "s3.checksum"),

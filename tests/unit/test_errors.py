@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from ckptsync import errors
-from ckptsync.errors import CkptsyncError, NotFoundError, StoreError, TransientError
+from ckptsync.errors import CkptsyncError, NotFoundError, StoreError, TransientError, naming
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,23 @@ def test_a_store_error_says_what_a_support_desk_asks_for() -> None:
     assert str(error) == "it failed (during put_part, key 'data/a', 3 attempts, request r-1)"
     assert str(StoreError("it failed")) == "it failed"
     assert str(NotFoundError("no such object", op="get", key="a")) == "no such object (during get, key 'a')"
+
+
+@pytest.mark.req(10)
+def test_a_store_error_names_rank_file_and_part_of_the_innermost_block() -> None:
+    error = StoreError("it failed", op="put_part", key="data/a", attempts=10, request_id="ABC")
+    outer, inner = naming("a", part=12, parts=12), naming("model.bin", part=3, parts=12)
+    with pytest.raises(StoreError), naming(rank=4), outer, inner:
+        raise error
+    assert str(error) == (
+        "it failed (during put_part, rank 4, file model.bin, part 3 of 12, key 'data/a', 10 attempts, request ABC)"
+    )
+    assert (error.path, error.part, error.parts, error.rank) == ("model.bin", 3, 12, 4)
+    whole = StoreError("it failed", op="finish")
+    with pytest.raises(StoreError), naming("other", part=1, parts=2), naming("model.bin"):
+        raise whole
+    assert str(whole) == "it failed (during finish, file model.bin)"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301  our own bytes
 
 
 def test_facts_survive_another_process() -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,13 +26,13 @@ from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, StoreE
 from ckptsync.store.base import Buffer
 from ckptsync.store.gcs.errors import Asked, broken, failure, read_refusal
 from ckptsync.store.gcs.xml_api import MalformedError
+from ckptsync.store.pace import Pace, paced, receiving
 
 _log = logging.getLogger("ckptsync")
 
 _OK = (HTTPStatus.OK,)
 _MOST_RENEWALS = 3
 _RECEIVE_BYTES = 1 << 20
-# one sendall must end within the connect timeout (urllib3 leaves that on the socket): 256 KiB in 10 s suit 26 kB/s
 _SEND_BYTES = 256 << 10
 
 _RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/")
@@ -81,26 +81,48 @@ def endpoint(options: Gcs) -> tuple[str | None, bool]:
     return address.rstrip("/"), anonymous
 
 
-def new_session(connections: int, project: str | None = None) -> requests.Session:
+class _Adapter(HTTPAdapter):
+    """Tries each request once, over connections that keep a pace."""
+
+    def __init__(self, connections: int, pace: Pace) -> None:
+        self._pace = pace  # the base class makes the pools at once
+        super().__init__(pool_maxsize=connections, max_retries=0)
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = paced(self.poolmanager.pool_classes_by_scheme, self._pace)
+
+    def proxy_manager_for(self, proxy: Any, **options: Any) -> urllib3.ProxyManager:
+        known = proxy in self.proxy_manager
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
+        if not known:
+            manager.pool_classes_by_scheme = paced(manager.pool_classes_by_scheme, self._pace)
+        return manager
+
+
+def new_session(connections: int, project: str | None = None, *, pace: Pace | None = None) -> requests.Session:
     """Make a session that tries each request once.
 
     Args:
         connections: kept open at most.
         project: billed; None leaves it to the credentials.
+        pace: that connections keep; None takes the default.
     """
     session = requests.Session()
     session.headers["User-Agent"] = f"ckptsync/{__version__}"
     if project:
         session.headers["x-goog-user-project"] = project
-    adapter = HTTPAdapter(pool_maxsize=connections, max_retries=0)
+    adapter = _Adapter(connections, pace or Pace.of(Http()))
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
 
 
-def connect_anonymously(address: str | None, project: str | None, connections: int) -> Line:
+def connect_anonymously(
+    address: str | None, project: str | None, connections: int, *, pace: Pace | None = None
+) -> Line:
     """Open a session without credentials; `address` is the service's, None for Google's own."""
-    session = new_session(connections, project)
+    session = new_session(connections, project, pace=pace)
     session.auth = lambda request: request  # else requests looks into .netrc
     return Line(session, address or "https://storage.googleapis.com", anonymous=True)
 
@@ -155,15 +177,17 @@ def expected_bytes(response: requests.Response, offset: int, most_bytes: int) ->
 class Wire:
     """Sends requests and turns every failure into one of ours. Safe to use from many threads."""
 
-    def __init__(self, connect: Callable[[], Line], http: Http) -> None:
+    def __init__(self, connect: Callable[[], Line], http: Http, pace: Pace | None = None) -> None:
         """Open nothing yet.
 
         Args:
             connect: makes a session; raises errors of ours.
             http: time limits.
+            pace: what its connections keep; None takes what `http` says.
         """
         self._connect = connect
         self._http = http
+        self._pace = pace or Pace.of(http)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._live: Line | None = None
@@ -232,20 +256,27 @@ class Wire:
         """Read the content of a streamed answer into memory, at most `len(into)` bytes, and close it.
 
         Raises:
-            TransientError: it broke off; `received` bytes are good.
+            TransientError: it broke off, or was too slow; `received` bytes are good.
         """
         count = 0
-        try:
-            while count < len(into):
-                chunk = response.raw.read1(min(_RECEIVE_BYTES, len(into) - count), decode_content=False)
-                if not chunk:
-                    break
-                into[count : count + len(chunk)] = chunk
-                count += len(chunk)
-        except _BROKEN as error:
-            raise broken(asked, error, received=count) from error
-        finally:
-            response.close()
+        cause: Exception | None = None
+        with receiving(self._pace) as window:
+            try:
+                while count < len(into):
+                    chunk = response.raw.read1(min(_RECEIVE_BYTES, len(into) - count), decode_content=False)
+                    if not chunk:
+                        break
+                    into[count : count + len(chunk)] = chunk
+                    count += len(chunk)
+            except _BROKEN as error:
+                cause = error
+            finally:
+                response.close()
+        if window.stalled and count < len(into):
+            message = f"{asked.where}: {self._pace.broken}"
+            raise TransientError(message, op=asked.op, key=asked.key, received=count) from cause
+        if cause is not None:
+            raise broken(asked, cause, received=count) from cause
         return count
 
     def read(self, asked: Asked, response: requests.Response, parse: Callable[[bytes], T]) -> T:

@@ -22,7 +22,9 @@ from ckptsync.errors import (
     NotFoundError,
     TransientError,
 )
+from ckptsync.store.bandwidth import Bandwidth
 from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Upload
+from ckptsync.store.pace import Pace
 
 try:
     import google.auth
@@ -64,7 +66,16 @@ _RAW = {"Accept-Encoding": "gzip"}
 class GcsStore(Store):
     """A run in a bucket of Google Cloud Storage. Nothing is asked of the service before the first verb."""
 
-    def __init__(self, bucket: str, prefix: str, options: Gcs, http: Http, *, connections: int) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        options: Gcs,
+        http: Http,
+        *,
+        connections: int,
+        bandwidth: Bandwidth | None = None,
+    ) -> None:
         """Remember where; open nothing.
 
         Args:
@@ -73,6 +84,7 @@ class GcsStore(Store):
             options: endpoint, project, anonymous.
             http: time limits.
             connections: kept open at most, 1 or more.
+            bandwidth: caps what bodies bring and take; None for no cap.
 
         Raises:
             ConfigError: the bucket's name or the endpoint cannot be used.
@@ -82,8 +94,9 @@ class GcsStore(Store):
         self.traits = TRAITS
         self._connections = connections
         address, anonymous = endpoint(options)
+        pace = Pace.of(http, bandwidth)
         connect = connect_anonymously if anonymous else partial(_connect, http=http)
-        self._wire = Wire(partial(connect, address, options.project, connections), http)
+        self._wire = Wire(partial(connect, address, options.project, connections, pace=pace), http, pace)
 
     def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
         """As `Store.put`; the service checks the CRC32C before anything becomes visible.
@@ -338,20 +351,22 @@ def _crc32c(data: Buffer) -> int:
     return crc
 
 
-def _connect(address: str | None, project: str | None, connections: int, *, http: Http) -> Line:
+def _connect(
+    address: str | None, project: str | None, connections: int, *, http: Http, pace: Pace | None = None
+) -> Line:
     """Open a session with the credentials Google's library finds.
 
     Source: https://cloud.google.com/docs/authentication/application-default-credentials
     """
     timeout = (http.connect_timeout_s, http.read_timeout_s)
-    request = partial(google.auth.transport.requests.Request(new_session(1)), timeout=timeout)
+    request = partial(google.auth.transport.requests.Request(new_session(1, pace=pace)), timeout=timeout)
     try:
         # google.auth wants its own class there, but calls it only; its AuthorizedSession passes a partial too
         credentials, _ = google.auth.default(_SCOPES, request=request, quota_project_id=project)  # type: ignore[arg-type]
         universe = credentials.universe_domain
     except Exception as error:
         raise _login_failure(error) from error
-    session = new_session(connections, project)
+    session = new_session(connections, project, pace=pace)
     session.auth = _Login(credentials, request)
     return Line(session, address or f"https://storage.{universe}", anonymous=False)
 

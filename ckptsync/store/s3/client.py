@@ -22,6 +22,7 @@ from botocore.response import StreamingBody
 from ckptsync.config import S3, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, TransientError
 from ckptsync.store.base import Buffer
+from ckptsync.store.pace import Pace, paced, receiving
 from ckptsync.store.s3.errors import SDK_ERRORS, Request, is_stale, translate
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ Addressing = Literal["auto", "path", "virtual"]
 FALLBACK_REGION = "us-east-1"
 MAX_RENEWALS = 3
 METADATA_ATTEMPTS = 3
-# Larger slices save nothing measurable; one must get through within the connect timeout, and what came of one is lost
-# when the connection breaks.
+# Larger slices save nothing measurable, and what came of one is lost when the connection breaks.
 SLICE_BYTES = 256 << 10
 _AWS_HOST = re.compile(r"(?:.*\.)?(?:amazonaws\.(?:com|com\.cn|eu)|api\.aws|api\.amazonwebservices\.com\.cn)")
 
@@ -61,12 +61,13 @@ class Connection:
     The client is made on first use. Nothing of it survives a fork.
     """
 
-    def __init__(self, bucket: str, options: S3, http: Http, *, connections: int) -> None:
-        """Keep the settings; `connections` is the size of the pool."""
+    def __init__(self, bucket: str, options: S3, http: Http, *, connections: int, pace: Pace | None = None) -> None:
+        """Keep the settings; `connections` is the size of the pool, `pace` None takes what `http` says."""
         self._bucket = bucket
         self._options = options
         self._http = http
         self._connections = connections
+        self._pace = pace or Pace.of(http)
         # By process id: setdefault is atomic, so neither a lock held at fork time nor a race in the child can hurt.
         self._by_pid: dict[int, _InProcess] = {}
 
@@ -109,21 +110,26 @@ class Connection:
             How many bytes came: fewer than asked for when the body ended early.
 
         Raises:
-            TransientError: the connection broke; `received` bytes at the start of `into` are good.
+            TransientError: the connection broke, or was too slow; `received` bytes at the start of `into` are good.
         """
-        count = 0
-        try:
-            while count < len(into):
-                with into[count : count + SLICE_BYTES] as window:
-                    got = body.readinto(cast("IO[bytes]", window))  # its stub is wrong
-                if not got:
-                    break
-                count += got
-        except SDK_ERRORS as error:
-            failure = translate(error, Request(op, key, self._bucket))
-            raise TransientError(str(failure.args[0]), op=op, key=key, received=count) from error
-        finally:
-            body.close()  # a body read to its end gave its connection back before
+        count, broken = 0, ""
+        cause: Exception | None = None
+        with receiving(self._pace) as window:
+            try:
+                while count < len(into):
+                    with into[count : count + SLICE_BYTES] as target:
+                        got = body.readinto(cast("IO[bytes]", target))  # its stub is wrong
+                    if not got:
+                        break
+                    count += got
+            except SDK_ERRORS as error:
+                cause, broken = error, str(translate(error, Request(op, key, self._bucket)).args[0])
+            finally:
+                body.close()  # a body read to its end gave its connection back before
+        if window.stalled and count < len(into):
+            broken = f"s3://{self._bucket}: {self._pace.broken}"
+        if broken:
+            raise TransientError(broken, op=op, key=key, received=count) from cause
         return count
 
     def close(self) -> None:
@@ -171,7 +177,7 @@ class Connection:
     def _make(self, session: boto3.session.Session, addressing: Addressing) -> S3Client:
         """Make a client that leaves retries, checksums and body digests to us."""
         try:
-            return session.client(
+            client = session.client(
                 "s3",
                 region_name=session.region_name or FALLBACK_REGION,
                 endpoint_url=self._options.endpoint_url,
@@ -189,6 +195,8 @@ class Connection:
             )
         except ValueError as error:
             raise ConfigError(f"s3://{self._bucket}: the endpoint or region cannot be used: {error}") from error
+        _set_pace(client, self._pace)
+        return client
 
     def _renew(self, mine: _InProcess, client: S3Client | None) -> bool:
         """Drop the client whose credentials expired; False when that has been tried often enough."""
@@ -268,6 +276,16 @@ def _refuse_userinfo(endpoint_url: str) -> None:
     """Refuse an address with a password in it, which would end up in every message."""
     if "@" in urlsplit(endpoint_url).netloc:
         raise ConfigError("the endpoint URL holds a user name or password; give credentials as AWS_* variables instead")
+
+
+def _set_pace(client: S3Client, pace: Pace) -> None:
+    """Let a client make connections that keep a pace. Nothing was sent yet."""
+    session = getattr(getattr(client, "_endpoint", None), "http_session", None)
+    pools = getattr(session, "_pool_classes_by_scheme", None)
+    if pools is None:  # the SDK's own business; a test notices when it is arranged anew
+        _log.warning("this version of botocore hides its connections; only silence is noticed, not slowness")
+    else:
+        pools.update(paced(pools, pace))
 
 
 def is_amazon(client: S3Client) -> bool:

@@ -18,7 +18,9 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
+from ckptsync.store.bandwidth import Bandwidth
 from ckptsync.store.base import Buffer, Stat, Store, Tag, Traits
+from ckptsync.store.pace import Pace
 from ckptsync.store.s3 import answers, errors
 from ckptsync.store.s3.client import Connection, UploadBody, is_amazon
 
@@ -52,7 +54,16 @@ _NO_BATCHES = frozenset({"MissingContentMD5", "InvalidRequest", "NotImplemented"
 class S3Objects(Store):
     """The verbs over whole objects, and what every verb shares."""
 
-    def __init__(self, bucket: str, prefix: str, options: S3, http: Http, *, connections: int) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        options: S3,
+        http: Http,
+        *,
+        connections: int,
+        bandwidth: Bandwidth | None = None,
+    ) -> None:
         """Keep the settings.
 
         Args:
@@ -61,6 +72,7 @@ class S3Objects(Store):
             options: of the service.
             http: time limits.
             connections: requests that may be under way at once.
+            bandwidth: caps what bodies bring and take; None for no cap.
 
         Raises:
             ConfigError: checksums are demanded and the library for them is not installed.
@@ -73,7 +85,7 @@ class S3Objects(Store):
         self._checksums = options.checksum != "none" and answers.AVAILABLE
         self._md5 = not bucket.endswith("--x-s3")  # ETags of directory buckets are random
         self._unchecked: set[str] = set()  # uploads that were begun without checksums
-        self._connection = Connection(bucket, options, http, connections=connections)
+        self._connection = Connection(bucket, options, http, connections=connections, pace=Pace.of(http, bandwidth))
         if not answers.AVAILABLE and self._strict:
             raise ConfigError("checksum=crc64nvme needs awscrt: pip install 'ckptsync[s3]'")
         if not answers.AVAILABLE and options.checksum == "auto":

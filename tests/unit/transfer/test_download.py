@@ -341,3 +341,24 @@ def test_trouble_of_the_network_keeps_what_was_fetched(store: Any, fetch: Fetch,
     with pytest.raises(TransientError):
         fetch(entry, workers=1)
     assert (out / "model").read_bytes()[: 3 * PART] == DATA[: 3 * PART]
+
+
+@pytest.mark.req(10)
+def test_an_error_names_file_and_part(store: Any, fetch: Fetch, entry: FileEntry) -> None:
+    def before(verb: str, key: str) -> None:
+        if store.count()["get"] == 2:
+            raise TransientError("slow", op=verb, key=key, attempts=10, request_id="R1")
+
+    store.before = before
+    with pytest.raises(TransientError) as caught:
+        fetch(entry, workers=1)
+    assert str(caught.value) == (
+        "slow (during get, file model, part 2 of 5, key 'data/model', 10 attempts, request R1)"
+    )
+
+
+@pytest.mark.req(10)
+def test_an_error_before_the_first_part_names_the_file(store: Any, fetch: Fetch, entry: FileEntry) -> None:
+    store.fail("stat", DeniedError("no", op="stat"))
+    with pytest.raises(DeniedError, match=r"during stat, file model\)"):
+        fetch(entry)

@@ -14,6 +14,7 @@ from ckptsync.errors import (
     ConfigError,
     CredentialsError,
     DeniedError,
+    StoreError,
 )
 from ckptsync.events import Event, Kind
 from ckptsync.snapshot.layout import SnapshotId
@@ -316,3 +317,52 @@ def test_times_and_sizes_decide_nothing(store: Any, send: Send, previous: dict[s
     os.utime(source, ns=(before.st_mtime_ns, before.st_mtime_ns))
     (entry,) = send(previous=previous)
     assert content(store, entry) == source.read_bytes()
+
+
+# -- what an error names --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.req(10)
+@pytest.mark.parametrize(
+    ("verb", "size", "named"),
+    [
+        ("put_part", 7 * MIB // 2, "during put_part, file a, part "),
+        ("finish", 7 * MIB // 2, "during finish, file a, key"),
+        ("put", MIB, "during put, file a, part 1 of 1, key"),
+        ("put", 0, "during put, file a, key"),
+    ],
+)
+def test_an_error_names_file_and_part(send: Send, source: Path, store: Any, verb: str, size: int, named: str) -> None:
+    source.write_bytes(bytes(size))
+    fail_for_good(store, verb)
+    with pytest.raises(DeniedError) as caught:
+        send(workers=1)
+    assert named in str(caught.value)
+    assert "3 attempts, request R1" in str(caught.value)
+
+
+@pytest.mark.req(10)
+@pytest.mark.parametrize("verb", ["copy", "copy_part", "stat"])
+def test_an_error_of_unchanged_content_names_the_file(
+    send: Send, source: Path, store: Any, previous: dict[str, FileEntry], verb: str
+) -> None:
+    known = {}
+    if verb == "copy_part":
+        with source.open("r+b") as file:
+            file.write(b"changed")
+    if verb == "stat":
+        known["a"] = Progress(entry=previous["a"])
+    fail_for_good(store, verb, CredentialsError)
+    with pytest.raises(CredentialsError) as caught:
+        send(previous=previous, known=known, workers=1)
+    assert f"during {verb}, file a, {'part ' if verb == 'copy_part' else 'key'}" in str(caught.value)
+
+
+def fail_for_good(store: Any, verb: str, kind: type[StoreError] = DeniedError) -> None:
+    """Let a verb fail as the store's retries leave it."""
+
+    def before(called: str, key: str) -> None:
+        if called == verb:
+            raise kind("no", op=called, key=key, attempts=3, request_id="R1")
+
+    store.before = before

@@ -392,3 +392,14 @@ def test_gc_deletes_reports_of_what_is_committed_long_since(
     assert not list(store.list(layout.RANKS))
     assert isinstance(save_all(3, ranks=[1])[1], Saved)  # it asks for what it has brought, and finds it in the manifest
     del events
+
+
+@pytest.mark.req(10)
+def test_an_error_of_the_store_names_rank_file_and_part(run: Run, shards: Callable[[int], Path], store: Any) -> None:
+    store.fail(
+        "put_part", TransientError("the service is silent", op="put_part", attempts=10, request_id="R7"), after=1
+    )
+    with pytest.raises(TransientError) as caught:
+        save_rank(run, shards(1), Rank(rank=1, world=2, launch="x"), step=1)
+    assert "rank 1, file shard-1.bin, part " in str(caught.value)
+    assert "10 attempts, request R7" in str(caught.value)
