@@ -27,6 +27,7 @@ from ckptsync.errors import (
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import MAX_MANIFEST_BYTES, Manifest, Writer, decode, encode
+from ckptsync.snapshot.signature import NO_KEYS, Keys
 from ckptsync.store.base import Stat, Store
 
 
@@ -72,17 +73,21 @@ def timestamp(clock: Clock) -> str:
 class Catalog:
     """The snapshots of one run. Holds no state but the store: two catalogs on one run agree at all times."""
 
-    def __init__(self, store: Store, *, single_writer: bool = False, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, store: Store, *, single_writer: bool = False, clock: Clock = SYSTEM, keys: Keys = NO_KEYS
+    ) -> None:
         """Open the catalog of the run that `store` was opened on; asks the store nothing yet.
 
         Args:
             store: the run's bucket.
             single_writer: the caller vouches that nobody else writes, so that a store without conditional puts will do.
             clock: replaced in tests.
+            keys: what manifests are signed with, and what must have signed those that are read.
         """
         self.store = store
         self.single_writer = single_writer
         self.clock = clock
+        self.keys = keys
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -106,8 +111,10 @@ class Catalog:
         The first claim of a run also proves that the store refuses a second creation of the same key.
 
         Raises:
+            ConfigError: what this process commits it could not read back: `Keys.check_can_commit`.
             UnsupportedError: the store cannot, or silently does not, create conditionally, and `single_writer` is not set.
         """
+        self.keys.check_can_commit()
         if not self.store.traits.conditional_put and not self.single_writer:
             raise UnsupportedError(
                 f"{self.store.url} cannot create an object only if it is absent, so two writers could overwrite each "
@@ -176,11 +183,13 @@ class Catalog:
         """Make a snapshot exist, by one conditional put. Safe to call again with the same manifest.
 
         Raises:
+            ConfigError: it could not be read back: `Keys.check_can_commit`.
             FencedError: a newer writer owns the run, or another manifest stands under the key; nothing was committed.
             StoreError: unknown whether it was committed; calling again settles it.
         """
+        self.keys.check_can_commit()
         self.check_not_fenced(manifest.id.epoch)
-        key, data = layout.manifest_key(manifest.id), encode(manifest)
+        key, data = layout.manifest_key(manifest.id), encode(manifest, self.keys.signer)
         if not self.store.traits.conditional_put:
             self.store.put(key, data)
             return
@@ -188,7 +197,7 @@ class Catalog:
             self.store.put(key, data, if_absent=True)
         except ConflictError as error:
             try:
-                ours = decode(self.store.read(key)).commit_id == manifest.commit_id
+                ours = self._decoded(self.store.read(key), manifest.id).commit_id == manifest.commit_id
             except ManifestError:
                 ours = False
             if not ours:
@@ -239,7 +248,7 @@ class Catalog:
     def _decoded(self, data: bytes, snapshot: SnapshotId) -> Manifest:
         """Decode, and say whose manifest is bad."""
         try:
-            return decode(data, snapshot)
+            return decode(data, snapshot, required=self.keys.required)
         except ManifestError as error:
             raise ManifestError(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
 

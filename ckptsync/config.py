@@ -23,6 +23,7 @@ MIB = 1 << 20
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+NonEmpty = Annotated[str, Meta(min_length=1)]
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,6 +104,19 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reread_source: bool = False
 
 
+class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Signatures of manifests, with Ed25519 keys.
+
+    Attributes:
+        key: path of a private key in PEM; everything that is committed is signed with it.
+        require: paths of public keys in PEM, several joined by `:` where they are one text; a manifest without a valid
+            signature by one of them is refused.
+    """
+
+    key: NonEmpty | None = None
+    require: tuple[NonEmpty, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set.
 
@@ -117,6 +131,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     s3: S3 = S3()
     gcs: Gcs = Gcs()
     transfer: Transfer = Transfer()
+    signing: Signing = Signing()
     single_writer: bool = False
     state_dir: str | None = None
 
@@ -128,7 +143,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Path(base) / "ckptsync"
 
 
-_GROUPS = ("retry", "http", "s3", "gcs", "transfer")
+_GROUPS = ("retry", "http", "s3", "gcs", "transfer", "signing")
 _RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG"})
 _NUMBER = r"(?P<number>[0-9]{1,18}(?:\.[0-9]{1,18})?)\s*"
 _SIZE = re.compile(_NUMBER + r"(?P<unit>(?:[kmgt]i?)?)b?", re.IGNORECASE)
@@ -210,6 +225,14 @@ def _with_bytes(options: dict[str, object]) -> dict[str, object]:
     return options
 
 
+def _with_paths(options: dict[str, object]) -> dict[str, object]:
+    """Let several paths be written as one text, as in PATH. An empty one stays, and is refused: it would require nothing."""
+    signing = options.get("signing")
+    if isinstance(signing, Mapping) and isinstance(paths := signing.get("require"), str):
+        return {**options, "signing": {**signing, "require": paths.split(os.pathsep)}}
+    return options
+
+
 def _in_words(problem: str) -> str:
     """Turn `Expected … - at `$.group.option`` into `group.option: expected …`."""
     what, _, where = problem.partition(" - at `$.")
@@ -237,6 +260,6 @@ def resolve(
     options = _from_toml(file) if file else {}
     options = _overlay(_overlay(options, _from_environment(environ)), arguments or {})
     try:
-        return msgspec.convert(_with_bytes(options), Config, strict=False)
+        return msgspec.convert(_with_paths(_with_bytes(options)), Config, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"bad option: {_in_words(str(error))}") from error

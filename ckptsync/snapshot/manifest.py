@@ -17,6 +17,7 @@ from msgspec import Meta
 from ckptsync.errors import ConfigError, ManifestError
 from ckptsync.snapshot.digest import DIGEST_BYTES, file_digest, part_count, part_digest
 from ckptsync.snapshot.layout import SnapshotId, check_path, parse_snapshot_id
+from ckptsync.snapshot.signature import PublicKey, Signer, check_signature, signed
 
 FORMAT, VERSION = "ckptsync-manifest", 1
 MAX_MANIFEST_BYTES = 1 << 30
@@ -171,30 +172,43 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the object: the manifest and its digest, in canonical JSON."""
+    """What stands in the object: the manifest, its digest and perhaps a signature, in canonical JSON."""
 
     blake3: str
     format: str
     manifest: msgspec.Raw
+    signature: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     version: int
 
 
-def encode(manifest: Manifest) -> bytes:
-    """Return the manifest as canonical JSON: keys sorted, no spaces, UTF-8. Equal manifests give equal bytes."""
+def encode(manifest: Manifest, signer: Signer | None = None) -> bytes:
+    """Return the manifest as canonical JSON: keys sorted, no spaces, UTF-8. Equal manifests give equal bytes.
+
+    Args:
+        manifest: what to commit.
+        signer: signs it; None leaves it unsigned.
+    """
     body = msgspec.json.encode(manifest, order="sorted")
-    envelope = _Envelope(blake3=part_digest(body), format=FORMAT, manifest=msgspec.Raw(body), version=VERSION)
+    envelope = _Envelope(
+        blake3=part_digest(body),
+        format=FORMAT,
+        manifest=msgspec.Raw(body),
+        signature=msgspec.Raw(msgspec.json.encode(signed(signer, FORMAT, VERSION, body))) if signer else msgspec.UNSET,
+        version=VERSION,
+    )
     return msgspec.json.encode(envelope, order="sorted")
 
 
-def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
+def decode(data: bytes, snapshot: SnapshotId | None = None, *, required: tuple[PublicKey, ...] = ()) -> Manifest:
     """Read a manifest, believing nothing.
 
     Args:
         data: the object's content.
         snapshot: the id its key named; another one inside is refused.
+        required: keys of which one must have signed it; none means that a signature is not looked at.
 
     Raises:
-        ManifestError: damaged, of another format version, or unsafe; the sentence says which.
+        ManifestError: damaged, of another format version, not signed as required, or unsafe; the sentence says which.
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"manifest of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
@@ -210,6 +224,8 @@ def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
     body = bytes(envelope.manifest)
     if part_digest(body) != envelope.blake3:
         raise ManifestError("manifest is damaged: its digest does not match")
+    signature = None if envelope.signature is msgspec.UNSET else bytes(envelope.signature)
+    check_signature(signature, required, FORMAT, VERSION, body)
     try:
         manifest = msgspec.json.decode(body, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -79,6 +79,7 @@ def adopt(
         StoreError: a request failed for good; nothing was committed.
     """
     begun_s = run.clock.monotonic()
+    run.catalog.keys.check_can_commit()
     SnapshotId(1, step, "")
     checked = checked_metrics(metrics)
     place = _relative(run.url, prefix)

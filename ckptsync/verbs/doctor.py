@@ -18,6 +18,7 @@ import msgspec
 from ckptsync.config import Config
 from ckptsync.errors import (
     CkptsyncError,
+    ConfigError,
     CredentialsError,
     DeniedError,
     NoSnapshotError,
@@ -28,7 +29,18 @@ from ckptsync.verbs import doctor_checks as bucket
 from ckptsync.verbs.doctor_checks import Finding, Probe, State
 from ckptsync.verbs.verify import verify
 
-_PACKAGES = ("ckptsync", "blake3", "msgspec", "boto3", "botocore", "awscrt", "google-cloud-storage", "fsspec", "torch")
+_PACKAGES = (
+    "ckptsync",
+    "blake3",
+    "msgspec",
+    "boto3",
+    "botocore",
+    "awscrt",
+    "google-cloud-storage",
+    "fsspec",
+    "cryptography",
+    "torch",
+)
 _A_FEW_PERCENT = 1e-6
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
@@ -83,6 +95,7 @@ def diagnose(run: Run) -> Iterator[Check]:
     if reached:
         yield from _bucket(run)
         yield _check("newest snapshot", partial(_newest, run))
+    yield _check("signing", partial(_signing, run))
     yield _check("state directory", partial(_state_directory, run.config))
     yield Check(name="versions", state="ok", detail=_versions())
     yield Check(name="configuration", state="ok", detail=_configuration(run))
@@ -161,6 +174,22 @@ def _newest(run: Run) -> Finding:
         bad = found.bad[0]
         return "fail", f"snapshot {found.snapshot} is damaged: {bad.path}: {bad.reason}; run `verify`"
     return "ok", f"snapshot {found.snapshot} can be read ({found.parts_checked} of {found.parts_total} parts tried)"
+
+
+def _signing(run: Run) -> Finding:
+    """Which keys are in force."""
+    keys = run.catalog.keys
+    signs = (
+        f"what this machine commits is signed by {keys.signer.public.id}" if keys.signer else "nothing is signed here"
+    )
+    if not keys.required:
+        return "ok", f"{'on' if keys.signer else 'off'}: {signs}, and signatures are not looked at"
+    asked = f"manifests must be signed by {' or '.join(key.id for key in keys.required)}"
+    try:
+        keys.check_can_commit()
+    except ConfigError as error:
+        return "warn", f"{asked}; this machine can restore and not save: {error}"
+    return "ok", f"on: {signs}, and {asked}"
 
 
 def _state_directory(config: Config) -> Finding:
