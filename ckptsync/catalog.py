@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from ckptsync.clock import SYSTEM, Clock
 from ckptsync.errors import (
+    ConfigError,
     ConflictError,
     FencedError,
     ManifestError,
@@ -26,7 +31,7 @@ from ckptsync.errors import (
 )
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.snapshot.manifest import MAX_MANIFEST_BYTES, Manifest, Writer, decode, encode
+from ckptsync.snapshot.manifest import MAX_MANIFEST_BYTES, UNREADABLE, Manifest, Writer, decode, encode
 from ckptsync.snapshot.signature import NO_KEYS, Keys
 from ckptsync.store.base import Stat, Store
 
@@ -41,7 +46,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         created: RFC 3339, UTC.
     """
 
-    epoch: int
+    epoch: Annotated[int, Meta(ge=1, le=layout.MAX_EPOCH)]
     nonce: str
     writer: Writer
     created: str
@@ -70,6 +75,32 @@ def timestamp(clock: Clock) -> str:
     return datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_HEAD_BYTES = 256 << 10
+_MAX_CLAIM_BYTES = 64 << 10
+_LARGE_BYTES = 16 << 20
+"""Manifests larger than this are read one at a time, however many threads ask."""
+
+
+def read_record(store: Store, key: str, limit_bytes: int) -> bytes:
+    """Return one of the run's records, at one version, without taking memory for one that is too large.
+
+    One request when it is small, as nearly all are.
+
+    Raises:
+        NotFoundError: no such object.
+        ManifestError: it is larger than `limit_bytes`.
+    """
+    head = bytearray(min(limit_bytes, _HEAD_BYTES) + 1)
+    if (count := store.get(key, memoryview(head))) < len(head):
+        return bytes(memoryview(head)[:count])
+    found = store.stat(key)
+    if found.size > limit_bytes:
+        raise ManifestError(f"{key} has {found.size} bytes, more than {limit_bytes}")
+    content = bytearray(found.size)
+    count = store.get(key, memoryview(content), tag=found.tag or None)
+    return bytes(memoryview(content)[:count])
+
+
 class Catalog:
     """The snapshots of one run. Holds no state but the store: two catalogs on one run agree at all times."""
 
@@ -88,6 +119,7 @@ class Catalog:
         self.single_writer = single_writer
         self.clock = clock
         self.keys = keys
+        self._one_large = threading.Lock()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -111,7 +143,8 @@ class Catalog:
         The first claim of a run also proves that the store refuses a second creation of the same key.
 
         Raises:
-            ConfigError: what this process commits it could not read back: `Keys.check_can_commit`.
+            ConfigError: what this process commits it could not read back (`Keys.check_can_commit`), or the last epoch is
+                taken.
             UnsupportedError: the store cannot, or silently does not, create conditionally, and `single_writer` is not set.
         """
         self.keys.check_can_commit()
@@ -121,7 +154,8 @@ class Catalog:
                 "other; set single_writer (--single-writer) if there is only one",
                 op="put",
             )
-        epoch = self.newest_epoch() + 1
+        if (epoch := self.newest_epoch() + 1) > layout.MAX_EPOCH:
+            raise ConfigError(f"{self.store.url} has no epochs left to claim; write to another run")
         while not self.single_writer or self.store.traits.conditional_put:
             claim = self._new_claim(epoch)
             if self._create(layout.writer_key(epoch), claim):
@@ -163,8 +197,9 @@ class Catalog:
     def writer(self, epoch: int) -> Claim | None:
         """Return who claimed an epoch; None when nobody did or the record is damaged."""
         try:
-            return msgspec.json.decode(self.store.read(layout.writer_key(epoch)), type=Claim)
-        except (NotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            data = read_record(self.store, layout.writer_key(epoch), _MAX_CLAIM_BYTES)
+            return msgspec.json.decode(data, type=Claim)
+        except (NotFoundError, ManifestError, *UNREADABLE):
             return None
 
     def check_not_fenced(self, epoch: int) -> None:
@@ -197,7 +232,7 @@ class Catalog:
             self.store.put(key, data, if_absent=True)
         except ConflictError as error:
             try:
-                ours = self._decoded(self.store.read(key), manifest.id).commit_id == manifest.commit_id
+                ours = self._read(key, manifest.id).commit_id == manifest.commit_id
             except ManifestError:
                 ours = False
             if not ours:
@@ -229,9 +264,10 @@ class Catalog:
         size = listed.stat.size
         if size > MAX_MANIFEST_BYTES:
             raise ManifestError(f"manifest of {listed.id} has {size} bytes, more than {MAX_MANIFEST_BYTES}")
-        content = bytearray(size)
-        count = self.store.get(listed.stat.key, memoryview(content), tag=listed.stat.tag or None)
-        return self._decoded(bytes(content[:count]), listed.id)
+        with self._one_large if size > _LARGE_BYTES else nullcontext():
+            content = bytearray(size)
+            count = self.store.get(listed.stat.key, memoryview(content), tag=listed.stat.tag or None)
+            return self._decoded(bytes(memoryview(content)[:count]), listed.id)
 
     def get(self, snapshot: SnapshotId) -> Manifest:
         """Read the manifest of one snapshot.
@@ -241,9 +277,17 @@ class Catalog:
             ManifestError: damaged, of another version, or unsafe.
         """
         try:
-            return self._decoded(self.store.read(layout.manifest_key(snapshot)), snapshot)
+            return self._read(layout.manifest_key(snapshot), snapshot)
         except NotFoundError as error:
             raise NoSnapshotError(f"snapshot {snapshot} is not committed in {self.store.url}") from error
+
+    def _read(self, key: str, snapshot: SnapshotId) -> Manifest:
+        """Read and decode."""
+        try:
+            data = read_record(self.store, key, MAX_MANIFEST_BYTES)
+        except ManifestError as error:
+            raise ManifestError(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
+        return self._decoded(data, snapshot)
 
     def _decoded(self, data: bytes, snapshot: SnapshotId) -> Manifest:
         """Decode, and say whose manifest is bad."""

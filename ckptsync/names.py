@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated
 
-from ckptsync.catalog import Catalog, timestamp
+import msgspec
+from msgspec import Meta
+
+from ckptsync.catalog import Catalog, read_record, timestamp
 from ckptsync.errors import ConfigError, ConflictError, ManifestError, NoSnapshotError
 from ckptsync.snapshot import layout
-from ckptsync.snapshot.layout import SnapshotId
+from ckptsync.snapshot.layout import MAX_VERSION, SnapshotId
+from ckptsync.snapshot.manifest import UNREADABLE
+
+_MAX_ALIAS_BYTES = 64 << 10
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +28,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     snapshot: str
-    version: int
+    version: Annotated[int, Meta(ge=1, le=MAX_VERSION)]
     created: str
 
 
@@ -89,9 +95,12 @@ def read_alias(catalog: Catalog, name: str) -> Alias | None:
     if (key := _newest_version(catalog, name)) is None:
         return None
     try:
-        return msgspec.json.decode(catalog.store.read(key), type=Alias)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        alias = msgspec.json.decode(read_record(catalog.store, key, _MAX_ALIAS_BYTES), type=Alias)
+    except UNREADABLE as error:
         raise ManifestError(f"alias {name!r} is damaged: {error}") from error
+    if alias.name != name or alias.version != layout.version_of_alias_key(key):
+        raise ManifestError(f"alias {name!r} is damaged: what stands under {key} is for another one")
+    return alias
 
 
 def _newest_version(catalog: Catalog, name: str) -> str | None:
@@ -121,6 +130,7 @@ def promote(catalog: Catalog, snapshot: SnapshotId, name: str) -> Alias:
 
     Raises:
         NoSnapshotError: the snapshot is not committed.
+        ConfigError: the name cannot be used, or was changed as often as it can be.
         ConflictError: somebody changed the alias meanwhile.
     """
     if not catalog.exists(snapshot):
@@ -129,6 +139,8 @@ def promote(catalog: Catalog, snapshot: SnapshotId, name: str) -> Alias:
     if current is not None and current.snapshot == str(snapshot):
         return current
     version = current.version + 1 if current else 1
+    if version > MAX_VERSION:
+        raise ConfigError(f"alias {name!r} has no versions left; take another name")
     alias = Alias(name=name, snapshot=str(snapshot), version=version, created=timestamp(catalog.clock))
     data = msgspec.json.encode(alias, order="sorted")
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
+from ckptsync.catalog import read_record
 from ckptsync.errors import ManifestError, NotFoundError
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import MAX_ATTEMPT_BYTES, Attempt, decode_attempt
@@ -80,10 +81,7 @@ def read_attempt(store: Store, attempt: SnapshotId) -> Attempt:
         NotFoundError: it has no journal.
         ManifestError: the journal is damaged.
     """
-    found = store.stat(layout.journal_key(attempt))
-    if found.size > MAX_ATTEMPT_BYTES:
-        raise ManifestError(f"journal of {attempt} has {found.size} bytes, more than {MAX_ATTEMPT_BYTES}")
-    return decode_attempt(store.read(found.key), attempt)
+    return decode_attempt(read_record(store, layout.journal_key(attempt), MAX_ATTEMPT_BYTES), attempt)
 
 
 def journal_keys(store: Store, attempt: SnapshotId) -> frozenset[str] | None:
