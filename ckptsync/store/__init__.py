@@ -36,7 +36,13 @@ def open_store(
     from ckptsync.store.retry import Retrying  # noqa: PLC0415  tenacity costs 50 ms to import
 
     config = Config() if config is None else config
-    return Retrying(_open(str(url), config, clock), config.retry, clock=clock, observer=observer)
+    try:
+        store = _open(str(url), config, clock)
+    except ConfigError:
+        raise
+    except ValueError:  # what urllib and fsspec say of a bad URL may quote its password
+        raise ConfigError(f"{url!r} cannot be read as a URL; write it like s3://bucket/run") from None
+    return Retrying(store, config.retry, clock=clock, observer=observer)
 
 
 def _open(url: str, config: Config, clock: Clock) -> Store:

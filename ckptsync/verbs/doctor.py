@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from ckptsync.errors import (
     NoSnapshotError,
     UnsupportedError,
 )
+from ckptsync.redaction import redacted
 from ckptsync.run import Run
 from ckptsync.verbs import doctor_checks as bucket
 from ckptsync.verbs.doctor_checks import Finding, Probe, State
@@ -42,7 +42,6 @@ _PACKAGES = (
     "torch",
 )
 _A_FEW_PERCENT = 1e-6
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +220,7 @@ def _versions() -> str:
 
 def _configuration(run: Run) -> str:
     """Every option in force, one a line; credentials inside addresses are left out."""
-    lines = [f"run = {run.url}"]
+    lines = [f"run = {redacted(run.url)}"]
     options: dict[str, Any] = msgspec.to_builtins(run.config)
     for name, value in options.items():
         group = value.items() if isinstance(value, dict) else ()
@@ -234,4 +233,4 @@ def _shown(value: object) -> str:
     """An option's value as TOML would have it."""
     if value is None:
         return "unset"
-    return _USERINFO.sub("***@", msgspec.json.encode(value).decode())
+    return redacted(msgspec.json.encode(value).decode())
