@@ -204,8 +204,10 @@ def _from_toml(path: str) -> dict[str, object]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read configuration file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"configuration file {path} is nested too deeply") from error
+    except ValueError as error:  # also a number of too many digits, and a path with NUL in it
+        raise ConfigError(f"configuration file {path!r} is not valid TOML: {error}") from error
 
 
 def _overlay(below: dict[str, object], above: Mapping[str, object]) -> dict[str, object]:
@@ -263,3 +265,5 @@ def resolve(
         return msgspec.convert(_with_paths(_with_bytes(options)), Config, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"bad option: {_in_words(str(error))}") from error
+    except UnicodeEncodeError as error:
+        raise ConfigError("bad option: a name or value is not valid Unicode") from error

@@ -36,6 +36,8 @@ def open_store(
     from ckptsync.store.retry import Retrying  # noqa: PLC0415  tenacity costs 50 ms to import
 
     config = Config() if config is None else config
+    if "\0" in unquote(str(url)):
+        raise ConfigError(f"{url!r} cannot be read as a URL: it has a NUL in it")
     try:
         store = _open(str(url), config, clock)
     except ConfigError:
