@@ -307,7 +307,7 @@ def test_a_save_cuts_no_larger_than_we_may_hold(
     run = run_with(part_bytes=MIB, workers=2)
     content = (source / "model.bin").read_bytes()
     store.put("stuff/model", content)
-    forge(file("model.bin", key="stuff/model", size=len(content), part_bytes=1 << 34, parts=[part_digest(content)]))
+    forge(file("model.bin", key="stuff/model", size=len(content), part_bytes=1 << 30, parts=[part_digest(content)]))
     run.catalog.store.put(layout.writer_key(EVIL.epoch), b"{}")
     saved = save(run, source, step=10)
     manifest = run.catalog.get(layout.parse_snapshot_id(saved.snapshot))  # type: ignore[arg-type]
