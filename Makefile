@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := tests/constraints.txt
 TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
-EXTRAS := s3,gcs,fsspec
+EXTRAS := s3,gcs,fsspec,sign
 ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # The first of these that is 3.11 or newer; `make PYTHON=/path/to/python` takes another.
@@ -47,6 +47,18 @@ test-slow: $(DEV_STAMP) ## Run the slow tests; SHORT=1 runs the short form that 
 .PHONY: test-big
 test-big: $(DEV_STAMP) ## Run the round trips at full size: 2 GiB, ten kills each way, on every kind of store
 	CKPTSYNC_TEST_GIB=2 $(PYTEST) -s --timeout 3600 tests/integration/test_round_trip.py $(PYTEST_ARGS)
+
+FUZZ_S ?= $(if $(SHORT),5,120)
+
+.PHONY: fuzz
+fuzz: $(DEV_STAMP) ## Fuzz every parser of what strangers may send, guided by coverage; SHORT=1 a few seconds each, FUZZ_S=600 longer
+	$(PIP) install -qq --group fuzz
+	@mkdir -p build/fuzz
+	@for target in $$($(BIN)/python tests/fuzz/names.py); do \
+		echo "fuzz $$target for $(FUZZ_S) s"; \
+		$(BIN)/python tests/fuzz/harness.py $$target -max_total_time=$(FUZZ_S) -max_len=8192 -timeout=20 -rss_limit_mb=2048 \
+			-verbosity=0 -artifact_prefix=build/fuzz/$$target- || exit 1; \
+	done
 
 .PHONY: check
 check: style types layers docstrings site docs-tests ## Check style, types, layers, docstrings and documentation (make -k check: all of them)

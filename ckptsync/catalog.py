@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from ckptsync.clock import SYSTEM, Clock
 from ckptsync.errors import (
+    ConfigError,
     ConflictError,
     FencedError,
     ManifestError,
@@ -26,9 +30,10 @@ from ckptsync.errors import (
     UnsupportedError,
 )
 from ckptsync.snapshot import layout
-from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES
+from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES, UNREADABLE
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest, Writer, decode, encode
+from ckptsync.snapshot.signature import NO_KEYS, Keys
 from ckptsync.store.base import Stat, Store
 
 KEPT_CLAIMS = 10
@@ -46,7 +51,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         launch: names the start of a job whose ranks share the claim; empty when it belongs to one process.
     """
 
-    epoch: int
+    epoch: Annotated[int, Meta(ge=1, le=layout.MAX_EPOCH)]
     nonce: str
     writer: Writer
     created: str
@@ -79,20 +84,51 @@ def timestamp(clock: Clock) -> str:
     return datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_HEAD_BYTES = 256 << 10
+_MAX_CLAIM_BYTES = 64 << 10
+_LARGE_BYTES = 16 << 20
+"""Manifests larger than this are read one at a time, however many threads ask."""
+
+
+def read_record(store: Store, key: str, limit_bytes: int) -> bytes:
+    """Return one of the run's records, at one version, without taking memory for one that is too large.
+
+    One request when it is small, as nearly all are.
+
+    Raises:
+        NotFoundError: no such object.
+        ManifestError: it is larger than `limit_bytes`.
+    """
+    head = bytearray(min(limit_bytes, _HEAD_BYTES) + 1)
+    if (count := store.get(key, memoryview(head))) < len(head):
+        return bytes(memoryview(head)[:count])
+    found = store.stat(key)
+    if found.size > limit_bytes:
+        raise ManifestError(f"{key} has {found.size} bytes, more than {limit_bytes}")
+    content = bytearray(found.size)
+    count = store.get(key, memoryview(content), tag=found.tag or None)
+    return bytes(memoryview(content)[:count])
+
+
 class Catalog:
     """The snapshots of one run. Holds no state but the store: two catalogs on one run agree at all times."""
 
-    def __init__(self, store: Store, *, single_writer: bool = False, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, store: Store, *, single_writer: bool = False, clock: Clock = SYSTEM, keys: Keys = NO_KEYS
+    ) -> None:
         """Open the catalog of the run that `store` was opened on; asks the store nothing yet.
 
         Args:
             store: the run's bucket.
             single_writer: the caller vouches that nobody else writes, so that a store without conditional puts will do.
             clock: replaced in tests.
+            keys: what manifests are signed with, and what must have signed those that are read.
         """
         self.store = store
         self.single_writer = single_writer
         self.clock = clock
+        self.keys = keys
+        self._one_large = threading.Lock()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -116,15 +152,19 @@ class Catalog:
         The first claim of a run also proves that the store refuses a second creation of the same key.
 
         Raises:
+            ConfigError: what this process commits it could not read back (`Keys.check_can_commit`), or the last epoch is
+                taken.
             UnsupportedError: the store cannot, or silently does not, create conditionally, and `single_writer` is not set.
         """
+        self.keys.check_can_commit()
         if not self.store.traits.conditional_put and not self.single_writer:
             raise UnsupportedError(
                 f"{self.store.url} cannot create an object only if it is absent, so two writers could overwrite each "
                 "other; set single_writer (--single-writer) if there is only one",
                 op="put",
             )
-        epoch = self.newest_epoch() + 1
+        if (epoch := self.newest_epoch() + 1) > layout.MAX_EPOCH:
+            raise ConfigError(f"{self.store.url} has no epochs left to claim; write to another run")
         while not self.single_writer or self.store.traits.conditional_put:
             claim = self._new_claim(epoch)
             if self._create(layout.writer_key(epoch), claim):
@@ -229,8 +269,8 @@ class Catalog:
     def writer(self, epoch: int) -> Claim | None:
         """Return who claimed an epoch; None when nobody did or the record is damaged."""
         try:
-            return _claims.decode(self.store.read(layout.writer_key(epoch)))
-        except (NotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return _claims.decode(read_record(self.store, layout.writer_key(epoch), _MAX_CLAIM_BYTES))
+        except (NotFoundError, ManifestError, *UNREADABLE):
             return None
 
     def check_not_fenced(self, epoch: int) -> None:
@@ -249,11 +289,13 @@ class Catalog:
         """Make a snapshot exist, by one conditional put. Safe to call again with the same manifest.
 
         Raises:
+            ConfigError: it could not be read back: `Keys.check_can_commit`.
             FencedError: a newer writer owns the run, or another manifest stands under the key; nothing was committed.
             StoreError: unknown whether it was committed; calling again settles it.
         """
+        self.keys.check_can_commit()
         self.check_not_fenced(manifest.id.epoch)
-        key, data = layout.manifest_key(manifest.id), encode(manifest)
+        key, data = layout.manifest_key(manifest.id), encode(manifest, self.keys.signer)
         if not self.store.traits.conditional_put:
             self.store.put(key, data)
             return
@@ -261,7 +303,7 @@ class Catalog:
             self.store.put(key, data, if_absent=True)
         except ConflictError as error:
             try:
-                ours = self._decoded(lambda: self.store.read(key), manifest.id).commit_id == manifest.commit_id
+                ours = self._read(key, manifest.id).commit_id == manifest.commit_id
             except ManifestError:
                 ours = False
             if not ours:
@@ -297,9 +339,10 @@ class Catalog:
         def read() -> bytes:
             content = bytearray(size)
             count = self.store.get(listed.stat.key, memoryview(content), tag=listed.stat.tag or None)
-            return bytes(content[:count])
+            return bytes(memoryview(content)[:count])
 
-        return self._decoded(read, listed.id)
+        with self._one_large if size > _LARGE_BYTES else nullcontext():
+            return self._decoded(read, listed.id)
 
     def get(self, snapshot: SnapshotId) -> Manifest:
         """Read the manifest of one snapshot.
@@ -309,16 +352,20 @@ class Catalog:
             ManifestError: damaged, of another version, or unsafe.
         """
         try:
-            return self._decoded(lambda: self.store.read(layout.manifest_key(snapshot)), snapshot)
+            return self._read(layout.manifest_key(snapshot), snapshot)
         except NotFoundError as error:
             raise NoSnapshotError(f"snapshot {snapshot} is not committed in {self.store.url}") from error
+
+    def _read(self, key: str, snapshot: SnapshotId) -> Manifest:
+        """Read and decode."""
+        return self._decoded(lambda: read_record(self.store, key, MAX_MANIFEST_BYTES), snapshot)
 
     def _decoded(self, read: Callable[[], bytes], snapshot: SnapshotId) -> Manifest:
         """Read and decode, once more when a bit may have flipped on the way; say whose manifest is bad."""
         with suppress(ManifestError):
-            return decode(read(), snapshot)
+            return decode(read(), snapshot, required=self.keys.required)
         try:
-            return decode(read(), snapshot)
+            return decode(read(), snapshot, required=self.keys.required)
         except ManifestError as error:
             raise ManifestError(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
 

@@ -23,6 +23,7 @@ KIB, MIB = 1 << 10, 1 << 20
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+NonEmpty = Annotated[str, Meta(min_length=1)]
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,6 +111,19 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reread_source: bool = False
 
 
+class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Signatures of manifests, with Ed25519 keys.
+
+    Attributes:
+        key: path of a private key in PEM; everything that is committed is signed with it.
+        require: paths of public keys in PEM, several joined by `:` where they are one text; a manifest without a valid
+            signature by one of them is refused.
+    """
+
+    key: NonEmpty | None = None
+    require: tuple[NonEmpty, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set.
 
@@ -124,6 +138,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     s3: S3 = S3()
     gcs: Gcs = Gcs()
     transfer: Transfer = Transfer()
+    signing: Signing = Signing()
     single_writer: bool = False
     state_dir: str | None = None
 
@@ -135,10 +150,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Path(base) / "ckptsync"
 
 
-msgspec.json.Decoder(Config)  # works the types out now: threads may resolve at once (snapshot/envelope.py says more)
-_GROUPS = ("retry", "http", "s3", "gcs", "transfer")
+_GROUPS = ("retry", "http", "s3", "gcs", "transfer", "signing")
 _SIZES = (("transfer", "part_bytes"), ("transfer", "max_bytes_per_s"), ("http", "stall_bytes"))
 _RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG", "CKPTSYNC_LAUNCH"})
+msgspec.json.Decoder(Config)  # works the types out now: threads may resolve at once (snapshot/envelope.py says more)
 _NUMBER = r"(?P<number>[0-9]{1,18}(?:\.[0-9]{1,18})?)\s*"
 _SIZE = re.compile(_NUMBER + r"(?P<unit>(?:[kmgt]i?)?)b?", re.IGNORECASE)
 _DURATION = re.compile(_NUMBER + r"(?P<unit>[smhdw]?)", re.IGNORECASE)
@@ -220,8 +235,10 @@ def _from_toml(path: str) -> dict[str, object]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read configuration file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"configuration file {path} is nested too deeply") from error
+    except ValueError as error:  # also a number of too many digits, and a path with NUL in it
+        raise ConfigError(f"configuration file {path!r} is not valid TOML: {error}") from error
 
 
 def _overlay(below: dict[str, object], above: Mapping[str, object]) -> dict[str, object]:
@@ -239,6 +256,14 @@ def _with_bytes(options: dict[str, object]) -> dict[str, object]:
         group = options.get(name)
         if isinstance(group, Mapping) and isinstance(size := group.get(option), str):
             options = {**options, name: {**group, option: parse_size(size)}}
+    return options
+
+
+def _with_paths(options: dict[str, object]) -> dict[str, object]:
+    """Let several paths be written as one text, as in PATH. An empty one stays, and is refused: it would require nothing."""
+    signing = options.get("signing")
+    if isinstance(signing, Mapping) and isinstance(paths := signing.get("require"), str):
+        return {**options, "signing": {**signing, "require": paths.split(os.pathsep)}}
     return options
 
 
@@ -269,6 +294,8 @@ def resolve(
     options = _from_toml(file) if file else {}
     options = _overlay(_overlay(options, _from_environment(environ)), arguments or {})
     try:
-        return msgspec.convert(_with_bytes(options), Config, strict=False)
+        return msgspec.convert(_with_paths(_with_bytes(options)), Config, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"bad option: {_in_words(str(error))}") from error
+    except UnicodeEncodeError as error:
+        raise ConfigError("bad option: a name or value is not valid Unicode") from error

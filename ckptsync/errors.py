@@ -27,11 +27,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+from ckptsync.redaction import redacted
+
 
 class CkptsyncError(Exception):
     """Base of every error ckptsync raises on purpose; `exit_code` is what the command line exits with."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *args: object) -> None:
+        """Keep the sentence, without the credentials that an address in it may carry."""
+        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in args))
 
 
 class ConfigError(CkptsyncError, ValueError):

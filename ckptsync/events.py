@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ckptsync.redaction import redacted
+
 _log = logging.getLogger("ckptsync")
 
 
@@ -44,6 +46,10 @@ class Event:
     count: int = 0
     path: str = ""
     message: str = ""
+
+    def __post_init__(self) -> None:
+        if self.message:
+            object.__setattr__(self, "message", redacted(self.message))
 
 
 Observer = Callable[[Event], None]

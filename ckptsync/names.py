@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated
 
-from ckptsync.catalog import Catalog, timestamp
+import msgspec
+from msgspec import Meta
+
+from ckptsync.catalog import Catalog, read_record, timestamp
 from ckptsync.errors import ConfigError, ConflictError, IntegrityError, ManifestError, NoSnapshotError
 from ckptsync.snapshot import layout
-from ckptsync.snapshot.layout import SnapshotId
+from ckptsync.snapshot.envelope import UNREADABLE
+from ckptsync.snapshot.layout import MAX_VERSION, SnapshotId
+
+_MAX_ALIAS_BYTES = 64 << 10
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +28,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     snapshot: str
-    version: int
+    version: Annotated[int, Meta(ge=1, le=MAX_VERSION)]
     created: str
 
 
@@ -93,9 +99,12 @@ def read_alias(catalog: Catalog, name: str) -> Alias | None:
     if (key := _newest_version(catalog, name)) is None:
         return None
     try:
-        return _decoder.decode(catalog.store.read(key))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        alias = _decoder.decode(read_record(catalog.store, key, _MAX_ALIAS_BYTES))
+    except UNREADABLE as error:
         raise ManifestError(f"alias {name!r} is damaged: {error}") from error
+    if alias.name != name or alias.version != layout.version_of_alias_key(key):
+        raise ManifestError(f"alias {name!r} is damaged: what stands under {key} is for another one")
+    return alias
 
 
 def _newest_version(catalog: Catalog, name: str) -> str | None:
@@ -132,6 +141,7 @@ def promote(catalog: Catalog, snapshot: SnapshotId, name: str, *, force: bool = 
     Raises:
         NoSnapshotError: the snapshot is not committed.
         IntegrityError: it is quarantined, and `force` is not set; nothing was changed.
+        ConfigError: the name cannot be used, or was changed as often as it can be.
         ConflictError: somebody changed the alias meanwhile.
     """
     if not catalog.exists(snapshot):
@@ -144,6 +154,8 @@ def promote(catalog: Catalog, snapshot: SnapshotId, name: str, *, force: bool = 
     if current is not None and current.snapshot == str(snapshot):
         return current
     version = current.version + 1 if current else 1
+    if version > MAX_VERSION:
+        raise ConfigError(f"alias {name!r} has no versions left; take another name")
     alias = Alias(name=name, snapshot=str(snapshot), version=version, created=timestamp(catalog.clock))
     data = msgspec.json.encode(alias, order="sorted")
     try:

@@ -12,6 +12,7 @@ from ckptsync.catalog import Catalog
 from ckptsync.clock import SYSTEM, Clock
 from ckptsync.config import Config, resolve
 from ckptsync.events import Observer, log_observer
+from ckptsync.signing import read_keys
 from ckptsync.store import open_store
 from ckptsync.store.base import Store
 
@@ -73,6 +74,11 @@ def open_run(
 
 
 def run_on(store: Store, config: Config, *, observer: Observer = log_observer, clock: Clock = SYSTEM) -> Run:
-    """Make a run of a store that is open already, as tests and wrappers need it."""
-    catalog = Catalog(store, single_writer=config.single_writer, clock=clock)
+    """Make a run of a store that is open already, as tests and wrappers need it.
+
+    Raises:
+        ConfigError: a key that the options name cannot be used.
+    """
+    keys = read_keys(config.signing, observer=observer)
+    catalog = Catalog(store, single_writer=config.single_writer, clock=clock, keys=keys)
     return Run(url=store.url, store=store, catalog=catalog, config=config, observer=observer, clock=clock)

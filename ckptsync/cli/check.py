@@ -37,6 +37,7 @@ def doctor(options: Options, run: str) -> None:
     """
     from ckptsync.cli.output import print_lines
     from ckptsync.errors import StoreError
+    from ckptsync.redaction import redacted
     from ckptsync.verbs.doctor import diagnose
 
     checks: list[Check] = []
@@ -47,7 +48,7 @@ def doctor(options: Options, run: str) -> None:
                 print_lines(_lines(check))
     failed = [check.name for check in checks if check.state == "fail"]
     if options.as_json:
-        options.answer({"run": run, "ok": not failed, "checks": checks})
+        options.answer({"run": redacted(run), "ok": not failed, "checks": checks})
     if failed:
         why = f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}"
         raise StoreError(f"{run} cannot be used as it is: {why}")

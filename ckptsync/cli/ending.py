@@ -13,6 +13,7 @@ import click
 from ckptsync.cli.options import Options
 from ckptsync.cli.output import one_line
 from ckptsync.errors import CkptsyncError, DiskError
+from ckptsync.redaction import redacted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _RESUMABLE = frozenset({"save", "restore"})
@@ -62,9 +63,9 @@ def sentences(ctx: click.Context | None = None) -> Iterator[None]:
         if options and options.verbosity >= _TRACEBACK and not isinstance(error, click.ClickException):
             import traceback
 
-            traceback.print_exception(error)
+            sys.stderr.write(redacted("".join(traceback.format_exception(error))))
         text, code = _verdict(error, ctx.invoked_subcommand if ctx else None)
-        sys.stderr.write(f"ckptsync: {one_line(text)}\n")
+        sys.stderr.write(f"ckptsync: {one_line(redacted(text))}\n")
         sys.stderr.flush()
         raise click.exceptions.Exit(code) from error
 

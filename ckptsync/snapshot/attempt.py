@@ -12,12 +12,13 @@ import msgspec
 from msgspec import Meta
 
 from ckptsync.errors import ConfigError, ManifestError
+from ckptsync.snapshot.envelope import UNREADABLE
 from ckptsync.snapshot.layout import SnapshotId, check_path, data_key, parse_snapshot_id
-from ckptsync.snapshot.manifest import Writer
+from ckptsync.snapshot.manifest import MAX_ENTRIES, MAX_NUMBER, Writer
 
 MAX_ATTEMPT_BYTES = 1 << 28
 
-_Size = Annotated[int, Meta(ge=0)]
+_Size = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,10 +77,14 @@ def decode_attempt(data: bytes, snapshot: SnapshotId | None = None) -> Attempt:
     """
     if len(data) > MAX_ATTEMPT_BYTES:
         raise ManifestError(f"journal of {len(data)} bytes is larger than {MAX_ATTEMPT_BYTES}")
+    if data.count(b"[") > 2 * MAX_ENTRIES:  # a name may hold a bracket, a file must
+        raise ManifestError(f"journal names more than {MAX_ENTRIES} files")
     try:
         attempt = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ManifestError(f"journal is damaged: {error}") from error
+    if len(attempt.files) > MAX_ENTRIES:
+        raise ManifestError(f"journal names {len(attempt.files)} files, more than {MAX_ENTRIES}")
     if snapshot is not None and attempt.snapshot != str(snapshot):
         raise ManifestError(f"journal of {attempt.snapshot} stands under the key of {snapshot}")
     seen: set[str] = set()

@@ -18,6 +18,11 @@ def part_digest(data: bytes | bytearray | memoryview) -> str:
     return blake3(data).hexdigest()
 
 
+def part_hasher() -> blake3:
+    """Return what digests a part piece by piece: `update` with each in order, then `hexdigest`."""
+    return blake3()
+
+
 def file_digest(parts: Sequence[str]) -> str:
     """Return the digest of a file from its parts' digests, in order; of an empty file, BLAKE3 of nothing."""
     if len(parts) == 1:

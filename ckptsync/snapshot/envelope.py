@@ -6,16 +6,21 @@ import msgspec
 
 from ckptsync.errors import ManifestError
 from ckptsync.snapshot.digest import part_digest
+from ckptsync.snapshot.signature import PublicKey, Signer, check_signature, signed
 
-MAX_MANIFEST_BYTES = 1 << 30
+MAX_MANIFEST_BYTES = 512 << 20
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the object: the record and its digest, in canonical JSON."""
+    """What stands in the object: the record, its digest and perhaps a signature, in canonical JSON."""
 
     blake3: str
     format: str
     manifest: msgspec.Raw
+    signature: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     version: int
 
 
@@ -24,35 +29,43 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(_Envelope)
 
 
-def seal(name: str, version: int, body: bytes) -> bytes:
+def seal(name: str, version: int, body: bytes, signer: Signer | None = None) -> bytes:
     """Return the content of the object that holds a record.
 
     Args:
         name: of its format.
         version: of its format.
         body: the record as canonical JSON.
+        signer: signs it; None leaves it unsigned.
     """
-    envelope = _Envelope(blake3=part_digest(body), format=name, manifest=msgspec.Raw(body), version=version)
+    envelope = _Envelope(
+        blake3=part_digest(body),
+        format=name,
+        manifest=msgspec.Raw(body),
+        signature=msgspec.Raw(msgspec.json.encode(signed(signer, name, version, body))) if signer else msgspec.UNSET,
+        version=version,
+    )
     return msgspec.json.encode(envelope, order="sorted")
 
 
-def unseal(data: bytes, name: str, version: int) -> bytes:
+def unseal(data: bytes, name: str, version: int, required: tuple[PublicKey, ...] = ()) -> bytes:
     """Return the record in an object's content, believing nothing.
 
     Args:
         data: the object's content.
         name: the format it must have.
         version: the version of that.
+        required: keys of which one must have signed it; none means that a signature is not looked at.
 
     Raises:
-        ManifestError: damaged, of another format or version, or too large.
+        ManifestError: damaged, of another format or version, not signed as required, or too large.
     """
     what = name.removeprefix("ckptsync-")
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{what} of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
     try:
         envelope = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ManifestError(f"{what} is damaged: {error}") from error
     if envelope.format != name or envelope.version != version:
         raise ManifestError(
@@ -62,4 +75,6 @@ def unseal(data: bytes, name: str, version: int) -> bytes:
     body = bytes(envelope.manifest)
     if part_digest(body) != envelope.blake3:
         raise ManifestError(f"{what} is damaged: its digest does not match")
+    signature = None if envelope.signature is msgspec.UNSET else bytes(envelope.signature)
+    check_signature(signature, required, name, version, body)
     return body

@@ -18,6 +18,7 @@ MAX_EPOCH, MAX_STEP, MAX_VERSION = int("9" * EPOCH_DIGITS), int("9" * STEP_DIGIT
 MAX_WORLD = int("9" * RANK_DIGITS)
 MAX_LAUNCH_LETTERS = 200
 MAX_KEY_BYTES = 900  # S3 and GCS take 1024; what is left is for the run URL's own prefix
+MAX_SEGMENT_BYTES = 255  # what the usual file systems take
 
 MANIFESTS, DATA, WRITERS, JOURNALS, RANKS, PINS, ALIASES, LEASES, QUARANTINE = (
     "manifests/",
@@ -289,13 +290,17 @@ def check_path(path: str) -> str:
     """Return `path` when it is a plain relative path that stays below whatever it is joined to.
 
     Raises:
-        ManifestError: empty, absolute, with `..`, `.`, empty or NUL-bearing segments, or not valid Unicode.
+        ManifestError: empty, absolute, with `..`, `.`, empty or NUL-bearing segments, too long, or not valid Unicode.
     """
-    segments = path.split("/")
-    if any(segment in {"", ".", ".."} or "\0" in segment for segment in segments):
-        raise ManifestError(f"unsafe path {path!r}")
+    segments = path[: MAX_KEY_BYTES + 1].split("/")
+    if "" in segments or "." in segments or ".." in segments or "\0" in path:
+        raise ManifestError(f"unsafe path {path[:MAX_KEY_BYTES]!r}")
     try:
-        path.encode()
+        size = len(path) if path.isascii() else len(path.encode())
     except UnicodeEncodeError as error:
-        raise ManifestError(f"path {path!r} is not valid Unicode") from error
+        raise ManifestError(f"path {path[:MAX_KEY_BYTES]!r} is not valid Unicode") from error
+    if size > MAX_KEY_BYTES:
+        raise ManifestError(f"path {path[:60]!r}… is too long: more than {MAX_KEY_BYTES} bytes")
+    if size > MAX_SEGMENT_BYTES and any(len(segment.encode()) > MAX_SEGMENT_BYTES for segment in segments):
+        raise ManifestError(f"path {path[:60]!r}… is too long: more than {MAX_SEGMENT_BYTES} bytes between two slashes")
     return path

@@ -16,13 +16,22 @@ from msgspec import Meta
 
 from ckptsync.errors import ConfigError, ManifestError
 from ckptsync.snapshot.digest import DIGEST_BYTES, file_digest, part_count
-from ckptsync.snapshot.envelope import seal, unseal
+from ckptsync.snapshot.envelope import UNREADABLE, seal, unseal
 from ckptsync.snapshot.layout import SnapshotId, check_path, parse_snapshot_id
+from ckptsync.snapshot.signature import PublicKey, Signer
 
 FORMAT, VERSION = "ckptsync-manifest", 1
+# Why these: docs/design/format.md, Limits. Each is refused before the memory it would cost is taken.
+MAX_ENTRIES = 2_000_000
+MAX_FOLDERS = 1_000_000
+MAX_PARTS = 1_000_000
+MAX_TARGET_BYTES = 4095
+MAX_BESIDE_BYTES = 16 << 20
+MAX_NUMBER = (1 << 63) - 1
 
 _HEX = re.compile(rf"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
-_Natural = Annotated[int, Meta(ge=0)]
+_Natural = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+_Digest = Annotated[str, Meta(min_length=2 * DIGEST_BYTES, max_length=2 * DIGEST_BYTES)]
 _Mode = Annotated[int, Meta(ge=0, le=0o7777)]
 _Time = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
@@ -48,7 +57,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     key: str
     tag: str = ""
     part_bytes: _Natural
-    parts: tuple[str, ...]
+    parts: tuple[_Digest, ...]
 
     @property
     def digest(self) -> str:
@@ -92,7 +101,7 @@ class Writer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     host: str
-    pid: int
+    pid: _Natural
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,8 +128,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     seconds: float = 0.0
-    bytes_sent: int = 0
-    bytes_reused: int = 0
+    bytes_sent: _Natural = 0
+    bytes_reused: _Natural = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,28 +184,43 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return sum(file.size for file in self.files)
 
 
+class _Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """A manifest whose entries are not read yet."""
+
+    entries: msgspec.Raw
+
+
 _decoder = msgspec.json.Decoder(Manifest)
+_outlines = msgspec.json.Decoder(_Outline)
 
 
-def encode(manifest: Manifest) -> bytes:
-    """Return the manifest as canonical JSON: keys sorted, no spaces, UTF-8. Equal manifests give equal bytes."""
-    return seal(FORMAT, VERSION, msgspec.json.encode(manifest, order="sorted"))
+def encode(manifest: Manifest, signer: Signer | None = None) -> bytes:
+    """Return the manifest as canonical JSON: keys sorted, no spaces, UTF-8. Equal manifests give equal bytes.
+
+    Args:
+        manifest: what to commit.
+        signer: signs it; None leaves it unsigned.
+    """
+    return seal(FORMAT, VERSION, msgspec.json.encode(manifest, order="sorted"), signer)
 
 
-def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
+def decode(data: bytes, snapshot: SnapshotId | None = None, *, required: tuple[PublicKey, ...] = ()) -> Manifest:
     """Read a manifest, believing nothing.
 
     Args:
         data: the object's content.
         snapshot: the id its key named; another one inside is refused.
+        required: keys of which one must have signed it; none means that a signature is not looked at.
 
     Raises:
-        ManifestError: damaged, of another format version, or unsafe; the sentence says which.
+        ManifestError: damaged, of another format version, not signed as required, over a limit, or unsafe; the sentence
+            says which.
     """
-    body = unseal(data, FORMAT, VERSION)
+    body = unseal(data, FORMAT, VERSION, required)
     try:
+        _check_outline(data, body)
         manifest = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ManifestError(f"manifest cannot be understood: {error}") from error
     if snapshot is not None and manifest.snapshot != str(snapshot):
         raise ManifestError(f"manifest of {manifest.snapshot} stands under the key of {snapshot}")
@@ -204,29 +228,56 @@ def decode(data: bytes, snapshot: SnapshotId | None = None) -> Manifest:
     return manifest
 
 
+def _check_outline(data: bytes, body: bytes) -> None:
+    """Refuse what would take more memory, once it is read, than a manifest within the limits.
+
+    Raises:
+        ManifestError: too many entries, or too much beside them.
+    """
+    beside = len(body) - len(memoryview(_outlines.decode(body).entries))
+    if beside > MAX_BESIDE_BYTES:
+        raise ManifestError(f"manifest has {beside} bytes beside its entries, more than {MAX_BESIDE_BYTES}")
+    if data.count(b"{") > 2 * MAX_ENTRIES + beside:  # a name may hold a brace, an entry must
+        raise ManifestError(f"manifest has more than {MAX_ENTRIES} entries")
+
+
 def check_entries(manifest: Manifest) -> None:
     """Refuse entries that do not make one tree below the target.
 
     Raises:
         ManifestError: an unsafe or repeated path, a path below a file or link, a link that leaves the tree, parts that do
-            not cover the file, or a key outside the run.
+            not cover the file, a key outside the run, or more of something than the limits allow.
     """
     _ = manifest.id
-    solid = {entry.path for entry in manifest.entries if not isinstance(entry, DirectoryEntry)}
+    if len(manifest.entries) > MAX_ENTRIES:
+        raise ManifestError(f"manifest has {len(manifest.entries)} entries, more than {MAX_ENTRIES}")
+    _check_folders(manifest)
     seen: set[str] = set()
     for entry in manifest.entries:
-        check_path(entry.path)
         if entry.path in seen:
             raise ManifestError(f"path {entry.path!r} stands twice in the manifest")
         seen.add(entry.path)
-        if below := next((parent for parent in _parents(entry.path) if parent in solid), None):
-            raise ManifestError(f"path {entry.path!r} lies below {below!r}, which is no directory")
         if isinstance(entry, FileEntry):
             _check_file(entry)
         elif isinstance(entry, LinkEntry) and not link_stays_inside(entry.path, entry.target):
-            raise ManifestError(f"link {entry.path!r} leaves the snapshot: it points to {entry.target!r}")
+            raise ManifestError(f"link {entry.path!r} leaves the snapshot: it points to {entry.target[:200]!r}")
     if manifest.kind == "file" and (len(manifest.entries) != 1 or not manifest.files or "/" in manifest.files[0].path):
         raise ManifestError("a snapshot of a single file holds something else")
+
+
+def _check_folders(manifest: Manifest) -> None:
+    """Refuse unsafe paths, paths below what is no folder, and more folders than the limit; looks at each folder once."""
+    solid = {entry.path for entry in manifest.entries if not isinstance(entry, DirectoryEntry)}
+    folders: set[str] = set()
+    for entry in manifest.entries:
+        for folder in _parents(check_path(entry.path)):
+            if folder in folders:
+                break
+            if folder in solid:
+                raise ManifestError(f"path {entry.path!r} lies below {folder!r}, which is no directory")
+            folders.add(folder)
+        if len(folders) > MAX_FOLDERS:
+            raise ManifestError(f"manifest has more than {MAX_FOLDERS} folders")
 
 
 def _parents(path: str) -> Iterable[str]:
@@ -242,6 +293,8 @@ def _check_file(entry: FileEntry) -> None:
     if entry.size and not entry.part_bytes:
         raise ManifestError(f"file {entry.path!r} has {entry.size} bytes but no part size")
     expected = part_count(entry.size, entry.part_bytes) if entry.size else 0
+    if expected > MAX_PARTS:
+        raise ManifestError(f"file {entry.path!r} has {expected} parts, more than {MAX_PARTS}")
     if len(entry.parts) != expected:
         raise ManifestError(f"file {entry.path!r} needs {expected} part digests and has {len(entry.parts)}")
     if not all(_HEX.fullmatch(part) for part in entry.parts):
@@ -253,7 +306,12 @@ def link_stays_inside(path: str, target: str) -> bool:
 
     The target may climb only out of the link's own folders, and only at its beginning.
     """
-    if not target or target.startswith("/") or "\0" in target:
+    if (
+        not target
+        or target.startswith("/")
+        or "\0" in target
+        or len(target.encode("utf-8", "surrogatepass")) > MAX_TARGET_BYTES
+    ):
         return False
     segments = [segment for segment in target.split("/") if segment not in {"", "."}]
     climbs = 0

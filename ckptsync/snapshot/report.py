@@ -14,9 +14,10 @@ from msgspec import Meta
 
 from ckptsync.errors import IncompleteError, ManifestError
 from ckptsync.snapshot.digest import part_digest
-from ckptsync.snapshot.envelope import seal, unseal
+from ckptsync.snapshot.envelope import UNREADABLE, seal, unseal
 from ckptsync.snapshot.layout import SnapshotId, check_path, data_prefix, parse_snapshot_id
 from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Provenance, Writer
+from ckptsync.snapshot.signature import PublicKey, Signer
 
 FORMAT, VERSION = "ckptsync-report", 1
 
@@ -62,12 +63,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 _decoder = msgspec.json.Decoder(Report)
 
 
-def encode_report(report: Report) -> bytes:
+def encode_report(report: Report, signer: Signer | None = None) -> bytes:
     """Return the report as canonical JSON: keys sorted, no spaces, UTF-8. Equal reports give equal bytes."""
-    return seal(FORMAT, VERSION, msgspec.json.encode(report, order="sorted"))
+    return seal(FORMAT, VERSION, msgspec.json.encode(report, order="sorted"), signer)
 
 
-def decode_report(data: bytes, snapshot: SnapshotId, rank: int, world: int) -> Report:
+def decode_report(
+    data: bytes, snapshot: SnapshotId, rank: int, world: int, required: tuple[PublicKey, ...] = ()
+) -> Report:
     """Read a report, believing nothing.
 
     Args:
@@ -75,14 +78,15 @@ def decode_report(data: bytes, snapshot: SnapshotId, rank: int, world: int) -> R
         snapshot: the attempt its key named.
         rank: the rank its key named.
         world: the number of ranks its key named.
+        required: keys of which one must have signed it; none means that a signature is not looked at.
 
     Raises:
-        ManifestError: damaged, or it names objects outside its attempt; the sentence says which.
+        ManifestError: damaged, not signed as required, or it names objects outside its attempt; the sentence says which.
     """
-    body = unseal(data, FORMAT, VERSION)
+    body = unseal(data, FORMAT, VERSION, required)
     try:
         report = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ManifestError(f"report of rank {rank} cannot be understood: {error}") from error
     if (report.id, report.rank, report.world) != (snapshot, rank, world):
         raise ManifestError(f"another report stands under the key of rank {rank} of {world} of {snapshot}")

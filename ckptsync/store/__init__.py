@@ -40,6 +40,14 @@ def open_store(
     from ckptsync.store.throttle import Limiter, Throttled  # noqa: PLC0415
 
     config = Config() if config is None else config
+    if "\0" in unquote(str(url)):
+        raise ConfigError(f"{url!r} cannot be read as a URL: it has a NUL in it")
+    try:
+        store = _open(str(url), config, clock)
+    except ConfigError:
+        raise
+    except ValueError:  # what urllib and fsspec say of a bad URL may quote its password
+        raise ConfigError(f"{url!r} cannot be read as a URL; write it like s3://bucket/run") from None
     limiter = Limiter(
         config.transfer.workers + SPARE_REQUESTS,
         longest_pause_s=config.retry.deadline_s,
@@ -47,7 +55,7 @@ def open_store(
         observer=observer,
     )
     return Retrying(
-        Throttled(_open(str(url), config, clock), limiter),
+        Throttled(store, limiter),
         config.retry,
         clock=clock,
         observer=observer,

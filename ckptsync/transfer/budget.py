@@ -23,6 +23,11 @@ class Buffers:
         self._places = count
         self._changed = threading.Condition()
 
+    @property
+    def size_bytes(self) -> int:
+        """The longest view that costs no more than one place."""
+        return self._size_bytes
+
     @contextmanager
     def take(self, size: int) -> Iterator[memoryview]:
         """Lend a writable view of exactly `size` bytes with arbitrary content; waits until memory is free."""

@@ -2,6 +2,9 @@
 
 The files being filled are their own journal: what a killed restore left is hashed, and parts that match are not fetched
 again. Parts not yet written are holes, which are recognised without reading them.
+
+A part that is larger than a buffer is read in windows: memory follows our own options, never what a manifest says. Of such a part
+all but the last window are on the disk before its digest is known, in a file that nobody sees before every part is good.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 
 from ckptsync.errors import ConflictError, IntegrityError, NotFoundError, naming
 from ckptsync.events import Event, Kind, Observer
-from ckptsync.snapshot.digest import part_digest, part_span
+from ckptsync.snapshot.digest import part_hasher, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store, Tag
 from ckptsync.transfer.budget import Buffers
@@ -50,6 +53,15 @@ class Received:
             self.parts_refetched += refetched
 
 
+Keep = Callable[[memoryview, int], None]
+"""Given bytes and their offset in the file."""
+
+
+def _drop(piece: memoryview, offset: int) -> None:
+    """Keep nothing: the part is only looked at."""
+    del piece, offset
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
     """Fetches parts and believes none of them.
@@ -66,25 +78,31 @@ class Reader:
     observer: Observer
     received: Received
 
-    def fetch(self, entry: FileEntry, number: int, into: memoryview, tag: Tag | None) -> None:
-        """Fill `into` with one part, fetched a second time when its digest does not match.
+    def window(self, size: int) -> int:
+        """How long a view a part of `size` bytes is read through."""
+        return min(size, self.buffers.size_bytes)
+
+    def fetch(self, entry: FileEntry, number: int, window: memoryview, tag: Tag | None, keep: Keep = _drop) -> None:
+        """Read one part, a second time when its digest does not match.
 
         Args:
             entry: the file.
             number: 1-based part number.
-            into: exactly as long as the part.
+            window: memory to read through, 1 byte or more, at most as long as the part.
             tag: version of the object all parts are read from.
+            keep: given the part piece by piece. The last piece, which of a part no longer than `window` is the whole, is
+                given only when the part is good; those before it are worth nothing unless this returns.
 
         Raises:
             IntegrityError: bad twice; names file and part.
             ConflictError: the object was replaced.
         """
-        offset, size = part_span(number, entry.size, entry.part_bytes)
+        size = part_span(number, entry.size, entry.part_bytes)[1]
         problem = ""
         for attempt in range(2):
             with naming(entry.path, part=number, parts=len(entry.parts)):
-                count = self.store.get(entry.key, into, offset=offset, tag=tag)
-            if count == size and part_digest(into) == entry.parts[number - 1]:
+                count, digest = self._read(entry, number, window, tag, keep)
+            if count == size and digest == entry.parts[number - 1]:
                 self.received.add(received=size, refetched=attempt)
                 self.observer(Event(kind=Kind.RECEIVED, path=entry.path, bytes=size))
                 return
@@ -94,13 +112,29 @@ class Reader:
                 self.observer(Event(kind=Kind.REFETCHED, path=entry.path, bytes=size, message=message))
         raise IntegrityError(f"part {number} of {len(entry.parts)} of {entry.path} {problem} (key {entry.key!r})")
 
+    def _read(self, entry: FileEntry, number: int, window: memoryview, tag: Tag | None, keep: Keep) -> tuple[int, str]:
+        """Read a part once; how many bytes came, and their digest."""
+        offset, size = part_span(number, entry.size, entry.part_bytes)
+        hasher, done = part_hasher(), 0
+        while True:
+            piece = window[: min(len(window), size - done)]
+            count = self.store.get(entry.key, piece, offset=offset + done, tag=tag)
+            hasher.update(piece[:count])
+            is_last = done + count == size
+            if count < len(piece) or (is_last and hasher.hexdigest() != entry.parts[number - 1]):
+                return done + count, hasher.hexdigest()
+            keep(piece, offset + done)
+            done += count
+            if is_last:
+                return done, hasher.hexdigest()
+
     def pin(self, entry: FileEntry) -> Tag | None:
         """Return the version all parts of a file must come from; None when one request fetches it whole.
 
         Raises:
             IntegrityError: the object is gone or of another size.
         """
-        if len(entry.parts) <= 1:
+        if len(entry.parts) <= 1 and self.window(entry.size) == entry.size:
             return None
         try:
             with naming(entry.path):
@@ -144,36 +178,43 @@ class _Target:
 
     def _part(self, number: int) -> None:
         """Keep one part when it is there and good, else fetch and write it."""
-        offset, size = part_span(number, self.entry.size, self.entry.part_bytes)
-        with self.reader.buffers.take(size) as view:
-            if self._is_there(number, offset, view):
+        size = part_span(number, self.entry.size, self.entry.part_bytes)[1]
+        with self.reader.buffers.take(self.reader.window(size)) as window:
+            if self._is_there(number, window):
                 self.reader.received.add(kept=size)
                 self.reader.observer(Event(kind=Kind.SKIPPED, path=self.entry.path, bytes=size))
             else:
                 try:
-                    self.reader.fetch(self.entry, number, view, self.tag)
+                    self.reader.fetch(self.entry, number, window, self.tag, self._write)
                 except NotFoundError as error:
                     missing = f"{self.entry.path} is missing from the bucket (key {self.entry.key!r})"
                     raise IntegrityError(missing) from error
                 except ConflictError as error:
                     raise IntegrityError(f"{self.entry.path} was replaced in the bucket while it was read") from error
-                self._write(view, offset)
         with self.lock:
             self.left -= 1
             last = not self.left
         if last:
             self._finish()
 
-    def _is_there(self, number: int, offset: int, view: memoryview) -> bool:
+    def _is_there(self, number: int, window: memoryview) -> bool:
         """Whether an earlier restore left this part whole."""
-        if not self.had_bytes or _is_hole(self.descriptor, offset, len(view)):
+        offset, size = part_span(number, self.entry.size, self.entry.part_bytes)
+        if not self.had_bytes or _is_hole(self.descriptor, offset, size):
             return False
-        with disk_errors(self.location):
-            count = os.preadv(self.descriptor, [view], offset)
-        return count == len(view) and part_digest(view) == self.entry.parts[number - 1]
+        hasher, done = part_hasher(), 0
+        while done < size:
+            piece = window[: size - done]
+            with disk_errors(self.location):
+                count = os.preadv(self.descriptor, [piece], offset + done)
+            if count < len(piece):
+                return False
+            hasher.update(piece)
+            done += count
+        return hasher.hexdigest() == self.entry.parts[number - 1]
 
     def _write(self, view: memoryview, offset: int) -> None:
-        """Put verified bytes where they belong."""
+        """Put bytes where they belong."""
         done = 0
         with disk_errors(self.location):
             while done < len(view):

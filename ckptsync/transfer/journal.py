@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from ckptsync.events import Event, Kind, Observer
+from ckptsync.snapshot.envelope import UNREADABLE
 from ckptsync.snapshot.layout import SnapshotId, parse_snapshot_id
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import PartTag, Tag, Upload
@@ -50,6 +51,8 @@ class _Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
 
 _Line = _Attempt | _Begun | _Part | _Finished
 _decoder = msgspec.json.Decoder(_Line)
+_MAX_LINE_BYTES = 128 << 20
+"""Twice what a file of a million parts takes."""
 
 
 @dataclass(slots=True)
@@ -85,17 +88,15 @@ class Journal:
 
     def _read(self) -> None:
         """Take in every whole line; stop at the first that is torn or strange."""
-        content = Path(self._location).read_bytes()
         good = 0
-        for line in content.splitlines(keepends=True):
-            try:
-                record = _decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                break
-            if not line.endswith(b"\n"):
-                break
-            good += len(line)
-            self._apply(record)
+        with self._location.open("rb") as file:
+            while (line := file.readline(_MAX_LINE_BYTES)).endswith(b"\n"):
+                try:
+                    record = _decoder.decode(line)
+                except UNREADABLE:
+                    break
+                good += len(line)
+                self._apply(record)
         assert self._descriptor is not None  # noqa: S101  only called with one
         os.ftruncate(self._descriptor, good)
 

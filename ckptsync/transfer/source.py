@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ckptsync.errors import ConfigError, DiskError, SourceChangedError
+from ckptsync.errors import ConfigError, DiskError, ManifestError, SourceChangedError
 from ckptsync.snapshot.layout import check_path
 from ckptsync.snapshot.manifest import DirectoryEntry, LinkEntry, link_stays_inside
 
@@ -261,4 +261,9 @@ def _checked(path: str, location: Path, *, what: str = "name") -> str:
         path.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"the {what} of {location!r} is not valid Unicode; rename it") from error
-    return path if what != "name" else check_path(path)
+    if what != "name":
+        return path
+    try:
+        return check_path(path)
+    except ManifestError as error:
+        raise ConfigError(f"{location} cannot be saved: {error}") from error

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -187,6 +188,24 @@ def check_space(place: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed_bytes:
         raise DiskError(f"{place} has {free} bytes free and {needed_bytes} are needed; free some or restore elsewhere")
+
+
+def check_distinct(place: Path, paths: Iterable[str]) -> None:
+    """Make sure that no two paths are one to the file system of `place`, as `a` and `A` are where it ignores case.
+
+    Raises:
+        DiskError: two are: one would be written over the other.
+    """
+    probe = place / "CASE"
+    probe.touch()
+    folds = (place / "case").exists()
+    probe.unlink()
+    seen: dict[str, str] = {}
+    for path in paths if folds else ():
+        if (other := seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)) != path:
+            raise DiskError(
+                f"{path!r} and {other!r} are one name to the file system of {place.parent}; restore elsewhere"
+            )
 
 
 def disk_bytes(folder: Path) -> int:

@@ -84,8 +84,14 @@ class FileUpload:
 
     def _take_base(self, entry: FileEntry, *, ours: bool) -> None:
         """Compare parts with those of `entry`, cut where they were cut there."""
-        if entry.size and fits(entry.part_bytes, self.file.size, self.bench.store.traits):
+        if entry.size and self._can_cut(entry.part_bytes):
             self.base, self.base_is_ours, self.part_bytes = entry, ours, entry.part_bytes
+
+    def _can_cut(self, part_bytes: int) -> bool:
+        """Whether the file may be cut so: the store takes it, and a part costs no more memory than we may use."""
+        transfer = self.bench.transfer
+        affordable = part_bytes <= max(2 * self.part_bytes, transfer.part_bytes * transfer.workers)
+        return affordable and fits(part_bytes, self.file.size, self.bench.store.traits)
 
     def _take_upload(self, upload: Upload, progress: Progress) -> bool:
         """Keep the parts an unfinished upload has; False when it is gone."""
@@ -94,7 +100,7 @@ class FileUpload:
         except NotFoundError:
             return False
         part_bytes = progress.part_bytes or max((part.size for part in there.values()), default=0)
-        if not fits(part_bytes, self.file.size, self.bench.store.traits):
+        if not self._can_cut(part_bytes):
             return False
         self.upload, self.part_bytes = upload, part_bytes
         if progress.upload is None:  # found in the bucket

@@ -9,6 +9,7 @@ from functools import partial
 from urllib.parse import unquote
 
 from ckptsync.catalog import this_writer, timestamp
+from ckptsync.config import MIB
 from ckptsync.errors import (
     ConfigError,
     ConflictError,
@@ -23,7 +24,7 @@ from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.layout import SnapshotId, check_path
-from ckptsync.snapshot.manifest import Cost, FileEntry, Manifest, check_entries, checked_metrics
+from ckptsync.snapshot.manifest import MAX_PARTS, Cost, FileEntry, Manifest, check_entries, checked_metrics
 from ckptsync.store.base import Stat, Tag
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.workers import Task, run_tasks
@@ -79,6 +80,7 @@ def adopt(
         StoreError: a request failed for good; nothing was committed.
     """
     begun_s = run.clock.monotonic()
+    run.catalog.keys.check_can_commit()
     SnapshotId(1, step, "")
     checked = checked_metrics(metrics)
     place = _relative(run.url, prefix)
@@ -179,7 +181,8 @@ def _plan(run: Run, found: Sequence[Stat], place: str, *, is_file: bool) -> list
             check_path(path)
         except ManifestError as error:
             raise ConfigError(f"object {stat.key!r} cannot be part of a snapshot: {error}") from error
-        files.append(_Hashed(path, stat, part_bytes, [""] * part_count(stat.size, part_bytes)))
+        cut = max(part_bytes, -(-stat.size // (MAX_PARTS * MIB)) * MIB)
+        files.append(_Hashed(path, stat, cut, [""] * part_count(stat.size, cut)))
     return files
 
 

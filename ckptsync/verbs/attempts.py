@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
+from ckptsync.catalog import read_record
 from ckptsync.errors import ManifestError, NotFoundError
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import MAX_ATTEMPT_BYTES, Attempt, decode_attempt
@@ -89,9 +90,7 @@ def read_attempts(store: Store, attempt: SnapshotId, folder: Folder | None = Non
 
 def _read(store: Store, attempt: SnapshotId, journal: Stat) -> Attempt:
     """Read one journal."""
-    if journal.size > MAX_ATTEMPT_BYTES:
-        raise ManifestError(f"journal of {attempt} has {journal.size} bytes, more than {MAX_ATTEMPT_BYTES}")
-    return decode_attempt(store.read(journal.key), attempt)
+    return decode_attempt(read_record(store, journal.key, MAX_ATTEMPT_BYTES), attempt)
 
 
 def journal_keys(store: Store, attempt: SnapshotId, folder: Folder | None = None) -> frozenset[str] | None:

@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ckptsync.snapshot.digest import part_digest, part_span
+from ckptsync.snapshot.digest import part_hasher, part_span
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
+
+_WINDOW_BYTES = 4 << 20
+"""So much of a file is in memory while it is compared, whatever its parts."""
 
 
 def _found(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -111,13 +114,13 @@ def same_content(location: Path, entry: FileEntry) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    content = memoryview(bytearray(min(entry.part_bytes, entry.size)))
+    content = memoryview(bytearray(min(entry.part_bytes, entry.size, _WINDOW_BYTES)))
     with location.open("rb", buffering=0) as file:
         for number, digest in enumerate(entry.parts, 1):
-            part = content[: part_span(number, entry.size, entry.part_bytes)[1]]
-            done = 0
-            while done < len(part) and (count := file.readinto(part[done:])):
-                done += count
-            if done < len(part) or part_digest(part) != digest:
+            left, hasher = part_span(number, entry.size, entry.part_bytes)[1], part_hasher()
+            while left and (count := file.readinto(content[: min(left, len(content))])):
+                hasher.update(content[:count])
+                left -= count
+            if left or hasher.hexdigest() != digest:
                 return False
         return not file.read(1)

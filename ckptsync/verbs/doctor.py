@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,19 +17,31 @@ import msgspec
 from ckptsync.config import Config
 from ckptsync.errors import (
     CkptsyncError,
+    ConfigError,
     CredentialsError,
     DeniedError,
     NoSnapshotError,
     UnsupportedError,
 )
+from ckptsync.redaction import redacted
 from ckptsync.run import Run
 from ckptsync.verbs import doctor_checks as bucket
 from ckptsync.verbs.doctor_checks import Finding, Probe, State
 from ckptsync.verbs.verify import verify
 
-_PACKAGES = ("ckptsync", "blake3", "msgspec", "boto3", "botocore", "awscrt", "google-cloud-storage", "fsspec", "torch")
+_PACKAGES = (
+    "ckptsync",
+    "blake3",
+    "msgspec",
+    "boto3",
+    "botocore",
+    "awscrt",
+    "google-cloud-storage",
+    "fsspec",
+    "cryptography",
+    "torch",
+)
 _A_FEW_PERCENT = 1e-6
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +94,7 @@ def diagnose(run: Run) -> Iterator[Check]:
     if reached:
         yield from _bucket(run)
         yield _check("newest snapshot", partial(_newest, run))
+    yield _check("signing", partial(_signing, run))
     yield _check("state directory", partial(_state_directory, run.config))
     yield Check(name="versions", state="ok", detail=_versions())
     yield Check(name="configuration", state="ok", detail=_configuration(run))
@@ -163,6 +175,22 @@ def _newest(run: Run) -> Finding:
     return "ok", f"snapshot {found.snapshot} can be read ({found.parts_checked} of {found.parts_total} parts tried)"
 
 
+def _signing(run: Run) -> Finding:
+    """Which keys are in force."""
+    keys = run.catalog.keys
+    signs = (
+        f"what this machine commits is signed by {keys.signer.public.id}" if keys.signer else "nothing is signed here"
+    )
+    if not keys.required:
+        return "ok", f"{'on' if keys.signer else 'off'}: {signs}, and signatures are not looked at"
+    asked = f"manifests must be signed by {' or '.join(key.id for key in keys.required)}"
+    try:
+        keys.check_can_commit()
+    except ConfigError as error:
+        return "warn", f"{asked}; this machine can restore and not save: {error}"
+    return "ok", f"on: {signs}, and {asked}"
+
+
 def _state_directory(config: Config) -> Finding:
     """Write a file where journals will lie."""
     folder = config.state_path()
@@ -192,7 +220,7 @@ def _versions() -> str:
 
 def _configuration(run: Run) -> str:
     """Every option in force, one a line; credentials inside addresses are left out."""
-    lines = [f"run = {run.url}"]
+    lines = [f"run = {redacted(run.url)}"]
     options: dict[str, Any] = msgspec.to_builtins(run.config)
     for name, value in options.items():
         group = value.items() if isinstance(value, dict) else ()
@@ -205,4 +233,4 @@ def _shown(value: object) -> str:
     """An option's value as TOML would have it."""
     if value is None:
         return "unset"
-    return _USERINFO.sub("***@", msgspec.json.encode(value).decode())
+    return redacted(msgspec.json.encode(value).decode())

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ckptsync.catalog import this_writer, timestamp
+from ckptsync.catalog import read_record, this_writer, timestamp
 from ckptsync.errors import ConflictError, IncompleteError, ManifestError, NoSnapshotError, NotFoundError
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
+from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Cost, Manifest
 from ckptsync.snapshot.report import Report, commit_id_of, decode_report, encode_report, merged, same_work
@@ -60,7 +61,7 @@ class Gathering:
         """
         key = layout.report_key(self.snapshot, self.rank, self.world)
         try:
-            self.run.store.put(key, encode_report(report), if_absent=True)
+            self.run.store.put(key, encode_report(report, self.run.catalog.keys.signer), if_absent=True)
         except ConflictError as error:
             if not same_work(self.read(self.rank), report):
                 raise IncompleteError(
@@ -75,8 +76,9 @@ class Gathering:
             NotFoundError: it has not reported.
             ManifestError: its report is damaged.
         """
-        data = self.run.store.read(layout.report_key(self.snapshot, rank, self.world))
-        return decode_report(data, self.snapshot, rank, self.world)
+        key = layout.report_key(self.snapshot, rank, self.world)
+        data = read_record(self.run.store, key, MAX_MANIFEST_BYTES)
+        return decode_report(data, self.snapshot, rank, self.world, self.run.catalog.keys.required)
 
     def committed(self) -> Manifest | None:
         """The snapshot, when somebody has committed it."""
@@ -243,5 +245,5 @@ def _elsewhere(us: Gathering, missing: set[int]) -> dict[int, Report]:
         known = layout.report_of_key(stat.key)
         if known and known[0] != us.snapshot and known[1] in missing - found.keys():
             with suppress(NotFoundError, ManifestError):
-                found[known[1]] = decode_report(us.run.store.read(stat.key), *known)
+                found[known[1]] = decode_report(read_record(us.run.store, stat.key, MAX_MANIFEST_BYTES), *known)
     return found

@@ -22,6 +22,7 @@ from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received, download_files
 from ckptsync.transfer.target import (
     Landing,
+    check_distinct,
     check_space,
     disk_bytes,
     disk_errors,
@@ -268,6 +269,7 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
     folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
     with disk_errors(place.holder):
         _drop_strangers(place.tree, entries)
+        check_distinct(place.holder, [entry.path for entry in entries])
         check_space(place.holder, sum(file.size for file in files) - disk_bytes(place.tree))
         for folder in sorted({str(Path(entry.path).parent) for entry in entries} | {entry.path for entry in folders}):
             (place.tree / folder).mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -221,9 +221,9 @@ def _check_file(reader: Reader, entry: FileEntry, parts: Sequence[int], findings
 def _check_part(reader: Reader, entry: FileEntry, number: int, tag: Tag, findings: _Findings) -> None:
     """Read one part."""
     size = part_span(number, entry.size, entry.part_bytes)[1]
-    with reader.buffers.take(size) as view:
+    with reader.buffers.take(reader.window(size)) as window:
         try:
-            reader.fetch(entry, number, view, tag)
+            reader.fetch(entry, number, window, tag)
         except IntegrityError as error:
             findings.add(entry.path, number, str(error))
         except (ConflictError, NotFoundError):

@@ -31,7 +31,7 @@ def explained(group: type[msgspec.Struct]) -> dict[str, str]:
 
 def shown(value: object) -> str:
     """A default as TOML has it."""
-    if value is None:
+    if value is None or value == ():
         return "not set"
     return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value!r}`".replace("'", '"')
 

@@ -86,7 +86,7 @@ def test_an_alias_stands_for_what_it_was_last_given(catalog: Catalog, store: Any
     assert promote(catalog, two, "prod").version == 2
     store.heal()
     assert find(catalog, "prod") == two
-    assert store.count() == {"list": 1, "read": 1}
+    assert store.count() == {"list": 1, "get": 1}
     assert {name: alias.snapshot for name, alias in names.all_aliases(catalog).items()} == {"prod": str(two)}
 
 

@@ -28,8 +28,13 @@ from ckptsync.errors import (
     StoreError,
     TransientError,
 )
+from ckptsync.store.gcs.xml_api import NOT_XML, MalformedError
+
+UNREADABLE = (MalformedError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the parsers raise for an answer that is not what the documentation promises."""
 
 _MESSAGE_CHARS = 300
+_MAX_DIGITS = 9
 
 _PERMISSIONS = {
     "put": "storage.objects.create (and storage.objects.delete to replace an object)",
@@ -117,20 +122,20 @@ def _explained(body: bytes) -> tuple[str, str]:
     if body.lstrip().startswith(b"<"):
         try:
             root = ET.fromstring(body)  # noqa: S314  the service's own answer
-        except ET.ParseError:
+        except NOT_XML:
             return "", ""
         code, message, details = (root.findtext(name, "", {}) for name in ("{*}Code", "{*}Message", "{*}Details"))
         return code, f"{message} {details}"
     try:
         facts = _decoder.decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "", body.decode(errors="replace")
     return facts.errors[0].reason if facts.errors else "", facts.message
 
 
 def _seconds(text: str) -> float | None:
     """Retry-After in seconds; Google sends no dates there."""
-    return float(text) if text.isdecimal() else None
+    return float(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 def _transient(asked: Asked, refusal: Refusal) -> CkptsyncError:

@@ -15,7 +15,6 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import msgspec
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
@@ -24,8 +23,7 @@ from ckptsync import __version__
 from ckptsync.config import Gcs, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, StoreError, TransientError
 from ckptsync.store.base import Buffer
-from ckptsync.store.gcs.errors import Asked, broken, failure, read_refusal
-from ckptsync.store.gcs.xml_api import MalformedError
+from ckptsync.store.gcs.errors import UNREADABLE, Asked, broken, failure, read_refusal
 from ckptsync.store.pace import Pace, paced, receiving
 
 _log = logging.getLogger("ckptsync")
@@ -287,7 +285,7 @@ class Wire:
         """
         try:
             return parse(response.content)
-        except (MalformedError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             message = f"{asked.where}: the answer cannot be read: {error}"
             raise TransientError(message, op=asked.op, key=asked.key) from error
 

@@ -9,12 +9,15 @@ import base64
 import binascii
 import secrets
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from ckptsync.store.base import Stat, Tag
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIELDS = "name,size,generation,updated,crc32c,md5Hash"
 
 
@@ -22,9 +25,9 @@ class Resource(msgspec.Struct, frozen=True):
     """An object's metadata, as far as `FIELDS` asks for it."""
 
     name: str
-    size: int
+    size: Annotated[int, Meta(ge=0)]
     generation: int
-    updated: datetime
+    updated: Annotated[datetime, Meta(tz=True)]
     crc32c: str = ""
     md5: str = msgspec.field(default="", name="md5Hash")
 
@@ -34,7 +37,7 @@ class Resource(msgspec.Struct, frozen=True):
             key=key,
             size=self.size,
             tag=Tag(str(self.generation)),
-            modified_s=self.updated.timestamp(),
+            modified_s=(self.updated - _EPOCH).total_seconds(),
             hashes=_hex({"crc32c": self.crc32c, "md5": self.md5}),
         )
 

@@ -16,6 +16,9 @@ from xml.etree import ElementTree as ET
 from ckptsync.store.base import PartTag, Stat, Tag, Upload
 from ckptsync.store.gcs.crc32c import combine
 
+NOT_XML = (ET.ParseError, LookupError, ValueError)
+"""What the parser raises; the latter two for encodings that are none, or none of text."""
+_MAX_DIGITS = 19
 _MD5 = re.compile(r'"(?P<hex>[0-9a-f]{32})"')
 
 T = TypeVar("T")
@@ -124,7 +127,7 @@ def _parse(body: bytes, name: str) -> ET.Element:
     """Parse a document whose root must be `name`, in whatever namespace."""
     try:
         root = ET.fromstring(body)  # noqa: S314  the service's own answer
-    except ET.ParseError as error:
+    except NOT_XML as error:
         raise MalformedError(f"not XML: {error}") from error
     if root.tag.rpartition("}")[2] != name:
         raise MalformedError(f"the answer is {root.tag}, not {name}")
@@ -141,8 +144,8 @@ def _text(element: ET.Element, name: str) -> str:
 def _number(element: ET.Element, name: str) -> int:
     """Number in a child that must be there."""
     text = _text(element, name)
-    if not text.isdecimal():
-        raise MalformedError(f"{name} is {text!r}, not a number")
+    if not text.isdecimal() or len(text) > _MAX_DIGITS:
+        raise MalformedError(f"{name} is {text[:40]!r}, not a number")
     return int(text)
 
 

@@ -176,10 +176,10 @@ def test_a_journal_that_cannot_be_read_is_not_used(
 ) -> None:
     write(location, events)
 
-    def failing(_: Path) -> bytes:
+    def failing(_: Path, __: str) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(Path, "open", failing)
     with open_journal(location, observer=events.append) as journal:
         assert not journal.files
     assert "Input/output error" in events[0].message

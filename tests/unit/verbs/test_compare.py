@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptsync.snapshot.digest import part_digest
+from ckptsync.snapshot.digest import part_digest, part_hasher
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest, Writer
 from ckptsync.verbs.compare import holds_only, matches, same_content
 
@@ -166,11 +166,18 @@ def test_what_is_not_there_or_cannot_be_read_is_no_match(folder: Path, monkeypat
 def test_content_is_read_no_further_than_the_first_difference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[bytes] = []
 
-    def noted(data: memoryview) -> str:
-        hashed.append(bytes(data))
-        return part_digest(data)
+    class Noted:
+        def __init__(self) -> None:
+            self.inner = part_hasher()
 
-    monkeypatch.setattr("ckptsync.verbs.compare.part_digest", noted)
+        def update(self, data: memoryview) -> None:
+            hashed.append(bytes(data))
+            self.inner.update(data)
+
+        def hexdigest(self) -> str:
+            return self.inner.hexdigest()
+
+    monkeypatch.setattr("ckptsync.verbs.compare.part_hasher", Noted)
     (folder / "d" / "model").write_bytes(b"aaaaXbbbcc")
     assert not same_content(folder / "d" / "model", describe("d/model", DATA))
     assert hashed == [b"aaaa", b"Xbbb"]

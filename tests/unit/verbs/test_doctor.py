@@ -37,7 +37,7 @@ BUCKET = [
     "delete",
     "newest snapshot",
 ]
-MACHINE = ["state directory", "versions", "configuration"]
+MACHINE = ["signing", "state directory", "versions", "configuration"]
 
 
 def states(run: Any) -> dict[str, Check]:
