@@ -89,7 +89,8 @@ def erase(
 ) -> Erased:
     """Delete the data of an attempt that has no manifest (any more), then its records. Safe to call again.
 
-    Objects that another committed snapshot names stay, and so does then the journal. When somebody alive continues the
+    Objects that another committed snapshot names stay, and so does then the journal; only the markers of those who name
+    nothing of it go. When somebody alive continues the
     attempt, nothing is touched.
 
     Args:
@@ -103,9 +104,10 @@ def erase(
     Raises:
         StoreError: a request failed for good; calling again finishes.
     """
-    protected = _protected(run, attempt, view)
-    if protected is None:
+    borrowed = _borrowed(run, attempt, view)
+    if borrowed is None:
         return Erased()
+    protected = frozenset[str]().union(*borrowed.values())
     recorded = journal_keys(run.store, attempt)
     folder = view.folders.get(attempt)
     if recorded is None and folder is not None and folder.journal is not None and not named:
@@ -117,28 +119,32 @@ def erase(
     unfinished = [upload for upload in uploads if upload.key in keys]
     objects, size = _delete_data(run, _found(run.store, prefix, keys - protected), unfinished, dry_run=dry_run)
     whole = keys.isdisjoint(protected)
-    if whole and not dry_run:
-        _delete_records(run.store, attempt, folder)
+    if not dry_run:
+        if whole:
+            _delete_records(run.store, attempt, folder)
+        elif idle := [marker.key for one, marker in folder.adopters.items() if not borrowed.get(one)] if folder else []:
+            run.store.delete(idle)
     return Erased(objects=objects, bytes=size, uploads=len(unfinished), whole=whole)
 
 
-def _protected(run: Run, attempt: SnapshotId, view: View) -> frozenset[str] | None:
-    """Keys that other committed snapshots name; None when the attempt must not be touched at all."""
+def _borrowed(run: Run, attempt: SnapshotId, view: View) -> Mapping[SnapshotId, frozenset[str]] | None:
+    """Keys of the attempt that other committed snapshots name, by snapshot; None when it must not be touched at all."""
     if attempt in view.committed:
         return None
-    folder = view.folders.get(attempt)
-    keys: set[str] = set()
+    folder, prefix = view.folders.get(attempt), layout.data_prefix(attempt)
+    borrowed: dict[SnapshotId, frozenset[str]] = {}
     for adopter, marker in (folder.adopters if folder else {}).items():
         if adopter in view.committed:
             try:
-                keys.update(file.key for file in run.catalog.get(adopter).files)
+                files = run.catalog.get(adopter).files
             except NoSnapshotError:
                 continue
             except ManifestError:  # which of them it names cannot be known
                 return None
+            borrowed[adopter] = frozenset(file.key for file in files if file.key.startswith(prefix))
         elif view.is_live(adopter, marker):
             return None
-    return frozenset(keys)
+    return borrowed
 
 
 def _found(store: Store, prefix: str, keys: AbstractSet[str]) -> Iterator[Stat]:

@@ -39,6 +39,7 @@ def ids(*snapshots: SnapshotId) -> tuple[str, ...]:
 class TestRetention:
     """What a policy lets go."""
 
+    @pytest.mark.req(8)
     def test_order_is_that_of_epochs_not_of_steps_or_times(self, run: Any, make: Any, clock: Any) -> None:
         stale = make.snapshot(5000)
         clock.advance(100)
@@ -55,6 +56,7 @@ class TestRetention:
         assert gc(run).kept == ids(*made[::-1])
         assert make.there() == before
 
+    @pytest.mark.req(8)
     def test_pinned_aliased_and_newest_stay(self, run: Any, make: Any) -> None:
         pinned, aliased, loose, newest = (make.snapshot(step, loss=float(step)) for step in (4, 3, 2, 1))
         names.pin(run.catalog, pinned)
@@ -92,6 +94,7 @@ class TestRetention:
             gc(run, LatestN(1))
         assert make.there() == before
 
+    @pytest.mark.req(31)
     def test_all_manifests_go_before_any_data_and_the_oldest_first(self, run: Any, make: Any, store: Any) -> None:
         made = [make.snapshot(step) for step in range(4)]
         deleted: list[str] = []
@@ -141,6 +144,7 @@ class TestRetention:
 class TestOrphans:
     """What dead attempts left."""
 
+    @pytest.mark.req(30)
     def test_old_and_overtaken_attempts_go(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
         upload = run.store.begin(layout.data_key(dead, "a"))
@@ -153,6 +157,7 @@ class TestOrphans:
         assert not list(run.store.uploads(""))
         assert not [key for key in make.there() if dead.nonce in key]
 
+    @pytest.mark.req(30)
     def test_young_ones_stay(self, run: Any, make: Any, clock: Any) -> None:
         make.attempt(1)
         clock.advance(GRACE_S - 1)
@@ -209,6 +214,20 @@ class TestOrphans:
         assert make.there(layout.data_prefix(dead)) == [layout.data_key(dead, "a")]
         assert gc(run).orphans == ()
         assert run.catalog.get(keeper).files
+
+    def test_markers_of_those_who_name_nothing_go_where_the_rest_stays(self, run: Any, make: Any, clock: Any) -> None:
+        first = make.attempt(5, {"a": b"a", "b": b"b"})
+        dead = make.attempt(5, {}, adopts=[first])
+        heir = make.commit(
+            make.attempt(5, {"b": b"other"}, adopts=[first, dead]), borrows=[layout.data_key(first, "a")]
+        )
+        clock.advance(GRACE_S + 1)
+        gc(run)
+        folder = set(make.there(layout.journal_prefix(first)))
+        assert layout.adoption_key(first, heir) in folder
+        assert layout.adoption_key(first, dead) not in folder
+        assert not make.there(layout.journal_prefix(dead))
+        assert make.there(layout.data_prefix(first)) == [layout.data_key(first, "a")]
 
     def test_what_somebody_alive_continues_stays(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
@@ -275,6 +294,7 @@ class TestOrphans:
         assert str(slow) in found.kept
         assert len(make.there(layout.data_prefix(slow))) == 2
 
+    @pytest.mark.req(30)
     def test_uploads_that_committed_snapshots_left_open_go_when_old(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
         done = make.commit(make.attempt(1, FILES, adopts=[dead]), borrows=[layout.data_key(dead, "a")])
@@ -295,6 +315,7 @@ class TestOrphans:
         clock.advance(10 * GRACE_S)
         assert gc(run).uploads_aborted == 0
 
+    @pytest.mark.req(30)
     def test_parts_that_land_after_an_abort(self, run: Any, make: Any, clock: Any, store: Any) -> None:
         dead = make.attempt(1, FILES)
         run.store.begin(layout.data_key(dead, "a"))
@@ -354,6 +375,7 @@ class TestRecords:
 class TestForeign:
     """What is not ours."""
 
+    @pytest.mark.req(14)
     def test_it_is_told_and_never_deleted(self, run: Any, make: Any, clock: Any) -> None:
         snapshot = make.snapshot(1, FILES)
         foreign = [
@@ -408,6 +430,7 @@ class TestForeign:
         assert (len(found.foreign), found.foreign_count, found.foreign[0]) == (1000, 1100, "old/0000")
 
 
+@pytest.mark.req(30)
 def test_a_dry_run_tells_the_same_and_writes_nothing(run: Any, make: Any, clock: Any, store: Any) -> None:
     dead = make.attempt(1, FILES)
     run.store.begin(layout.data_key(dead, "a"))
@@ -436,6 +459,7 @@ def test_a_store_without_uploads(run: Any, make: Any, clock: Any, store: Any, ru
     assert gc(run_with(on=plain)).objects_deleted == 2
 
 
+@pytest.mark.req(28)
 def test_killed_anywhere_the_next_call_finishes(run: Any, make: Any, clock: Any, store: Any, killed: Any) -> None:
     for after in range(200):
         dead = make.attempt(1, FILES)
@@ -569,6 +593,7 @@ class TestProperty:
 
     ACTIONS = ("save", "die", "begin_continuing", "finish_continuing", "pin", "remove", "collect", "advance")
 
+    @pytest.mark.req(2, 8)
     @example(steps=[("save", 0), ("begin_continuing", 0), ("remove", 0), ("finish_continuing", 0)])
     @example(steps=[("die", 0), ("begin_continuing", 0), ("finish_continuing", 0), ("advance", 2), ("collect", 0)])
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
