@@ -7,6 +7,7 @@ those are the store's own. Nothing is deleted that no manifest or journal of our
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 
@@ -25,6 +26,8 @@ from ckptsync.verbs.erase import Erased, View, abort_wholly, condemn, erase
 from ckptsync.verbs.foreign import Names, foreign_keys, names_of
 
 _FOREIGN_NAMES = 1000
+_PROBES = 5
+"""How often the time is asked for while other gcs are at work."""
 _KEPT_RECORDS = 10
 """So many of the newest claims, and of the newest versions of an alias, stay whatever their age."""
 
@@ -166,7 +169,15 @@ def _now_s(run: Run, survey: _Survey, *, dry_run: bool) -> float:
     """
     if dry_run:
         return max([run.clock.now(), *(folder.modified_s for folder in survey.folders.values())])
-    key = layout.condemned_key(layout.new_snapshot_id(max(1, survey.epoch), 0))
+    for _ in range(_PROBES - 1):
+        with suppress(NotFoundError):  # another gc took the object for what a kill left behind
+            return _probe_s(run, survey.epoch)
+    return _probe_s(run, survey.epoch)
+
+
+def _probe_s(run: Run, epoch: int) -> float:
+    """When an object put now was put, by the store's clock."""
+    key = layout.condemned_key(layout.new_snapshot_id(max(1, epoch), 0))
     try:
         run.store.put(key, b"")
         return run.store.stat(key).modified_s

@@ -229,6 +229,23 @@ class TestOrphans:
         assert not make.there(layout.journal_prefix(dead))
         assert make.there(layout.data_prefix(first)) == [layout.data_key(first, "a")]
 
+    def test_another_gc_that_deletes_what_tells_the_time_is_no_trouble(
+        self, run: Any, make: Any, clock: Any, store: Any
+    ) -> None:
+        dead = make.attempt(1, FILES)
+        clock.advance(GRACE_S + 1)
+        make.snapshot(2)
+        taken: list[str] = []
+
+        def take(verb: str, key: str) -> None:
+            if verb == "stat" and key.endswith("/condemned") and len(taken) < 2:
+                taken.append(key)
+                store.inner.delete([key])
+
+        store.before = take
+        assert gc(run).orphans == ids(dead)
+        assert len(set(taken)) == 2
+
     def test_what_somebody_alive_continues_stays(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
         clock.advance(GRACE_S + 1)
