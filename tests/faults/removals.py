@@ -26,6 +26,7 @@ CATALOG = "tests/unit/test_catalog.py"
 MATRIX = "tests/faults/test_matrix.py::test_every_request_may_be_killed"
 SAVE = "tests/unit/verbs/test_save.py"
 SAVE_AGAIN = "tests/unit/verbs/test_save_again.py"
+RACES = "tests/faults/test_interleavings.py"
 GC = "tests/unit/verbs/test_gc.py"
 DOWNLOAD = "tests/unit/transfer/test_download.py"
 
@@ -100,7 +101,7 @@ MUTATIONS = (
         name="the claims are looked at right before the commit",
         file="catalog.py",
         changes=(("        self.check_not_fenced(manifest.id.epoch)\n", ""),),
-        test=f"{CATALOG}::test_a_commit_after_a_newer_claim_is_fenced_by_name",
+        test=f"{RACES}::test_a_writer_whose_data_gc_took_commits_nothing",
     ),
     Mutation(
         name="the journal is in the bucket before any data",
@@ -173,7 +174,7 @@ MUTATIONS = (
         changes=(
             ("        run.store.stat(layout.condemned_key(attempt))\n    except", "        return True\n    except"),
         ),
-        test=f"{SAVE_AGAIN}::test_a_condemned_attempt_is_not_continued",
+        test=f"{RACES}::test_a_saver_that_comes_after_the_condemnation_names_nothing_of_it",
     ),
     Mutation(
         name="gc looks for adopters after it has condemned",
@@ -184,7 +185,7 @@ MUTATIONS = (
                 "    found = dict(before.folders)\n    committed = tuple(",
             ),
         ),
-        test=f"{GC}::TestOrphans::test_a_saver_who_marks_just_before_the_condemnation_wins",
+        test=f"{RACES}::test_a_gc_that_condemns_after_the_marker_deletes_nothing_of_it",
     ),
     Mutation(
         name="gc spares what is pinned",
