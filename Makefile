@@ -48,6 +48,10 @@ test-slow: $(DEV_STAMP) ## Run the slow tests; SHORT=1 runs the short form that 
 test-big: $(DEV_STAMP) ## Run the round trips at full size: 2 GiB, ten kills each way, on every kind of store
 	CKPTSYNC_TEST_GIB=2 $(PYTEST) -s --timeout 3600 tests/integration/test_round_trip.py $(PYTEST_ARGS)
 
+.PHONY: faults
+faults: $(DEV_STAMP) ## Strike every request of every verb, remove every protection, write docs/reference/fault-matrix.md; SHORT=1 a sample
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python tests/faults/run.py $(if $(SHORT),--short )$(FAULTS_ARGS)
+
 .PHONY: check
 check: style types layers docstrings site docs-tests ## Check style, types, layers, docstrings and documentation (make -k check: all of them)
 
@@ -83,6 +87,7 @@ docs: reference site ## Bring the generated reference up to date and build the s
 reference: $(DEV_STAMP)
 	$(BIN)/python tests/docs/generate_cli.py
 	$(BIN)/python tests/docs/generate_configuration.py
+	$(BIN)/python tests/docs/generate_requirements.py
 
 .PHONY: format
 format: $(DEV_STAMP) ## Format the code and apply the safe fixes
