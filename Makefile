@@ -60,6 +60,16 @@ fuzz: $(DEV_STAMP) ## Fuzz every parser of what strangers may send, guided by co
 			-verbosity=0 -artifact_prefix=build/fuzz/$$target- || exit 1; \
 	done
 
+.PHONY: faults
+faults: $(DEV_STAMP) ## Strike every request of every verb, remove every protection, write docs/reference/fault-matrix.md; SHORT=1 a sample
+	PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python tests/faults/run.py $(if $(SHORT),--short )$(FAULTS_ARGS)
+
+SOAK_MINUTES ?= $(if $(SHORT),1,30)
+
+.PHONY: soak
+soak: $(DEV_STAMP) ## Let writers, readers and collectors work for half an hour behind a proxy that fails on purpose; SHORT=1 a minute
+	$(BIN)/python tests/faults/soak.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
+
 .PHONY: check
 check: style types layers docstrings site docs-tests ## Check style, types, layers, docstrings and documentation (make -k check: all of them)
 
@@ -95,6 +105,7 @@ docs: reference site ## Bring the generated reference up to date and build the s
 reference: $(DEV_STAMP)
 	$(BIN)/python tests/docs/generate_cli.py
 	$(BIN)/python tests/docs/generate_configuration.py
+	$(BIN)/python tests/docs/generate_requirements.py
 
 .PHONY: format
 format: $(DEV_STAMP) ## Format the code and apply the safe fixes

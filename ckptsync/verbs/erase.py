@@ -106,6 +106,7 @@ class _Plan:
     data: tuple[Stat, ...] = ()
     records: tuple[str, ...] = ()
     condemnation: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def erased(self) -> Erased:
@@ -114,7 +115,7 @@ class _Plan:
             objects=len(self.data),
             bytes=sum(stat.size for stat in self.data),
             uploads=len(self.uploads),
-            whole=bool(self.records),
+            whole=self.whole,
         )
 
 
@@ -127,8 +128,8 @@ def condemn(run: Run, folder: Folder) -> None:
 def erase(run: Run, targets: Iterable[Target], view: View, *, dry_run: bool = False) -> dict[SnapshotId, Erased]:
     """Delete the data of attempts that have no manifest (any more), then their records. Safe to call again.
 
-    Objects that another committed snapshot names stay, and so does then the journal. When somebody alive continues an
-    attempt, or reads it, nothing of it is touched.
+    Objects that another committed snapshot names stay, and so does then the journal; only the markers of those who name nothing
+    of it go. When somebody alive continues an attempt, or reads it, nothing of it is touched.
 
     Args:
         run: where.
@@ -160,9 +161,10 @@ def erase(run: Run, targets: Iterable[Target], view: View, *, dry_run: bool = Fa
 def _planned(run: Run, target: Target, view: View) -> _Plan:
     """Look at one attempt; nothing of it is to be deleted where it is protected or its records are not clear."""
     attempt = target.attempt
-    protected = _protected(run, attempt, view)
-    if protected is None:
+    borrowed = _borrowed(run, attempt, view)
+    if borrowed is None:
         return _Plan(attempt=attempt)
+    protected = frozenset[str]().union(*borrowed.values())
     folder = view.folders.get(attempt)
     recorded = journal_keys(run.store, attempt, folder)
     if recorded is None and folder is not None and folder.journals and not target.named:
@@ -172,32 +174,35 @@ def _planned(run: Run, target: Target, view: View) -> _Plan:
     prefix = layout.data_prefix(attempt)
     keys = {key for key in target.named | (recorded or _NO_KEYS) if key.startswith(prefix)}
     whole = keys.isdisjoint(protected)
+    idle = tuple(marker.key for one, marker in folder.adopters.items() if not borrowed.get(one)) if folder else ()
     return _Plan(
         attempt=attempt,
         uploads=tuple(upload for upload in target.uploads if upload.key in keys),
         data=tuple(_found(run.store, prefix, keys - protected)),
-        records=_records(run.store, attempt, folder) if whole else (),
+        records=_records(run.store, attempt, folder) if whole else idle,
         condemnation=(layout.condemned_key(attempt),) if whole and folder is not None else (),
+        whole=whole,
     )
 
 
-def _protected(run: Run, attempt: SnapshotId, view: View) -> frozenset[str] | None:
-    """Keys that other committed snapshots name; None when the attempt must not be touched at all."""
+def _borrowed(run: Run, attempt: SnapshotId, view: View) -> Mapping[SnapshotId, frozenset[str]] | None:
+    """Keys of the attempt that other committed snapshots name, by snapshot; None when it must not be touched at all."""
     if attempt in view.committed or attempt in view.leased:
         return None
-    folder = view.folders.get(attempt)
-    keys: set[str] = set()
+    folder, prefix = view.folders.get(attempt), layout.data_prefix(attempt)
+    borrowed: dict[SnapshotId, frozenset[str]] = {}
     for adopter, marker in (folder.adopters if folder else {}).items():
         if adopter in view.committed:
             try:
-                keys.update(file.key for file in run.catalog.get(adopter).files)
+                files = run.catalog.get(adopter).files
             except NoSnapshotError:
                 continue
             except ManifestError:  # which of them it names cannot be known
                 return None
+            borrowed[adopter] = frozenset(file.key for file in files if file.key.startswith(prefix))
         elif view.is_live(adopter, marker):
             return None
-    return frozenset(keys)
+    return borrowed
 
 
 def _found(store: Store, prefix: str, keys: AbstractSet[str]) -> Iterator[Stat]:

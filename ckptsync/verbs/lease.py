@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from ckptsync.errors import CkptsyncError, DeniedError, UnsupportedError
+from ckptsync.errors import CkptsyncError, DeniedError, NotFoundError, UnsupportedError
 from ckptsync.events import Event, Kind, fan_out
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
@@ -21,6 +21,8 @@ from ckptsync.store.base import Stat, Store
 LIFE_S = 3600.0
 """A lease lives so long from its put, by the store's clock; a part of the format."""
 _RENEW_S = LIFE_S / 3
+_PROBES = 5
+"""How often the time is asked for while other gcs are at work."""
 _PAUSE_S = 5.0
 """After a put that failed, the next is tried no sooner."""
 
@@ -164,6 +166,14 @@ def store_time_s(run: Run, epoch: int) -> float:
         run: where.
         epoch: of that attempt; the newest claimed, or any older.
     """
+    for _ in range(_PROBES - 1):
+        with suppress(NotFoundError):  # another gc took the object for what a kill left behind
+            return _probe_s(run, epoch)
+    return _probe_s(run, epoch)
+
+
+def _probe_s(run: Run, epoch: int) -> float:
+    """When an object put now was put, by the store's clock."""
     key = layout.condemned_key(layout.new_snapshot_id(max(1, epoch), 0))
     try:
         run.store.put(key, b"")

@@ -114,6 +114,7 @@ class Watcher(Watching):
             self.wrong.append(found)
 
 
+@pytest.mark.req(1, 7)
 def test_killed_uploads_continue_and_readers_see_old_or_new(
     url: str, tree: Path, tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ class Looker(Watching):
             self.wrong.append(seen)
 
 
+@pytest.mark.req(33)
 def test_killed_restores_continue_and_the_target_is_old_or_new(
     url: str, tree: Path, tmp_path: Path, worker: Worker
 ) -> None:
@@ -213,6 +215,7 @@ def test_one_percent_changed_sends_little(url: str, tree: Path, tmp_path: Path, 
     shutil.rmtree(tmp_path / "back")
 
 
+@pytest.mark.req(7)
 def test_without_its_journal_a_killed_upload_continues_from_what_the_bucket_holds(
     url: str, tree: Path, tmp_path: Path, worker: Worker
 ) -> None:

@@ -103,6 +103,7 @@ def fetch(store: S3Store, key: str, size: int) -> bytes:
     return bytes(memory)
 
 
+@pytest.mark.req(7)
 def test_parts_sent_by_one_store_are_finished_by_another(store: S3Store, open_s3: Open) -> None:
     data = [pattern(5 * MIB, 1), pattern(5 * MIB + 7, 2), pattern(3, 3)]
     upload = store.begin("big file+1/ä.bin")
@@ -143,6 +144,7 @@ def test_an_aborted_upload_is_gone(store: S3Store) -> None:
             late()
 
 
+@pytest.mark.req(29)
 def test_a_part_replaced_by_another_writer_is_noticed(store: S3Store) -> None:
     upload = store.begin("k")
     parts = send(store, upload, b"mine")
@@ -184,6 +186,7 @@ def test_odd_keys_are_listed_and_deleted_as_they_were_put(store: S3Store, kind: 
     assert not list(store.list(""))
 
 
+@pytest.mark.req(33)
 def test_a_pinned_read_sees_one_version(store: S3Store) -> None:
     tag = store.put("k", b"first").tag
     memory = memoryview(bytearray(3))
@@ -216,6 +219,7 @@ def test_a_missing_bucket_is_not_found(open_s3: Open) -> None:
             verb()
 
 
+@pytest.mark.req(10)
 def test_a_forked_child_uses_connections_of_its_own(server: Server) -> None:
     program = """
 import os
@@ -236,6 +240,7 @@ assert store.read("child") == b"pc"
     subprocess.run([sys.executable, "-W", "error", "-c", program], env=environ, check=True, timeout=60)
 
 
+@pytest.mark.req(16)
 def test_damaged_bytes_are_refused_where_the_server_checks(
     store: S3Store, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

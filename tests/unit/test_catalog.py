@@ -110,6 +110,7 @@ def test_a_claim_taken_between_look_and_put_is_left_to_its_owner(catalog: Catalo
     assert catalog.writer(4) == mine
 
 
+@pytest.mark.req(20)
 def test_a_claim_whose_answer_was_lost_is_ours(catalog: Catalog, store: Any, clock: FakeClock) -> None:
     def lose_once(verb: str, key: str) -> None:
         if verb == "put" and key == layout.writer_key(1):
@@ -185,6 +186,7 @@ def test_a_commit_may_be_made_again(catalog: Catalog) -> None:
     catalog.commit(manifest)
 
 
+@pytest.mark.req(20)
 def test_a_commit_whose_answer_was_lost_stands(catalog: Catalog, store: Any, clock: FakeClock) -> None:
     manifest = make(catalog.claim().epoch, 7)
 
@@ -198,6 +200,7 @@ def test_a_commit_whose_answer_was_lost_stands(catalog: Catalog, store: Any, clo
     assert catalog.get(manifest.id) == manifest
 
 
+@pytest.mark.req(26)
 def test_a_commit_after_a_newer_claim_is_fenced_by_name(catalog: Catalog, store: Any) -> None:
     mine = catalog.claim()
     newer = catalog.claim()
@@ -209,6 +212,7 @@ def test_a_commit_after_a_newer_claim_is_fenced_by_name(catalog: Catalog, store:
     assert catalog.latest() is None
 
 
+@pytest.mark.req(20, 26)
 @pytest.mark.parametrize("there", [encode(make(1, 7, commit_id="another")), b"damaged"])
 def test_another_manifest_under_the_key_is_never_overwritten(catalog: Catalog, store: Any, there: bytes) -> None:
     manifest = make(catalog.claim().epoch, 7)
@@ -221,6 +225,7 @@ def test_another_manifest_under_the_key_is_never_overwritten(catalog: Catalog, s
 # -- reading --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.req(8)
 def test_latest_is_of_the_newest_epoch_then_the_highest_step(catalog: Catalog) -> None:
     commit(catalog, (3, 900), (4, 300), (4, 200))
     assert [str(found.id) for found in catalog.listed()] == [
@@ -256,6 +261,7 @@ def test_quarantined_snapshots_are_passed_over(catalog: Catalog, store: Any) -> 
     assert catalog.latest() is None
 
 
+@pytest.mark.req(1)
 @pytest.mark.parametrize(
     "damaged",
     [b"", b"{", encode(make(1, 30)).replace(b'"pid":7', b'"pid":8'), encode(make(1, 31))],
@@ -294,11 +300,13 @@ def test_one_too_large_is_refused_unread(catalog: Catalog, store: Any, monkeypat
     assert store.count()["get"] == 0
 
 
+@pytest.mark.req(1)
 def test_what_is_not_committed_is_said_so(catalog: Catalog) -> None:
     with pytest.raises(NoSnapshotError, match="00000001-000000000007-abcdefgh is not committed"):
         catalog.get(make(1, 7).id)
 
 
+@pytest.mark.req(32)
 def test_other_failures_are_not_mistaken_for_an_empty_run(catalog: Catalog, store: Any) -> None:
     commit(catalog, (1, 10))
     store.fail("list", NotFoundError("no such bucket"))

@@ -10,6 +10,7 @@ from ckptsync import errors
 from ckptsync.errors import CkptsyncError, NotFoundError, StoreError, TransientError, naming
 
 
+@pytest.mark.req(3)
 @pytest.mark.parametrize(
     ("name", "code"),
     [
@@ -57,6 +58,7 @@ def test_they_can_be_caught_as_python_knows_them(ours: type[CkptsyncError], buil
     assert issubclass(ours, builtin)
 
 
+@pytest.mark.req(3)
 def test_a_store_error_says_what_a_support_desk_asks_for() -> None:
     error = StoreError("it failed", op="put_part", key="data/a", attempts=3, request_id="r-1")
     assert str(error) == "it failed (during put_part, key 'data/a', 3 attempts, request r-1)"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import Result
 
 Call = Callable[..., Result]
@@ -98,6 +99,7 @@ def test_verify_finds_everything_good(call: Call, ask: Ask, saved: Path) -> None
     assert found["bad"] == []
 
 
+@pytest.mark.req(17)
 def test_verify_names_file_and_part(call: Call, ask: Ask, saved: Path) -> None:
     content = stored(saved, "name").read_bytes()
     stored(saved, "name").write_bytes(content[::-1])

@@ -138,6 +138,7 @@ def test_wrong_arguments_are_one_sentence_and_touch_nothing(
     assert source.exists()
 
 
+@pytest.mark.req(3)
 @pytest.mark.parametrize("kind", every_error())
 def test_every_error_is_a_sentence_and_its_exit_code(
     kind: type[errors.CkptsyncError], call: Call, monkeypatch: pytest.MonkeyPatch

@@ -143,6 +143,7 @@ class FullDisk(LocalFileSystem):
         raise OSError(errno.ENOSPC, "disk full")
 
 
+@pytest.mark.req(15)
 def test_a_put_that_fails_half_way_shows_nothing(tmp_path: Path, register: Callable[..., None]) -> None:
     register(FullDisk)
     (tmp_path / "a").write_bytes(b"old")
@@ -199,6 +200,7 @@ def test_a_move_does_not_go_into_a_folder_of_that_name(tmp_path: Path) -> None:
     assert files_below(tmp_path) == ["a/b"]
 
 
+@pytest.mark.req(15)
 def test_finish_that_fails_half_way_shows_nothing(store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
     upload = store.begin("a")
     sent = [store.put_part(upload, number, b"part") for number in (1, 2)]

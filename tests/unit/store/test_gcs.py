@@ -258,6 +258,7 @@ class TestListing:
         assert listed(after="m/2", limit=1) == ["m/3"]
         assert len(server.requests) == before + 1
 
+    @pytest.mark.req(35)
     def test_a_neighbouring_run_is_not_seen(self, store: GcsStore, server: GcsServer) -> None:
         store.put("k", b"")
         store.begin("k2")

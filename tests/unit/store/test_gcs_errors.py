@@ -263,6 +263,7 @@ def test_nobody_listens() -> None:
         of.stat("k")
 
 
+@pytest.mark.req(10)
 def test_silence_ends_at_the_read_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

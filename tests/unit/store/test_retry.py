@@ -127,6 +127,7 @@ def test_nothing_else_is_tried_again(verb: str, kind: type[Exception]) -> None:
         assert caught.value.attempts == 1
 
 
+@pytest.mark.req(19)
 def test_pauses_are_full_jitter_below_a_doubling_bound() -> None:
     bounds = [1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0]
     pauses: list[list[float]] = []
@@ -151,6 +152,7 @@ def test_many_tries_do_not_overflow() -> None:
     assert len(asked_s) == 3000
 
 
+@pytest.mark.req(19)
 def test_pause_is_never_shorter_than_the_service_asks_for() -> None:
     bench = Bench()
     prepared(bench.inner)
@@ -198,6 +200,7 @@ def test_lost_answer_to_a_conditional_put_shows_as_a_conflict() -> None:
     assert bench.store.read("key") == b"mine"
 
 
+@pytest.mark.req(29)
 def test_lost_answer_to_finish_is_settled_by_the_store() -> None:
     bench = Bench()
     upload = bench.store.begin("key")
@@ -223,6 +226,7 @@ class Dripping(MemoryStore):
         raise TransientError("reset", received=count)
 
 
+@pytest.mark.req(33)
 def test_get_goes_on_behind_the_bytes_that_came() -> None:
     clock, events, inner = FakeClock(), list[Event](), Dripping(7)
     store = Retrying(inner, RETRY, clock=clock, observer=events.append)

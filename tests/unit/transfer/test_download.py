@@ -78,12 +78,14 @@ def test_files_come_with_content_mode_and_time(store: Any, fetch: Fetch, entry: 
     assert open_descriptors() == before
 
 
+@pytest.mark.req(33)
 def test_all_parts_come_from_one_version(store: Any, fetch: Fetch, entry: FileEntry) -> None:
     store.inner.put("data/small", b"x")
     fetch(entry, describe("small", b"x"))
     assert store.count() == {"stat": 1, "get": 6}
 
 
+@pytest.mark.req(33)
 def test_an_object_replaced_meanwhile_is_found_out(store: Any, fetch: Fetch, entry: FileEntry, out: Path) -> None:
     def replace(verb: str, _: str) -> None:
         if verb == "get" and store.count()["get"] == 2:
@@ -140,6 +142,7 @@ def flip(store: Any, *, times: int) -> None:
     store.inner.get = get
 
 
+@pytest.mark.req(17)
 def test_a_part_flipped_on_the_wire_is_fetched_once_more(
     store: Any, fetch: Fetch, entry: FileEntry, out: Path, events: list[Event]
 ) -> None:
@@ -150,6 +153,7 @@ def test_a_part_flipped_on_the_wire_is_fetched_once_more(
     assert told.message == "part 2 of model is not what was committed; it is fetched once more"
 
 
+@pytest.mark.req(17)
 def test_one_bad_twice_is_named_and_never_written(store: Any, fetch: Fetch, entry: FileEntry, out: Path) -> None:
     flip(store, times=2)
     with pytest.raises(IntegrityError, match=r"part 2 of 5 of model is not what was committed \(key 'data/model'\)"):
@@ -158,6 +162,7 @@ def test_one_bad_twice_is_named_and_never_written(store: Any, fetch: Fetch, entr
     assert store.count()["get"] == 3
 
 
+@pytest.mark.req(32)
 def test_refusals_are_not_mistaken_for_damage(store: Any, fetch: Fetch, entry: FileEntry) -> None:
     for verb in ("stat", "get"):
         store.fail(verb, DeniedError("no right to read"))
@@ -168,6 +173,7 @@ def test_refusals_are_not_mistaken_for_damage(store: Any, fetch: Fetch, entry: F
 # -- continued ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.req(33)
 @pytest.mark.parametrize("after", [0, 1, 4])
 def test_after_a_kill_only_the_rest_is_fetched(
     store: Any, fetch: Fetch, entry: FileEntry, out: Path, killed: type[BaseException], after: int

@@ -45,6 +45,7 @@ def change_part(source: Path, number: int) -> None:
 # -- uploads that vanish --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.req(29, 30)
 @pytest.mark.parametrize("at", ["put_part", "finish"])
 def test_an_upload_that_vanished_is_begun_anew(
     store: Any, send: Send, source: Path, events: list[Event], at: str
@@ -73,6 +74,7 @@ def test_one_that_vanishes_again_and_again_is_an_error(store: Any, send: Send, s
     assert store.count()["begin"] <= 3
 
 
+@pytest.mark.req(29)
 def test_a_part_someone_else_replaced_is_sent_anew(store: Any, send: Send, source: Path) -> None:
     """A zombie still writes to the upload: its part has another tag."""
 
@@ -88,6 +90,7 @@ def test_a_part_someone_else_replaced_is_sent_anew(store: Any, send: Send, sourc
     assert store.count()["begin"] == 2
 
 
+@pytest.mark.req(16)
 def test_an_object_of_another_size_is_never_accepted(store: Any, send: Send, source: Path) -> None:
     assert source.exists()
 
@@ -181,6 +184,7 @@ def test_unless_it_is_no_longer_there(
     assert content(store, entry) == source.read_bytes()
 
 
+@pytest.mark.req(7)
 def test_parts_of_an_upload_that_the_journal_knows_are_kept(
     store: Any, send: Send, source: Path, tally: Tally, previous: dict[str, FileEntry]
 ) -> None:
@@ -247,6 +251,7 @@ def test_a_finished_object_is_named_only_when_it_is_proven(
     assert content(store, entry) == data
 
 
+@pytest.mark.req(11)
 def test_a_source_that_changes_is_never_sent_as_a_mixture(store: Any, send: Send, source: Path) -> None:
     def change(verb: str, _: str) -> None:
         if verb == "put_part" and store.count()["put_part"] == 2:

@@ -34,6 +34,7 @@ def there(run: Any) -> dict[str, bytes]:
 class TestAdopted:
     """A folder of objects becomes a snapshot."""
 
+    @pytest.mark.req(14)
     def test_it_is_a_snapshot_like_any_other_and_nothing_was_copied(self, run: Any, store: Any) -> None:
         saved = adopt(run, "old/ckpt", step=40, metrics={"loss": 0.5}, meta={"from": "torch"})
         manifest = run.catalog.latest()
@@ -77,6 +78,7 @@ class TestAdopted:
         manifest = run.catalog.latest()
         assert (manifest.kind, [file.path for file in manifest.files]) == ("file", ["model.pt"])
 
+    @pytest.mark.req(14)
     def test_removing_it_leaves_the_objects(self, run: Any, make: Any) -> None:
         adopt(run, "old/ckpt", step=40)
         found = remove(run, "40")
@@ -95,6 +97,7 @@ class TestAdopted:
         assert set(OLD) <= set(make.there())
         assert collect(run, None, grace_s=0, dry_run=False).foreign == tuple(sorted(OLD))
 
+    @pytest.mark.req(11)
     def test_an_object_replaced_while_it_is_read(self, run: Any, make: Any, store: Any) -> None:
         def replace(verb: str, key: str) -> None:
             if verb == "get" and key == "old/ckpt/model.pt":

@@ -75,6 +75,7 @@ def test_a_reader_who_stops_early_leaves_nothing(run: Any, make: Any) -> None:
     assert list(run.store.uploads("")) == []
 
 
+@pytest.mark.req(32)
 @pytest.mark.parametrize(
     ("verb", "fails"),
     [
@@ -183,6 +184,7 @@ class Racy(StoreWrapper):
         return self.inner.put(key, data, if_absent=if_absent and not key.endswith("/race"))
 
 
+@pytest.mark.req(22)
 def test_an_ignored_condition(run_with: Any, store: Any) -> None:
     found = states(run_with(on=Ignoring(store)))
     assert (found["conditional put"].state, "ignored" in found["conditional put"].detail) == ("fail", True)
@@ -214,6 +216,7 @@ def test_a_store_that_can_do_little(run_with: Any, store: Any) -> None:
     assert "fail" not in {check.state for check in found.values()}
 
 
+@pytest.mark.req(22)
 def test_trailers_inside_the_object(run_with: Any, store: Any) -> None:
     found = states(run_with(on=Trailing(store)))
     assert (found["get"].state, "checksum trailer" in found["get"].detail) == ("fail", True)
@@ -225,6 +228,7 @@ def test_keys_under_another_name(run_with: Any, store: Any) -> None:
     assert list(store.list("")) == []
 
 
+@pytest.mark.req(32)
 def test_403_for_a_missing_object(run_with: Any, store: Any) -> None:
     found = states(run_with(on=Forbidding(store)))
     assert found["stat"].state == "fail"

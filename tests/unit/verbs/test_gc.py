@@ -158,6 +158,7 @@ class TestOrphans:
         assert not list(run.store.uploads(""))
         assert not [key for key in make.there() if dead.nonce in key]
 
+    @pytest.mark.req(30)
     def test_young_ones_stay(self, run: Any, make: Any, clock: Any) -> None:
         make.attempt(1)
         clock.advance(GRACE_S - 1)
@@ -216,6 +217,37 @@ class TestOrphans:
         assert make.there(layout.data_prefix(dead)) == [layout.data_key(dead, "a")]
         assert gc(run).orphans == ()
         assert run.catalog.get(keeper).files
+
+    def test_markers_of_those_who_name_nothing_go_where_the_rest_stays(self, run: Any, make: Any, clock: Any) -> None:
+        first = make.attempt(5, {"a": b"a", "b": b"b"})
+        dead = make.attempt(5, {}, adopts=[first])
+        heir = make.commit(
+            make.attempt(5, {"b": b"other"}, adopts=[first, dead]), borrows=[layout.data_key(first, "a")]
+        )
+        clock.advance(GRACE_S + 1)
+        gc(run)
+        folder = set(make.there(layout.journal_prefix(first)))
+        assert layout.adoption_key(first, heir) in folder
+        assert layout.adoption_key(first, dead) not in folder
+        assert not make.there(layout.journal_prefix(dead))
+        assert make.there(layout.data_prefix(first)) == [layout.data_key(first, "a")]
+
+    def test_another_gc_that_deletes_what_tells_the_time_is_no_trouble(
+        self, run: Any, make: Any, clock: Any, store: Any
+    ) -> None:
+        dead = make.attempt(1, FILES)
+        clock.advance(GRACE_S + 1)
+        make.snapshot(2)
+        taken: list[str] = []
+
+        def take(verb: str, key: str) -> None:
+            if verb == "stat" and key.endswith("/condemned") and len(taken) < 2:
+                taken.append(key)
+                store.inner.delete([key])
+
+        store.before = take
+        assert gc(run).orphans == ids(dead)
+        assert len(set(taken)) == 2
 
     def test_what_somebody_alive_continues_stays(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
@@ -282,6 +314,7 @@ class TestOrphans:
         assert str(slow) in found.kept
         assert len(make.there(layout.data_prefix(slow))) == 2
 
+    @pytest.mark.req(30)
     def test_uploads_that_committed_snapshots_left_open_go_when_old(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
         done = make.commit(make.attempt(1, FILES, adopts=[dead]), borrows=[layout.data_key(dead, "a")])
@@ -446,6 +479,7 @@ def test_a_store_without_uploads(run: Any, make: Any, clock: Any, store: Any, ru
     assert gc(run_with(on=plain)).objects_deleted == 2
 
 
+@pytest.mark.req(28)
 def test_killed_anywhere_the_next_call_finishes(run: Any, make: Any, clock: Any, store: Any, killed: Any) -> None:
     for after in range(200):
         dead = make.attempt(1, FILES)
@@ -579,6 +613,7 @@ class TestProperty:
 
     ACTIONS = ("save", "die", "begin_continuing", "finish_continuing", "pin", "remove", "collect", "advance")
 
+    @pytest.mark.req(2, 8)
     @example(steps=[("save", 0), ("begin_continuing", 0), ("remove", 0), ("finish_continuing", 0)])
     @example(steps=[("die", 0), ("begin_continuing", 0), ("finish_continuing", 0), ("advance", 2), ("collect", 0)])
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

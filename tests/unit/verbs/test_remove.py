@@ -27,6 +27,7 @@ def test_one_goes_wholly_and_the_others_stay(run: Any, make: Any, events: Any) -
     assert sum(event.count for event in events if event.kind is Kind.DELETED) == 2
 
 
+@pytest.mark.req(31)
 def test_the_manifest_goes_first_and_the_journal_after_the_data(run: Any, make: Any, store: Any) -> None:
     snapshot = make.snapshot(2, FILES)
     store.heal()
@@ -40,6 +41,7 @@ def test_the_manifest_goes_first_and_the_journal_after_the_data(run: Any, make: 
     assert order[0] == 0
 
 
+@pytest.mark.req(31)
 def test_many_objects_go_in_batches(run: Any, make: Any, store: Any) -> None:
     make.snapshot(2, {f"f{n}": b"x" for n in range(2500)})
     store.heal()
@@ -85,6 +87,7 @@ def test_what_is_not_committed_is_not_removed(run: Any, make: Any) -> None:
     assert len(make.there("data/")) == 2
 
 
+@pytest.mark.req(14)
 def test_foreign_objects_stay(run: Any, make: Any) -> None:
     snapshot = make.snapshot(1, FILES)
     foreign = layout.data_key(snapshot, "notes.txt")
@@ -171,6 +174,7 @@ class TestContinued:
         assert len(make.there("data/")) == 2
 
 
+@pytest.mark.req(28)
 @pytest.mark.parametrize("how", ["again", "gc"])
 def test_killed_anywhere_it_is_finished_later(
     how: str, run: Any, make: Any, store: Any, killed: Any, clock: Any

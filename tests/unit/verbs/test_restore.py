@@ -257,6 +257,7 @@ def test_a_target_that_cannot_be_replaced_has_its_entries_replaced(
     assert restore(run, target).bytes_sent == 0
 
 
+@pytest.mark.req(33)
 def test_a_reader_sees_only_the_old_or_the_new(run: Run, source: Path, target: Path) -> None:
     shutil.rmtree(source / "sub")
     for step, text in ((1, b"one"), (2, b"two")):

@@ -46,6 +46,7 @@ def damage(store: Any, key: str) -> None:
 # -- killed and continued -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.req(33)
 @pytest.mark.parametrize("after", [1, 2, 4, 7])
 def test_a_killed_restore_fetches_exactly_the_rest(
     run_with: Callable[..., Run],
@@ -86,6 +87,7 @@ def test_a_killed_restore_of_a_single_file_fetches_exactly_the_rest(
     assert names(target.parent) == ["ckpt"]
 
 
+@pytest.mark.req(33)
 @pytest.mark.parametrize("step", ["put_in_place", "symlinks", "_retire", "_exchange"])
 def test_killed_late_nothing_is_lost_and_nothing_is_fetched_again(
     run: Run,
@@ -186,6 +188,7 @@ def _cut(store: Any, prefix: str) -> None:
     store.inner.put(f"{prefix}config.json", b"")
 
 
+@pytest.mark.req(17)
 @pytest.mark.parametrize("harm", [_delete, _damage, _damage_small, _cut])
 def test_a_bad_snapshot_gives_way_to_the_older_one_with_a_verdict(
     run: Run, two: tuple[Saved, Saved], store: Any, target: Path, events: list[Event], harm: Callable[[Any, str], None]
@@ -240,6 +243,7 @@ def test_one_asked_for_by_name_or_without_fallback_has_no_substitute(
     assert not target.exists()
 
 
+@pytest.mark.req(32)
 @pytest.mark.parametrize("error", [DeniedError, TransientError, NotFoundError])
 def test_a_refusal_is_no_damage(
     run: Run, two: tuple[Saved, Saved], store: Any, target: Path, error: type[Exception]
@@ -251,6 +255,7 @@ def test_a_refusal_is_no_damage(
     assert not target.exists()
 
 
+@pytest.mark.req(33)
 def test_an_object_replaced_while_it_is_read_makes_the_snapshot_bad(
     run_with: Callable[..., Run], two: tuple[Saved, Saved], store: Any, target: Path
 ) -> None:

@@ -120,6 +120,7 @@ def test_every_step_of_a_save_is_told(run: Run, source: Path, events: list[Event
 # -- what must not be committed -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.req(11)
 @pytest.mark.parametrize("seconds", [0.0, 3600.0])
 def test_a_change_during_the_upload_is_not_committed(
     run: Run, store: Any, source: Path, clock: FakeClock, seconds: float
@@ -139,6 +140,7 @@ def test_a_change_during_the_upload_is_not_committed(
     assert run.catalog.latest() is None
 
 
+@pytest.mark.req(11)
 def test_a_change_too_quick_for_the_kernels_clock_is_not_committed(
     run: Run, store: Any, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_change_too_quick_for_the_kernels_clock_is_not_committed(
     assert run.catalog.latest() is None
 
 
+@pytest.mark.req(11)
 @pytest.mark.parametrize(
     "change",
     [
@@ -192,6 +195,7 @@ def test_a_file_that_cannot_be_read_once_more_is_not_committed(
     assert run.catalog.latest() is None
 
 
+@pytest.mark.req(26)
 def test_after_a_newer_claim_nothing_is_committed(run: Run, store: Any, source: Path) -> None:
     def claim(verb: str, _: str) -> None:
         if verb == "finish":
@@ -203,6 +207,7 @@ def test_after_a_newer_claim_nothing_is_committed(run: Run, store: Any, source: 
     assert run.catalog.latest() is None
 
 
+@pytest.mark.req(20)
 def test_a_manifest_put_whose_answer_was_lost_is_settled(run: Run, store: Any, source: Path, check: Check) -> None:
     """Without retries the error is shown, and saving again is safe."""
 
@@ -292,6 +297,7 @@ def test_an_alias_somebody_else_set_meanwhile_does_not_undo_the_commit(run: Run,
     assert run.catalog.latest() is not None
 
 
+@pytest.mark.req(26)
 def test_two_saves_at_once_commit_one_and_fence_the_other(
     run_with: Callable[..., Run], store: Any, source: Path, tmp_path: Path, check: Check
 ) -> None:
@@ -311,6 +317,7 @@ def test_two_saves_at_once_commit_one_and_fence_the_other(
     assert tmp_path.exists()
 
 
+@pytest.mark.req(26, 29)
 def test_a_zombie_that_sends_into_an_upload_we_finish_is_found_out(
     run_with: Callable[..., Run], store: Any, source: Path, killed: type[BaseException], check: Check
 ) -> None:

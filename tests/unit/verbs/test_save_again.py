@@ -27,6 +27,7 @@ def journal(run: Run, source: Path) -> Path:
     return journal_path(run.config.state_path(), run.url, source)
 
 
+@pytest.mark.req(7)
 @pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
 @pytest.mark.parametrize("after", [0, 1, 3, 5, 6])
 def test_a_killed_upload_is_continued_part_by_part(
@@ -61,6 +62,7 @@ def test_a_killed_upload_is_continued_part_by_part(
     assert first.key.startswith("data/00000001-") is continued
 
 
+@pytest.mark.req(7)
 @pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
 def test_files_that_were_sent_before_the_kill_are_not_sent_again(
     run_with: Callable[..., Run], store: Any, source: Path, killed: type[BaseException], check: Check, *, lost: bool
@@ -81,6 +83,7 @@ def test_files_that_were_sent_before_the_kill_are_not_sent_again(
     assert all(key.endswith("/nothing") for key in sent)  # empty files are cheaper to put than to prove
 
 
+@pytest.mark.req(7, 29)
 @pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
 def test_a_file_whose_finish_was_not_answered_is_not_sent_again(
     run_with: Callable[..., Run], store: Any, source: Path, killed: type[BaseException], check: Check, *, lost: bool
@@ -104,6 +107,7 @@ def test_a_file_whose_finish_was_not_answered_is_not_sent_again(
     assert saved.bytes_reused == SIZE + 2  # and the small file before it
 
 
+@pytest.mark.req(1, 7)
 @pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
 @pytest.mark.parametrize("verb", ["list", "put"])
 def test_killed_at_the_commit_nothing_is_sent_again(
@@ -176,6 +180,7 @@ def test_killed_twice_without_any_journal(
     assert store.count()["put_part"] == PARTS - 4
 
 
+@pytest.mark.req(7)
 @pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
 def test_what_changed_since_the_kill_is_sent_and_the_rest_is_kept(
     run_with: Callable[..., Run],
@@ -215,6 +220,7 @@ def test_a_kill_costs_another_step_nothing_but_its_own_bytes(
     assert all(entry.key.startswith(f"data/{saved.snapshot}/") for entry in manifest.files)
 
 
+@pytest.mark.req(30)
 def test_an_upload_that_expired_meanwhile_is_begun_anew(
     run_with: Callable[..., Run], store: Any, source: Path, killed: type[BaseException], check: Check
 ) -> None:
@@ -230,6 +236,7 @@ def test_an_upload_that_expired_meanwhile_is_begun_anew(
     assert saved.parts_sent == PARTS + 1
 
 
+@pytest.mark.req(28)
 def test_a_condemned_attempt_is_not_continued(
     run_with: Callable[..., Run], store: Any, source: Path, killed: type[BaseException], check: Check
 ) -> None:
@@ -297,6 +304,7 @@ def test_a_marker_is_put_before_an_attempt_is_continued(
     assert record < first, calls
 
 
+@pytest.mark.req(30)
 def test_the_record_of_what_may_be_written_comes_first(run: Run, store: Any, source: Path) -> None:
     save(run, source, step=7)
     keys = [key for verb, key in store.calls if verb in {"put", "begin", "put_part", "copy"}]

@@ -30,6 +30,7 @@ def test_all_is_well(run: Any, make: Any) -> None:
     assert (found.parts_checked, found.parts_total, found.bytes_checked) == (5, 5, len(BIG) + 1)
 
 
+@pytest.mark.req(17)
 def test_every_bad_part_is_named(run: Any, make: Any) -> None:
     snapshot = make.snapshot(7, {"big": BIG, "small": b"x", "fine": b"y"})
     flip(run, layout.data_key(snapshot, "big"), 5)
@@ -143,6 +144,7 @@ def test_by_name_and_when_there_is_none(run: Any, make: Any) -> None:
     assert verify(run, "good").step == 1
 
 
+@pytest.mark.req(32)
 def test_a_bucket_that_fails_is_no_damage(run: Any, make: Any, store: Any) -> None:
     make.snapshot(1)
     store.fail("get", TransientError("the service is busy"), after=1)

@@ -110,6 +110,7 @@ def write_credentials(path: Path, name: str) -> None:
     path.write_text(f"[default]\naws_access_key_id = {name}\naws_secret_access_key = s\n")
 
 
+@pytest.mark.req(18)
 def test_expired_credentials_are_read_afresh_once_for_all_threads(
     store: S3Store,
     service: Service,
@@ -153,6 +154,7 @@ def test_expired_credentials_are_read_afresh_once_for_all_threads(
     assert "Credential=new/" in service.asked[-1].headers["authorization"]
 
 
+@pytest.mark.req(18)
 @pytest.mark.parametrize("verb", ["put", "stat"])
 def test_credentials_that_stay_expired_fail_for_good_until_they_work_again(
     verb: str, store: S3Store, service: Service

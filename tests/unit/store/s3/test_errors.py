@@ -105,6 +105,7 @@ def test_each_failure_of_the_sdk_has_its_error(error: Exception, kind: type[Ckpt
     assert type(s3_errors.translate(error, s3_errors.Request("put", "k", "bucket"))) is kind
 
 
+@pytest.mark.req(3, 32)
 def test_a_denied_verb_names_the_right_it_needs(store: S3Store, service: Service) -> None:
     service.script = [refusal("AccessDenied", 403)]
     verbs: dict[str, Callable[[], object]] = {
@@ -123,6 +124,7 @@ def test_a_denied_verb_names_the_right_it_needs(store: S3Store, service: Service
         assert f"need {right}" in str(caught.value)
 
 
+@pytest.mark.req(19)
 def test_throttling_tells_the_pause_asked_for_and_is_tried_once(store: S3Store, service: Service) -> None:
     service.script = [refusal("SlowDown", 503, **{"Retry-After": "7"})]
     with pytest.raises(TransientError) as caught:

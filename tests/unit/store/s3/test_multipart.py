@@ -72,6 +72,7 @@ def test_only_amazon_is_sent_the_whole_checksum(
         store.finish(UPLOAD, PARTS)
 
 
+@pytest.mark.req(16)
 @pytest.mark.parametrize(
     "script",
     [
@@ -104,6 +105,7 @@ def test_an_object_that_is_not_its_parts_is_an_integrity_error(
         store.finish(UPLOAD, PARTS)
 
 
+@pytest.mark.req(29)
 def test_an_error_inside_a_200_is_seen(store: S3Store, service: Service) -> None:
     service.script = [refusal("InternalError", 200), Says(200, b"<ListPartsResult></ListPartsResult>")]
     with pytest.raises(TransientError):
@@ -114,6 +116,7 @@ def test_an_error_inside_a_200_is_seen(store: S3Store, service: Service) -> None
     assert caught.value.throttled
 
 
+@pytest.mark.req(29)
 @pytest.mark.parametrize("lost", [refusal("NoSuchUpload", 404), refusal("InternalError", 500)])
 def test_a_lost_answer_to_finish_is_settled_by_the_object(lost: Says, store: S3Store, service: Service) -> None:
     def script(found: Says) -> Answer:
@@ -132,6 +135,7 @@ def test_a_lost_answer_to_finish_is_settled_by_the_object(lost: Says, store: S3S
             store.finish(UPLOAD, PARTS)
 
 
+@pytest.mark.req(7)
 def test_parts_come_from_all_pages(store: S3Store, service: Service) -> None:
     def page(number: int, *, more: bool) -> Says:
         extra = f"<ChecksumCRC64NVME>{crc(A)}</ChecksumCRC64NVME>" if number == 1 else ""
@@ -202,6 +206,7 @@ def test_part_numbers_that_are_none_are_refused(number: int, store: S3Store, ser
     assert not service.asked
 
 
+@pytest.mark.req(30)
 def test_abort_is_repeated_until_no_part_is_left(store: S3Store, service: Service) -> None:
     left = Says(200, b"<ListPartsResult></ListPartsResult>")
     service.script = [Says(204), left, Says(204), refusal("NoSuchUpload", 404)]

@@ -60,6 +60,7 @@ def test_memory_is_free_again_after_a_failed_send(store: S3Store, service: Servi
     assert caught.value.throttled
 
 
+@pytest.mark.req(16)
 def test_another_checksum_in_the_answer_is_an_integrity_error(store: S3Store, service: Service) -> None:
     service.script = [Says(headers={"ETag": ETAG, "x-amz-checksum-crc64nvme": crc(b"other")})]
     with pytest.raises(IntegrityError, match="other bytes"):
@@ -82,6 +83,7 @@ def test_checksum_none_sends_none(open_s3: Open, service: Service) -> None:
     assert not [name for asked in service.asked for name in asked.headers if "checksum" in name]
 
 
+@pytest.mark.req(22)
 def test_auto_gives_checksums_up_once_where_the_service_takes_none(open_s3: Open, service: Service) -> None:
     begun = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
 
@@ -120,6 +122,7 @@ def test_a_refused_digest_is_never_taken_for_a_refused_parameter(store: S3Store,
     assert len(service.asked) == 1
 
 
+@pytest.mark.req(20)
 def test_a_lost_race_is_a_conflict_and_an_undecided_one_is_tried_again(store: S3Store, service: Service) -> None:
     service.script = [refusal("PreconditionFailed", 412)]
     with pytest.raises(ConflictError):
@@ -158,6 +161,7 @@ def test_get_fills_memory_from_any_offset_over_one_connection(store: S3Store, se
     assert service.connections == 1
 
 
+@pytest.mark.req(33)
 def test_a_body_cut_off_tells_how_much_is_good(store: S3Store, service: Service) -> None:
     data = b"d" * 900_000
     says = ranged(data)(Asked("GET", "", {}, {"range": "bytes=0-899999"}, b""))
@@ -173,6 +177,7 @@ def test_a_body_cut_off_tells_how_much_is_good(store: S3Store, service: Service)
         store.read("k")
 
 
+@pytest.mark.req(33)
 def test_a_service_that_ignores_ranges_cannot_corrupt(store: S3Store, service: Service) -> None:
     service.script = [Says(200, b"0123456789", {"ETag": ETAG})]
     memory = bytearray(4)
@@ -218,6 +223,7 @@ def test_stat_tells_only_digests_of_all_bytes(store: S3Store, service: Service) 
     assert service.asked[0].headers["x-amz-checksum-mode"] == "ENABLED"
 
 
+@pytest.mark.req(32)
 def test_stat_never_takes_denied_for_missing(store: S3Store, service: Service) -> None:
     service.script = [Says(403)]
     with pytest.raises(DeniedError, match="s3:ListBucket"):
@@ -261,6 +267,7 @@ def test_a_missing_bucket_is_named(store: S3Store, service: Service) -> None:
         list(store.list(""))
 
 
+@pytest.mark.req(31)
 def test_delete_asks_for_a_thousand_at_a_time(store: S3Store, service: Service) -> None:
     service.script = [Says(200, b"<DeleteResult></DeleteResult>")]
     store.delete(f"k{number}" for number in range(2100))

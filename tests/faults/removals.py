@@ -1,0 +1,208 @@
+"""The protections, and the text whose removal takes each of them away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutation:
+    """One protection, removed.
+
+    Attributes:
+        name: the protection.
+        file: below `ckptsync/`.
+        changes: exact old text, found once, and what stands there instead.
+        test: the test that must fail then.
+    """
+
+    name: str
+    file: str
+    changes: tuple[tuple[str, str], ...]
+    test: str
+
+
+CATALOG = "tests/unit/test_catalog.py"
+MATRIX = "tests/faults/test_matrix.py::test_every_request_may_be_killed"
+SAVE = "tests/unit/verbs/test_save.py"
+SAVE_AGAIN = "tests/unit/verbs/test_save_again.py"
+RACES = "tests/faults/test_interleavings.py"
+GC = "tests/unit/verbs/test_gc.py"
+DOWNLOAD = "tests/unit/transfer/test_download.py"
+
+_EARLY = """
+def _early(tree: SourceTree, snapshot: SnapshotId) -> Manifest:
+    from ckptsync.snapshot.digest import part_digest
+
+    contents = {file.path: file.location.read_bytes() for file in tree.files}
+    size = 1 << 20
+    entries = tuple(
+        FileEntry(
+            path=path,
+            size=len(data),
+            key=layout.data_key(snapshot, path),
+            part_bytes=size if data else 0,
+            parts=tuple(part_digest(data[at : at + size]) for at in range(0, len(data), size)),
+        )
+        for path, data in contents.items()
+    )
+    return Manifest(
+        snapshot=str(snapshot), commit_id="0" * 32, created="", entries=_sorted(tree, entries), writer=this_writer()
+    )
+
+
+def _described("""
+
+MUTATIONS = (
+    Mutation(
+        name="after a refused commit, the manifest is read back",
+        file="catalog.py",
+        changes=(("ours = decode(self.store.read(key)).commit_id == manifest.commit_id", "ours = False"),),
+        test=f"{CATALOG}::test_a_commit_whose_answer_was_lost_stands",
+    ),
+    Mutation(
+        name="after a refused claim, the claim is read back",
+        file="catalog.py",
+        changes=(("return self.writer(claim.epoch) == claim", "return False"),),
+        test=f"{CATALOG}::test_a_claim_whose_answer_was_lost_is_ours",
+    ),
+    Mutation(
+        name="the epoch orders manifests, before the step",
+        file="snapshot/layout.py",
+        changes=(
+            ("epoch, step = MAX_EPOCH - snapshot.epoch, MAX_STEP", "epoch, step = snapshot.epoch, MAX_STEP"),
+            ("SnapshotId(MAX_EPOCH - int(found[1]), MAX_STEP", "SnapshotId(int(found[1]), MAX_STEP"),
+        ),
+        test=f"{CATALOG}::test_latest_is_of_the_newest_epoch_then_the_highest_step",
+    ),
+    Mutation(
+        name="the manifest is put last, after all data",
+        file="verbs/save.py",
+        changes=(
+            (
+                "        entries = _upload(run, tree, snapshot, parent, journal, tally)",
+                (
+                    "        run.catalog.commit(_early(tree, snapshot))\n"
+                    "        entries = _upload(run, tree, snapshot, parent, journal, tally)"
+                ),
+            ),
+            ("commit_id=secrets.token_hex(16)", 'commit_id="0" * 32'),
+            ("\ndef _described(", _EARLY),
+        ),
+        test=f"{MATRIX}[save]",
+    ),
+    Mutation(
+        name="the manifest is created only if absent",
+        file="catalog.py",
+        changes=(("self.store.put(key, data, if_absent=True)", "self.store.put(key, data)"),),
+        test=f"{CATALOG}::test_another_manifest_under_the_key_is_never_overwritten",
+    ),
+    Mutation(
+        name="the claims are looked at right before the commit",
+        file="catalog.py",
+        changes=(("        self.check_not_fenced(manifest.id.epoch)\n", ""),),
+        test=f"{RACES}::test_a_writer_whose_data_gc_took_commits_nothing",
+    ),
+    Mutation(
+        name="the journal is in the bucket before any data",
+        file="verbs/save.py",
+        changes=(
+            ("    run.store.put(layout.journal_key(snapshot), encode_attempt(attempt))\n", ""),
+            (
+                "leftovers=leftovers)\n",
+                "leftovers=leftovers)\n    run.store.put(layout.journal_key(snapshot), encode_attempt(attempt))\n",
+            ),
+        ),
+        test=f"{MATRIX}[save]",
+    ),
+    Mutation(
+        name="the journal on disk keeps what was sent",
+        file="transfer/journal.py",
+        changes=(("if self._descriptor is None or self._is_full:", "if True:"),),
+        test=SAVE_AGAIN + "::test_a_killed_upload_is_continued_part_by_part[0-with the journal]",
+    ),
+    Mutation(
+        name="parts that are in the bucket are kept",
+        file="transfer/upload_file.py",
+        changes=(("            return tag if known == digest else None", "            return None"),),
+        test=f"{MATRIX}[save]",
+    ),
+    Mutation(
+        name="every part is hashed before it is written to disk",
+        file="transfer/download.py",
+        changes=(
+            (
+                "if count == size and part_digest(into) == entry.parts[number - 1]:",
+                "if count == size:",
+            ),
+        ),
+        test=f"{DOWNLOAD}::test_one_bad_twice_is_named_and_never_written",
+    ),
+    Mutation(
+        name="a part that does not match is fetched once more",
+        file="transfer/download.py",
+        changes=(("for attempt in range(2):", "for attempt in range(1):"),),
+        test=f"{DOWNLOAD}::test_a_part_flipped_on_the_wire_is_fetched_once_more",
+    ),
+    Mutation(
+        name="gc deletes manifests before their data",
+        file="verbs/gc.py",
+        changes=(
+            ("        run.store.delete([layout.manifest_key(one) for one in oldest_first])\n", ""),
+            (
+                "    others = [(one, found)",
+                "    run.store.delete([layout.manifest_key(one) for one in oldest_first])\n    others = [(one, found)",
+            ),
+        ),
+        test=f"{MATRIX}[gc]",
+    ),
+    Mutation(
+        name="rm deletes the manifest before its data",
+        file="verbs/remove.py",
+        changes=(
+            ("    run.store.delete([layout.manifest_key(snapshot)])\n", ""),
+            (
+                "    if owners:  #",
+                "    run.store.delete([layout.manifest_key(snapshot)])\n    if owners:  #",
+            ),
+        ),
+        test=f"{MATRIX}[rm]",
+    ),
+    Mutation(
+        name="a saver looks for gc's condemnation before it continues an attempt",
+        file="verbs/earlier.py",
+        changes=(
+            ("        run.store.stat(layout.condemned_key(attempt))\n    except", "        return True\n    except"),
+        ),
+        test=f"{RACES}::test_a_saver_that_comes_after_the_condemnation_names_nothing_of_it",
+    ),
+    Mutation(
+        name="gc looks for adopters after it has condemned",
+        file="verbs/gc.py",
+        changes=(
+            (
+                "    found = {folder.id: folder for folder in folders(run.store)}\n    committed = tuple(",
+                "    found = dict(before.folders)\n    committed = tuple(",
+            ),
+        ),
+        test=f"{RACES}::test_a_gc_that_condemns_after_the_marker_deletes_nothing_of_it",
+    ),
+    Mutation(
+        name="gc spares what is pinned",
+        file="verbs/gc.py",
+        changes=(("frozenset(names.pins(run.catalog)) | frozenset(", "frozenset("),),
+        test=f"{GC}::TestRetention::test_pinned_aliased_and_newest_stay",
+    ),
+    Mutation(
+        name="a source that changed meanwhile is not committed",
+        file="verbs/save.py",
+        changes=(("    tree.check_unchanged()\n", ""),),
+        test=f"{SAVE}::test_files_added_removed_or_cut_during_the_upload_are_noticed",
+    ),
+    Mutation(
+        name="the first claim proves that the store honours conditions",
+        file="catalog.py",
+        changes=(("                    self._prove_conditional_put(claim)\n", "                    pass\n"),),
+        test=f"{CATALOG}::test_a_store_that_ignores_conditions_is_refused",
+    ),
+)
