@@ -240,5 +240,5 @@ class Bed:
 @contextmanager
 def quick() -> Iterator[None]:
     """Leave out what only takes time: asking git, and waiting for the disk."""
-    with patch("ckptsync.verbs.save.provenance", lambda *_: Provenance()), patch("os.fsync", lambda _: None):
+    with patch("ckptsync.verbs.sending.provenance", lambda *_: Provenance()), patch("os.fsync", lambda _: None):
         yield

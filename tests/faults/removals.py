@@ -31,8 +31,9 @@ GC = "tests/unit/verbs/test_gc.py"
 DOWNLOAD = "tests/unit/transfer/test_download.py"
 
 _EARLY = """
-def _early(tree: SourceTree, snapshot: SnapshotId) -> Manifest:
+def _early(tree, snapshot):
     from ckptsync.snapshot.digest import part_digest
+    from ckptsync.snapshot.manifest import FileEntry
 
     contents = {file.path: file.location.read_bytes() for file in tree.files}
     size = 1 << 20
@@ -47,17 +48,17 @@ def _early(tree: SourceTree, snapshot: SnapshotId) -> Manifest:
         for path, data in contents.items()
     )
     return Manifest(
-        snapshot=str(snapshot), commit_id="0" * 32, created="", entries=_sorted(tree, entries), writer=this_writer()
+        snapshot=str(snapshot), commit_id="0" * 32, created="", entries=sorted_entries(tree, entries), writer=this_writer()
     )
 
 
-def _described("""
+def saved("""
 
 MUTATIONS = (
     Mutation(
         name="after a refused commit, the manifest is read back",
         file="catalog.py",
-        changes=(("ours = decode(self.store.read(key)).commit_id == manifest.commit_id", "ours = False"),),
+        changes=(("ours = self._read(key, manifest.id).commit_id == manifest.commit_id", "ours = False"),),
         test=f"{CATALOG}::test_a_commit_whose_answer_was_lost_stands",
     ),
     Mutation(
@@ -80,14 +81,11 @@ MUTATIONS = (
         file="verbs/save.py",
         changes=(
             (
-                "        entries = _upload(run, tree, snapshot, parent, journal, tally)",
-                (
-                    "        run.catalog.commit(_early(tree, snapshot))\n"
-                    "        entries = _upload(run, tree, snapshot, parent, journal, tally)"
-                ),
+                "        sending.announce(tree)\n",
+                "        sending.announce(tree)\n        run.catalog.commit(_early(tree, snapshot))\n",
             ),
             ("commit_id=secrets.token_hex(16)", 'commit_id="0" * 32'),
-            ("\ndef _described(", _EARLY),
+            ("\ndef saved(", _EARLY),
         ),
         test=f"{MATRIX}[save]",
     ),
@@ -107,10 +105,10 @@ MUTATIONS = (
         name="the journal is in the bucket before any data",
         file="verbs/save.py",
         changes=(
-            ("    run.store.put(layout.journal_key(snapshot), encode_attempt(attempt))\n", ""),
+            ("        sending.announce(tree)\n", ""),
             (
-                "leftovers=leftovers)\n",
-                "leftovers=leftovers)\n    run.store.put(layout.journal_key(snapshot), encode_attempt(attempt))\n",
+                "        own = layout.data_prefix(snapshot)\n",
+                "        sending.announce(tree)\n        own = layout.data_prefix(snapshot)\n",
             ),
         ),
         test=f"{MATRIX}[save]",
@@ -131,10 +129,8 @@ MUTATIONS = (
         name="every part is hashed before it is written to disk",
         file="transfer/download.py",
         changes=(
-            (
-                "if count == size and part_digest(into) == entry.parts[number - 1]:",
-                "if count == size:",
-            ),
+            ("if count == size and digest == entry.parts[number - 1]:", "if count == size:"),
+            ("(is_last and hasher.hexdigest() != entry.parts[number - 1])", "False"),
         ),
         test=f"{DOWNLOAD}::test_one_bad_twice_is_named_and_never_written",
     ),
@@ -162,8 +158,8 @@ MUTATIONS = (
         changes=(
             ("    run.store.delete([layout.manifest_key(snapshot)])\n", ""),
             (
-                "    if owners:  #",
-                "    run.store.delete([layout.manifest_key(snapshot)])\n    if owners:  #",
+                "    if owners and not view.leased:  #",
+                "    run.store.delete([layout.manifest_key(snapshot)])\n    if owners and not view.leased:  #",
             ),
         ),
         test=f"{MATRIX}[rm]",
@@ -190,19 +186,59 @@ MUTATIONS = (
     Mutation(
         name="gc spares what is pinned",
         file="verbs/gc.py",
-        changes=(("frozenset(names.pins(run.catalog)) | frozenset(", "frozenset("),),
+        changes=(("        frozenset(names.pins(run.catalog))\n        | frozenset(", "        frozenset("),),
         test=f"{GC}::TestRetention::test_pinned_aliased_and_newest_stay",
     ),
     Mutation(
         name="a source that changed meanwhile is not committed",
-        file="verbs/save.py",
+        file="verbs/sending.py",
         changes=(("    tree.check_unchanged()\n", ""),),
         test=f"{SAVE}::test_files_added_removed_or_cut_during_the_upload_are_noticed",
     ),
     Mutation(
         name="the first claim proves that the store honours conditions",
         file="catalog.py",
-        changes=(("                    self._prove_conditional_put(claim)\n", "                    pass\n"),),
+        changes=(
+            (
+                (
+                    "            claim = self._new_claim(epoch)\n"
+                    "            if self._create(layout.writer_key(epoch), claim):\n"
+                    "                if epoch == 1:\n"
+                    "                    self._prove_conditional_put(claim)\n"
+                ),
+                "            claim = self._new_claim(epoch)\n            if self._create(layout.writer_key(epoch), claim):\n",
+            ),
+        ),
         test=f"{CATALOG}::test_a_store_that_ignores_conditions_is_refused",
+    ),
+    Mutation(
+        name="a process that was overtaken does not take the run back",
+        file="tenure.py",
+        changes=(("                catalog.check_not_fenced(self._epoch)\n", "                pass\n"),),
+        test="tests/unit/test_tenure.py::test_an_overtaken_process_does_not_take_the_run_back[6]",
+    ),
+    Mutation(
+        name="ranks commit only when all have reported",
+        file="verbs/gathering.py",
+        changes=(("if len(ranks) == us.world and", "if ranks and"),),
+        test="tests/unit/verbs/test_ranks.py::test_a_missing_rank_is_named_and_the_previous_snapshot_stays",
+    ),
+    Mutation(
+        name="ranks that have different files of one name are refused",
+        file="snapshot/report.py",
+        changes=(("if _content(first) != _content(entry):", "if False:"),),
+        test="tests/unit/snapshot/test_report.py::test_two_things_under_one_name_are_refused",
+    ),
+    Mutation(
+        name="gc spares what is being read",
+        file="verbs/gc.py",
+        changes=(("        | leased(run.store, now_s)\n", ""),),
+        test="tests/unit/verbs/test_lease.py::TestSparing::test_gc_spares_what_is_being_read_until_it_is_not",
+    ),
+    Mutation(
+        name="a manifest must be signed where readers ask for it",
+        file="snapshot/envelope.py",
+        changes=(("    check_signature(signature, required, name, version, body)\n", ""),),
+        test="tests/unit/snapshot/test_signature.py::test_unsigned_is_refused",
     ),
 )

@@ -75,7 +75,7 @@ class Retention(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.around = ExitStack()
-        self.around.enter_context(mock.patch("ckptsync.verbs.save.provenance", return_value=Provenance()))
+        self.around.enter_context(mock.patch("ckptsync.verbs.sending.provenance", return_value=Provenance()))
         self.around.enter_context(mock.patch("os.fsync"))
         self.folder = Path(self.around.enter_context(tempfile.TemporaryDirectory())).resolve()
         self.clock = FakeClock()
