@@ -38,6 +38,7 @@ _REPORT = re.compile(rf"{RANKS}([^/]+)/([0-9]{{5}})-of-([0-9]{{5}})\.json")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NONCE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NONCE_LETTERS = 8
+SNAPSHOT_ID_LETTERS = EPOCH_DIGITS + 1 + STEP_DIGITS + 1 + _NONCE_LETTERS
 
 
 @dataclass(frozen=True, slots=True, order=True)

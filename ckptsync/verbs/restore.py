@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,9 +17,11 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received, download_files
+from ckptsync.transfer.folders import make_removable, remove_tree
 from ckptsync.transfer.target import (
     Landing,
     check_space,
+    check_target,
     disk_bytes,
     disk_errors,
     landing,
@@ -58,7 +59,7 @@ class Restored:
         seconds: this call.
         committed: always True.
         target: where.
-        kept: where content that stood at the target and is in no snapshot was moved.
+        kept: where content that stood at the target was moved: it is in no snapshot, or could not be deleted.
         skipped: newer snapshots that were bad, the newest first.
         steps_lost: how much newer the newest of those was, 0 or more.
     """
@@ -101,6 +102,7 @@ def restore(
         StoreError: the bucket failed for good; what was fetched is used by the next call.
     """
     begun_s = run.clock.monotonic()
+    check_target(target)
     named, target = target, Path(os.path.realpath(target))
     skipped: list[Skipped] = []
     lost_from = 0
@@ -201,15 +203,16 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
     def expendable(old: Path, stood_at: Path) -> bool:
         return _is_committed(run, manifest, old, root if stood_at == target else str(stood_at.relative_to(target)))
 
-    with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind) as place:
+    with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind, observer=run.observer) as place:
         if holds_only(target, manifest, root) if root else _is_there(place, entries, manifest.mode):
             received.add(kept=size)
             run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
-            shutil.rmtree(place.holder, ignore_errors=True)
+            remove_tree(place.holder, ignore_errors=True)
             return received, []
         _fill(run, entries, place, received)
-        with disk_errors(place.tree):
-            place.tree.chmod(manifest.mode & 0o777)
+        if place.is_moved_whole:
+            with disk_errors(place.tree):
+                place.tree.chmod(manifest.mode & 0o777)
         return received, put_in_place(place, expendable=expendable)
 
 
@@ -242,6 +245,7 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
     files = [entry for entry in entries if isinstance(entry, FileEntry)]
     folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
     with disk_errors(place.holder):
+        make_removable(place.tree)  # a killed restore may have been at the modes already
         _drop_strangers(place.tree, entries)
         check_space(place.holder, sum(file.size for file in files) - disk_bytes(place.tree))
         for folder in sorted({str(Path(entry.path).parent) for entry in entries} | {entry.path for entry in folders}):
@@ -270,7 +274,7 @@ def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
         if str(found.relative_to(tree)) in known:
             continue
         if found.is_dir() and not found.is_symlink():
-            shutil.rmtree(found)
+            remove_tree(found)
         else:
             found.unlink()
 
