@@ -1,4 +1,4 @@
-"""Folders as the operating system sees them: whose names fit, which are ours, and how the read-only ones are moved and deleted."""
+"""Folders as the operating system sees them: their names, their size, and how read-only ones are moved and deleted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from ckptsync.errors import DiskError
 from ckptsync.snapshot.layout import parse_snapshot_id
 
 PARTIAL = ".ckptsync-partial"
@@ -74,3 +75,47 @@ def remove_tree(folder: Path, *, ignore_errors: bool = False) -> None:
     except OSError:
         if not ignore_errors:
             raise
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether a path is a folder without entries."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
+
+
+def check_space(place: Path, needed_bytes: int) -> None:
+    """Make sure that `needed_bytes` more fit on the disk of `place`.
+
+    Raises:
+        DiskError: they do not; says how many are free.
+    """
+    free = shutil.disk_usage(place).free
+    if free < needed_bytes:
+        raise DiskError(f"{place} has {free} bytes free and {needed_bytes} are needed; free some or restore elsewhere")
+
+
+def disk_bytes(folder: Path) -> int:
+    """Bytes that the files below a folder take up on the disk."""
+    return sum(
+        os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118  os.walk yields text
+        for parent, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def open_folder(folder: Path) -> int | None:
+    """Open a folder to lock it; None when another restore removed it meanwhile."""
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+
+
+def stands_at(descriptor: int, path: Path) -> bool:
+    """Whether a folder we waited for still stands where it did."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,15 @@ from typing import Literal
 from ckptsync.errors import CkptsyncError, ConfigError, DiskError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.snapshot.layout import SNAPSHOT_ID_LETTERS, parse_snapshot_id
-from ckptsync.transfer.folders import PARTIAL, fitted_name, make_movable, remove_tree
+from ckptsync.transfer.folders import (
+    PARTIAL,
+    fitted_name,
+    is_empty_folder,
+    make_movable,
+    open_folder,
+    remove_tree,
+    stands_at,
+)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -107,16 +114,16 @@ def landing(
     while True:
         with disk_errors(place.holder):
             place.holder.mkdir(parents=True, exist_ok=True)
-            descriptor = _open_folder(place.holder)
+            descriptor = open_folder(place.holder)
         if descriptor is None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not _is_same(descriptor, place.holder):
+            if not stands_at(descriptor, place.holder):
                 continue
             with disk_errors(place.holder):
                 _settle(place, expendable)
-                if not _is_same(descriptor, place.holder):
+                if not stands_at(descriptor, place.holder):
                     continue
                 _remove_others(place, _holders(folder, stem), expendable)
                 place.tree.mkdir(exist_ok=True)
@@ -213,7 +220,7 @@ def _remove_others(mine: Landing, holders: Iterable[Path], expendable: Expendabl
     for holder in holders:
         if holder == mine.holder or not holder.is_dir():
             continue
-        if (descriptor := _open_folder(holder)) is None:
+        if (descriptor := open_folder(holder)) is None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,14 +233,6 @@ def _remove_others(mine: Landing, holders: Iterable[Path], expendable: Expendabl
             os.close(descriptor)
 
 
-def _is_same(descriptor: int, path: Path) -> bool:
-    """Whether a folder we waited for still stands where it did."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _holders(folder: Path, stem: str) -> list[Path]:
     """Folders of restores to one target; its neighbours' names may begin with the same letters."""
     found = (
@@ -242,34 +241,6 @@ def _holders(folder: Path, stem: str) -> list[Path]:
         if entry.name.startswith(f"{stem}.") and entry.name.endswith(PARTIAL) and not entry.is_symlink()
     )
     return [entry for entry in found if parse_snapshot_id(entry.name[len(stem) + 1 : -len(PARTIAL)])]
-
-
-def _open_folder(folder: Path) -> int | None:
-    """Open a folder to lock it; None when another restore removed it meanwhile."""
-    try:
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-
-
-def check_space(place: Path, needed_bytes: int) -> None:
-    """Make sure that `needed_bytes` more fit on the disk of `place`.
-
-    Raises:
-        DiskError: they do not; says how many are free.
-    """
-    free = shutil.disk_usage(place).free
-    if free < needed_bytes:
-        raise DiskError(f"{place} has {free} bytes free and {needed_bytes} are needed; free some or restore elsewhere")
-
-
-def disk_bytes(folder: Path) -> int:
-    """Bytes that the files below a folder take up on the disk."""
-    return sum(
-        os.lstat(os.path.join(parent, name)).st_blocks * 512  # noqa: PTH118  os.walk yields text
-        for parent, _, names in os.walk(folder)
-        for name in names
-    )
 
 
 def put_in_place(place: Landing, *, expendable: Expendable) -> list[Path]:
@@ -325,7 +296,7 @@ def _set_mode(path: Path, mode: int) -> None:
 
 def _replace(new: Path, target: Path, holder: Path, expendable: Expendable) -> tuple[Path | None, OSError | None]:
     """Put `new` where `target` is, and dispose of what was there; returns where that was kept, or why it is still in `holder`."""
-    if not os.path.lexists(target) or (_is_empty_folder(target) and new.is_dir() and not new.is_symlink()):
+    if not os.path.lexists(target) or (is_empty_folder(target) and new.is_dir() and not new.is_symlink()):
         new.rename(target)
         return None, None
     mode = make_movable(target)
@@ -378,14 +349,6 @@ def _set_aside(place: Landing, error: OSError) -> Path | None:
     why = f"what stood at {place.target} before could not be deleted ({error.strerror or error})"
     place.observer(Event(kind=Kind.NOTICE, path=str(keep), message=f"{why}; what is left of it is in {keep}"))
     return keep
-
-
-def _is_empty_folder(path: Path) -> bool:
-    """Whether a path is a folder without entries."""
-    if path.is_symlink() or not path.is_dir():
-        return False
-    with os.scandir(path) as entries:
-        return next(entries, None) is None
 
 
 def _delete(path: Path) -> None:

@@ -17,12 +17,10 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received, download_files
-from ckptsync.transfer.folders import make_removable, remove_tree
+from ckptsync.transfer.folders import check_space, disk_bytes, make_removable, remove_tree
 from ckptsync.transfer.target import (
     Landing,
-    check_space,
     check_target,
-    disk_bytes,
     disk_errors,
     landing,
     must_stay,

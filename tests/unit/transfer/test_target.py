@@ -16,8 +16,8 @@ import pytest
 from ckptsync.errors import ConfigError, DiskError, StoreError
 from ckptsync.events import Event, Kind
 from ckptsync.transfer import target as targets
-from ckptsync.transfer.folders import is_partial
-from ckptsync.transfer.target import check_space, disk_bytes, disk_errors, landing, put_in_place
+from ckptsync.transfer.folders import check_space, disk_bytes, is_partial
+from ckptsync.transfer.target import disk_errors, landing, put_in_place
 
 NAME = "00000001-000000000007-abcdefgh"
 OTHER = "00000001-000000000006-abcdefgh"
