@@ -131,6 +131,7 @@ def latest(run: str, *, config: Config | None = None) -> Manifest | None:
         config: None resolves environment, TOML file and defaults.
 
     Raises:
+        IntegrityError: a newer ckptsync wrote it.
         StoreError: the bucket failed.
     """
     with open_run(run, config) as opened:

@@ -23,6 +23,7 @@ from ckptsync.errors import (
     NoSnapshotError,
     NotFoundError,
     UnsupportedError,
+    VersionError,
 )
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES
@@ -311,7 +312,7 @@ class Catalog:
         try:
             return decode(data, snapshot)
         except ManifestError as error:
-            raise ManifestError(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
+            raise type(error)(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
 
     def exists(self, snapshot: SnapshotId) -> bool:
         """Tell whether a snapshot is committed."""
@@ -322,18 +323,27 @@ class Catalog:
         return True
 
     def latest(self) -> Manifest | None:
-        """Return the newest snapshot whose manifest can be read; None when there is none. One listing and one get."""
-        for listed in self.listed(limit=1):
-            try:
-                return self.load(listed)
-            except (ManifestError, NotFoundError):
-                break
-        for listed in self.listed():
-            try:
-                return self.load(listed)
-            except (ManifestError, NotFoundError):
-                continue
+        """Return the newest snapshot whose manifest is not damaged; None when there is none. One listing and one get.
+
+        Raises:
+            VersionError: a newer ckptsync wrote it; an older snapshot is not what was asked for.
+        """
+        for limit in (1, None):
+            for listed in self.listed(limit=limit):
+                try:
+                    return self.load(listed)
+                except VersionError:
+                    raise
+                except (ManifestError, NotFoundError):
+                    continue
         return None
+
+    def newest_readable(self) -> Manifest | None:
+        """As `latest`, but passing over what a newer ckptsync wrote: good enough to copy unchanged parts from."""
+        try:
+            return self.latest()
+        except VersionError:
+            return next(self.history(), None)
 
     def history(self) -> Iterator[Manifest]:
         """Yield every readable manifest, the newest first; damaged ones are left out."""

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from ckptsync.errors import ManifestError
+from ckptsync.errors import ManifestError, VersionError
 from ckptsync.snapshot.digest import part_digest
 
 MAX_MANIFEST_BYTES = 1 << 30
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What every version has: it is read first, because a later one may have other members."""
+
+    format: str
+    version: int
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +28,7 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 # Here and wherever records are decoded the decoder is made with its module: msgspec works out a type when it first meets it, and
 # crashes the process when several threads do so at once (seen with 0.22).
-_decoder = msgspec.json.Decoder(_Envelope)
+_head, _decoder = msgspec.json.Decoder(_Head), msgspec.json.Decoder(_Envelope)
 
 
 def seal(name: str, version: int, body: bytes) -> bytes:
@@ -45,20 +52,23 @@ def unseal(data: bytes, name: str, version: int) -> bytes:
         version: the version of that.
 
     Raises:
+        VersionError: of a later version.
         ManifestError: damaged, of another format or version, or too large.
     """
     what = name.removeprefix("ckptsync-")
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{what} of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
     try:
+        head = _head.decode(data)
+        if (head.format, head.version) != (name, version):
+            kind = VersionError if head.format == name and head.version > version else ManifestError
+            raise kind(
+                f"{what} is of format {head.format!r} version {head.version}; "
+                f"this ckptsync reads {name!r} version {version}: install a newer ckptsync"
+            )
         envelope = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"{what} is damaged: {error}") from error
-    if envelope.format != name or envelope.version != version:
-        raise ManifestError(
-            f"{what} is of format {envelope.format!r} version {envelope.version}; "
-            f"this ckptsync reads {name!r} version {version}: install a newer ckptsync"
-        )
     body = bytes(envelope.manifest)
     if part_digest(body) != envelope.blake3:
         raise ManifestError(f"{what} is damaged: its digest does not match")

@@ -124,7 +124,7 @@ def save_rank(
 def _bring(us: Gathering, tree: SourceTree, sending: Sending, described: Description, begun_s: float) -> Report:
     """Send our files, and say what they are."""
     run = us.run
-    parent = run.catalog.latest()
+    parent = run.catalog.newest_readable()
     leftovers = _leftovers(us, tree, sending.journal)
     sending.announce(tree)
     entries = sending.send(tree, parent, leftovers)

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from ckptsync import names
 from ckptsync.catalog import Listed
-from ckptsync.errors import ConfigError, IntegrityError, ManifestError, NoSnapshotError, NotFoundError
+from ckptsync.errors import (
+    ConfigError,
+    DiskError,
+    IntegrityError,
+    ManifestError,
+    NoSnapshotError,
+    NotFoundError,
+    VersionError,
+)
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.layout import SnapshotId
@@ -27,6 +35,7 @@ from ckptsync.transfer.target import (
     put_in_place,
     sync_folder,
 )
+from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.compare import holds_only, matches
 
 _HISTORY = 50
@@ -95,6 +104,7 @@ def restore(
     Raises:
         NoSnapshotError: there is none, or not the one asked for.
         IntegrityError: every snapshot tried was bad.
+        VersionError: a newer ckptsync wrote the latest; an older one is restored only when it is asked for.
         ConfigError: the target or a pattern cannot be used.
         DiskError: the disk is full or read-only.
         StoreError: the bucket failed for good; what was fetched is used by the next call.
@@ -103,19 +113,20 @@ def restore(
     check_target(target)
     named, target = target, Path(os.path.realpath(target))
     skipped: list[Skipped] = []
-    lost_from = 0
+    told = lost_from = 0
     for snapshot_id, listed in _candidates(run, snapshot):
+        for bad in skipped[told:]:
+            run.observer(_fell_back(bad))
+        told = len(skipped)
         try:
             if (manifest := _loaded(run, snapshot_id, listed)) is None:
                 continue
             received, kept = _restore_one(run, manifest, target, include)
         except IntegrityError as error:
-            if not fallback or listed is None:
+            if not fallback or listed is None or isinstance(error, VersionError):
                 raise
             skipped.append(Skipped(snapshot=str(snapshot_id), reason=str(error)))
             lost_from = max(lost_from, snapshot_id.step)
-            message = f"snapshot {snapshot_id} is bad, the next older one is taken: {error}"
-            run.observer(Event(kind=Kind.FELL_BACK, path=str(snapshot_id), message=message))
             continue
         chosen = _selected(manifest, include)
         files = [entry for entry in chosen if isinstance(entry, FileEntry)]
@@ -134,9 +145,17 @@ def restore(
             skipped=tuple(skipped),
             steps_lost=max(0, lost_from - manifest.id.step),
         )
-    if skipped:
-        raise IntegrityError(f"none of {len(skipped)} snapshots in {run.url} is good; the newest: {skipped[0].reason}")
-    raise NoSnapshotError(f"there is no snapshot in {run.url}")
+    if not skipped:
+        raise NoSnapshotError(f"there is no snapshot in {run.url}")
+    if len(skipped) == 1:
+        raise IntegrityError(f"the only snapshot in {run.url} is bad: {skipped[0].reason}")
+    raise IntegrityError(f"none of {len(skipped)} snapshots in {run.url} is good; the newest: {skipped[0].reason}")
+
+
+def _fell_back(bad: Skipped) -> Event:
+    """Say that an older snapshot is tried instead."""
+    message = f"snapshot {bad.snapshot} is bad, the next older one is taken: {bad.reason}"
+    return Event(kind=Kind.FELL_BACK, path=bad.snapshot, message=message)
 
 
 def _candidates(run: Run, snapshot: str) -> Iterator[tuple[SnapshotId, Listed | None]]:
@@ -245,7 +264,7 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
     with disk_errors(place.holder):
         make_removable(place.tree)  # a killed restore may have been at the modes already
         _drop_strangers(place.tree, entries)
-        check_space(place.holder, sum(file.size for file in files) - disk_bytes(place.tree))
+        _check_space(run, files, place)
         for folder in sorted({str(Path(entry.path).parent) for entry in entries} | {entry.path for entry in folders}):
             (place.tree / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
             (place.tree / folder).chmod(0o700)
@@ -261,6 +280,45 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
             sync_folder(place.tree / path)
             (place.tree / path).chmod(modes.get(path, 0o755) & 0o777)
         sync_folder(place.tree)
+
+
+def _check_space(run: Run, files: Sequence[FileEntry], place: Landing) -> None:
+    """Make sure that the snapshot fits on the disk, and into memory where its parts are larger than ours.
+
+    What a manifest says is believed only as far as the bucket bears it out: a size that the object has not is damage, and no
+    reason to ask for a larger disk.
+
+    Raises:
+        IntegrityError: an object is missing, or of another size.
+        DiskError: there is too little space.
+    """
+    try:
+        check_space(place.holder, sum(file.size for file in files) - disk_bytes(place.tree))
+    except DiskError:
+        _check_sizes(run, files)
+        raise
+    ours = run.config.transfer.part_bytes
+    _check_sizes(run, [file for file in files if min(file.size, file.part_bytes) > ours])
+
+
+def _check_sizes(run: Run, files: Sequence[FileEntry]) -> None:
+    """Ask the bucket for the size of each file; one request each.
+
+    Raises:
+        IntegrityError: an object is missing, or of another size.
+    """
+
+    def check(file: FileEntry) -> None:
+        try:
+            found = run.store.stat(file.key)
+        except NotFoundError as error:
+            raise IntegrityError(f"{file.path} is missing from the bucket (key {file.key!r})") from error
+        if found.size != file.size:
+            raise IntegrityError(
+                f"{file.path} has {found.size} bytes in the bucket instead of {file.size} (key {file.key!r})"
+            )
+
+    map_tasks(check, files, run.config.transfer.workers)
 
 
 def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
