@@ -160,11 +160,11 @@ def _read(run: Run, listed: Listed) -> tuple[Candidate, Names] | None:
 
 
 def _now_s(run: Run, survey: _Survey, *, dry_run: bool) -> float:
-    """The store's own time: that of an object put now. A dry run, which puts nothing, takes this machine's.
+    """The store's own time: that of an object put now. A dry run, and one where nothing is ours, put nothing and take this machine's.
 
     The object is the condemnation of an attempt that never was, so that the next call deletes one a kill left behind.
     """
-    if dry_run:
+    if dry_run or not (survey.folders or survey.committed or survey.epoch):
         return max([run.clock.now(), *(folder.modified_s for folder in survey.folders.values())])
     key = layout.condemned_key(layout.new_snapshot_id(max(1, survey.epoch), 0))
     try:
