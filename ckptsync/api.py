@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from os import PathLike
 from pathlib import Path
 
 from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
-from ckptsync.run import open_run
+from ckptsync.run import Run, open_run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import Tenure
 from ckptsync.verbs.ranks import Rank, save_rank
@@ -58,7 +61,8 @@ def save(
         FencedError: a newer writer owns the run; nothing was committed.
         StoreError: the bucket failed for good; nothing was committed, and the next call continues.
     """
-    with open_run(run, config, observer=observer) as opened:
+    step = _whole(step, "step")
+    with _opened(run, config, observer) as opened:
         if rank is not None:
             return save_rank(
                 opened,
@@ -112,15 +116,42 @@ def restore(
         DiskError: the disk is full or read-only.
         StoreError: the bucket failed for good; the next call continues.
     """
-    with open_run(run, config, observer=observer) as opened:
-        return restore_from(opened, _named(path), snapshot=str(snapshot), include=include, fallback=fallback)
+    if not isinstance(snapshot, str):
+        snapshot = str(_whole(snapshot, "snapshot"))
+    with _opened(run, config, observer) as opened:
+        return restore_from(opened, _named(path), snapshot=snapshot, include=include, fallback=fallback)
 
 
 def _named(path: str | Path) -> Path:
     """Take a path; an empty one is a variable that was never set, not the current directory."""
     if path == "":
         raise ConfigError("the path is empty; name a file or directory ('.' is the current one)")
+    if not isinstance(path, str | PathLike):
+        raise ConfigError(f"the path is {path!r}; name a file or directory")
+    if "\0" in str(path):
+        raise ConfigError(f"the path {str(path)!r} has a NUL byte in it")
     return Path(path)
+
+
+@contextmanager
+def _opened(run: str, config: Config | None, observer: Observer = log_observer) -> Iterator[Run]:
+    """Open a run; None is a variable that was never set, not a directory of that name."""
+    if not isinstance(run, str | PathLike):
+        raise ConfigError(f"the run is {run!r}; name it like s3://bucket/run")
+    with open_run(run, config, observer=observer) as opened:
+        yield opened
+
+
+def _whole(number: object, what: str) -> int:
+    """Take any whole number, of numpy too; True is none.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(number, bool):
+        with suppress(TypeError):
+            return operator.index(number)  # type: ignore[arg-type]
+    raise ConfigError(f"{what} {number!r} is not a whole number")
 
 
 def latest(run: str, *, config: Config | None = None) -> Manifest | None:
@@ -131,9 +162,10 @@ def latest(run: str, *, config: Config | None = None) -> Manifest | None:
         config: None resolves environment, TOML file and defaults.
 
     Raises:
+        IntegrityError: a newer ckptsync wrote it.
         StoreError: the bucket failed.
     """
-    with open_run(run, config) as opened:
+    with _opened(run, config) as opened:
         return opened.catalog.latest()
 
 
@@ -147,5 +179,5 @@ def history(run: str, *, config: Config | None = None) -> list[Manifest]:
     Raises:
         StoreError: the bucket failed.
     """
-    with open_run(run, config) as opened:
+    with _opened(run, config) as opened:
         return list(opened.catalog.history())

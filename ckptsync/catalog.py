@@ -28,6 +28,7 @@ from ckptsync.errors import (
     NoSnapshotError,
     NotFoundError,
     UnsupportedError,
+    VersionError,
 )
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES, UNREADABLE
@@ -367,7 +368,7 @@ class Catalog:
         try:
             return decode(read(), snapshot, required=self.keys.required)
         except ManifestError as error:
-            raise ManifestError(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
+            raise type(error)(f"snapshot {snapshot} in {self.store.url} cannot be used: {error}") from error
 
     def exists(self, snapshot: SnapshotId) -> bool:
         """Tell whether a snapshot is committed."""
@@ -391,9 +392,12 @@ class Catalog:
         return True
 
     def newest(self) -> tuple[Listed, Manifest] | None:
-        """Return the newest snapshot that can be read and is not quarantined; None when there is none.
+        """Return the newest snapshot that is not damaged and not quarantined; None when there is none.
 
         Two listings and one get, in a run whose newest snapshot is good.
+
+        Raises:
+            VersionError: a newer ckptsync wrote it; an older snapshot is not what was asked for.
         """
         quarantined: frozenset[SnapshotId] | None = None
         for limit in (1, None):
@@ -404,14 +408,27 @@ class Catalog:
                     continue
                 try:
                     return listed, self.load(listed)
+                except VersionError:
+                    raise
                 except (ManifestError, NotFoundError):
                     continue
         return None
 
     def latest(self) -> Manifest | None:
-        """Return the manifest of `newest`; None when there is none."""
+        """Return the manifest of `newest`; None when there is none.
+
+        Raises:
+            VersionError: a newer ckptsync wrote it.
+        """
         found = self.newest()
         return found[1] if found else None
+
+    def newest_readable(self) -> Manifest | None:
+        """As `latest`, but passing over what a newer ckptsync wrote: good enough to copy unchanged parts from."""
+        try:
+            return self.latest()
+        except VersionError:
+            return next(self.history(), None)
 
     def history(self) -> Iterator[Manifest]:
         """Yield every readable manifest, the newest first; damaged ones are left out."""

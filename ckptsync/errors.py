@@ -11,6 +11,7 @@
     │   └── UnsupportedError               the service cannot do what was asked
     ├── IntegrityError            exit 4   bytes are not what was committed
     │   └── ManifestError                  a commit record cannot be read
+    │       └── VersionError               it was written by a newer ckptsync: nothing is damaged
     ├── FencedError               exit 5   a newer writer owns the run
     ├── NoSnapshotError           exit 6   there is nothing to restore: start from zero
     ├── IncompleteError           exit 7   files or ranks are missing; nothing was committed
@@ -169,7 +170,11 @@ class IntegrityError(CkptsyncError):
 
 
 class ManifestError(IntegrityError):
-    """A commit record is damaged, of an unknown format version, or names unsafe paths."""
+    """A commit record is damaged, of an unknown format, or names unsafe paths."""
+
+
+class VersionError(ManifestError):
+    """A record is of a later format version than this ckptsync reads; nothing is damaged, and nothing older stands in for it."""
 
 
 class FencedError(CkptsyncError):

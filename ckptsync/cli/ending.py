@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,7 +10,7 @@ from types import FrameType
 import click
 
 from ckptsync.cli.options import Options
-from ckptsync.cli.output import one_line
+from ckptsync.cli.output import one_line, say
 from ckptsync.errors import CkptsyncError, DiskError
 from ckptsync.redaction import redacted
 
@@ -63,10 +62,9 @@ def sentences(ctx: click.Context | None = None) -> Iterator[None]:
         if options and options.verbosity >= _TRACEBACK and not isinstance(error, click.ClickException):
             import traceback
 
-            sys.stderr.write(redacted("".join(traceback.format_exception(error))))
+            say(redacted("".join(traceback.format_exception(error))))
         text, code = _verdict(error, ctx.invoked_subcommand if ctx else None)
-        sys.stderr.write(f"ckptsync: {one_line(redacted(text))}\n")
-        sys.stderr.flush()
+        say(f"ckptsync: {one_line(redacted(text))}\n")
         raise click.exceptions.Exit(code) from error
 
 

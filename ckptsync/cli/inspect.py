@@ -216,6 +216,10 @@ def _state(found: Status) -> list[str]:
     )
     lines = list(facts({"run": found.url, "newest": newest, "writer": writer}))
     lines += [
+        f"unreadable  step {bad.step} ({bad.snapshot}), {duration(bad.age_s)} ago: {bad.problem}"
+        for bad in found.unreadable
+    ]
+    lines += [
         f"pending  step {pending.step} ({pending.snapshot}), {size(pending.bytes)}, begun {duration(pending.age_s)} ago"
         + (f"; waits for {', '.join(pending.missing)} of {pending.world}" if pending.missing else "")
         for pending in found.pending
@@ -279,10 +283,9 @@ def verify(options: Options, run: str, snap: str, *, percent: float, seed: bytes
     if found.bad:
         named = ", ".join(_named(bad) for bad in found.bad[:_BAD_NAMED])
         more = f" and {len(found.bad) - _BAD_NAMED} more" if len(found.bad) > _BAD_NAMED else ""
-        aside = "it is quarantined and " if found.quarantined else ""
-        raise IntegrityError(
-            f"snapshot {found.snapshot} in {run} is damaged: {named}{more}; {aside}restore takes the next older one"
-        )
+        aside = "; it is quarantined" if found.quarantined else ""
+        advice = "; a restore of the latest falls back to an older one, if there is one" if snap == "latest" else ""
+        raise IntegrityError(f"snapshot {found.snapshot} in {run} is damaged: {named}{more}{aside}{advice}")
 
 
 def _checked(found: Verified) -> list[str]:

@@ -40,6 +40,7 @@ _VERBS = {
         "completion": ("completion", "Print the completion script for a shell: bash, zsh or fish."),
     },
 }
+_LAST_STREAM = 2
 _PLACES = {name: place for section in _VERBS.values() for name, place in section.items()}
 
 
@@ -116,8 +117,16 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(Options)
 
 
+def _fill_gaps() -> None:
+    """Open what the caller closed of stdin, stdout and stderr: else the next file that is opened would be taken for one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STREAM:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def main() -> None:
     """Run the command line and exit."""
+    _fill_gaps()
     stop_on_signals()
     try:
         cli.main(prog_name="ckptsync")
@@ -125,6 +134,6 @@ def main() -> None:
         if end.code not in INTERRUPTED:
             raise
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or full
                 stream.flush()
         os._exit(end.code)  # an orderly exit would wait for threads whose requests may last for minutes

@@ -52,9 +52,21 @@ class Options:
         return -1 if self.quiet else self.verbose
 
     def done(self, result: object, *lines: str) -> None:
-        """Print the result of work that went well: JSON, or lines unless quiet."""
-        if self.as_json or not self.quiet:
-            self.answer(result, *lines)
+        """Print the result of work that went well: JSON, or lines unless quiet.
+
+        Raises:
+            DiskError: it cannot be printed; says that the work is done all the same.
+        """
+        from ckptsync.errors import DiskError
+
+        try:
+            if self.as_json or not self.quiet:
+                self.answer(result, *lines)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            done = lines[0] if lines else "it went well"
+            raise DiskError(f"printing the result failed ({error.strerror}), but the work is done: {done}") from error
 
     def answer(self, result: object, *lines: str) -> None:
         """Print what was asked for: JSON, or lines."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import click
 
@@ -18,6 +20,14 @@ def print_json(value: object) -> None:
     import msgspec
 
     click.echo(json.dumps(msgspec.to_builtins(value, enc_hook=str), separators=(", ", ": ")))
+
+
+def say(text: str) -> None:
+    """Write to stderr; where that is closed or full, nobody reads it, and work goes on."""
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def printable(text: str) -> str:

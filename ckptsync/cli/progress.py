@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ckptsync.cli.meter import BEGINS, Meter
-from ckptsync.cli.output import one_line
+from ckptsync.cli.output import one_line, say
 from ckptsync.events import Event, Observer, fan_out, log_observer
 
 _log = logging.getLogger("ckptsync")
@@ -31,7 +31,7 @@ def reporting(verbosity: int, doing: str) -> Iterator[Observer]:
         if verbosity < 0 or not doing:
             yield log_observer
             return
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if is_terminal() and os.environ.get("TERM") != "dumb":
             from ckptsync.cli.bar import bar
 
             with bar(Meter(), doing) as observer:
@@ -42,14 +42,14 @@ def reporting(verbosity: int, doing: str) -> Iterator[Observer]:
 
 
 @contextmanager
-def lines(meter: Meter, say: Callable[[str], None], *, every_s: float = LINE_EVERY_S) -> Iterator[Observer]:
+def lines(meter: Meter, tell_line: Callable[[str], None], *, every_s: float = LINE_EVERY_S) -> Iterator[Observer]:
     """Say how far it is every `every_s` seconds from the first event on, also while nothing moves."""
     begun, ended = threading.Event(), threading.Event()
 
     def tick() -> None:
         begun.wait()
         while not ended.wait(every_s):
-            say(meter.line())
+            tell_line(meter.line())
 
     def tell(event: Event) -> None:
         meter.tell(event)
@@ -66,11 +66,15 @@ def lines(meter: Meter, say: Callable[[str], None], *, every_s: float = LINE_EVE
         ticker.join()
 
 
+def is_terminal() -> bool:
+    """Whether somebody watches stderr, which may be closed."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
 def write(line: str) -> None:
-    """Write a line of news to stderr, with the time where it may end up in a file."""
-    stamp = "" if sys.stderr.isatty() else time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime())
-    sys.stderr.write(f"{stamp}ckptsync: {one_line(line)}\n")
-    sys.stderr.flush()
+    """Write a line of news to stderr, with the time where it may end up in a file. Where that is closed or full, nobody reads it."""
+    stamp = "" if is_terminal() else time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime())
+    say(f"{stamp}ckptsync: {one_line(line)}\n")
 
 
 class _StderrHandler(logging.Handler):
@@ -78,10 +82,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        try:
-            write(record.getMessage())
-        except (OSError, ValueError):
-            self.handleError(record)
+        write(record.getMessage())
 
 
 @contextmanager

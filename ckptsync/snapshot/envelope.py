@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ckptsync.errors import ManifestError
+from ckptsync.errors import ManifestError, VersionError
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.signature import PublicKey, Signer, check_signature, signed
 
@@ -12,6 +12,13 @@ MAX_MANIFEST_BYTES = 512 << 20
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
+
+
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What every version has: it is read first, because a later one may have other members."""
+
+    format: str
+    version: int
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +33,7 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 # Here and wherever records are decoded the decoder is made with its module: msgspec works out a type when it first meets it, and
 # crashes the process when several threads do so at once (seen with 0.22).
-_decoder = msgspec.json.Decoder(_Envelope)
+_head, _decoder = msgspec.json.Decoder(_Head), msgspec.json.Decoder(_Envelope)
 
 
 def seal(name: str, version: int, body: bytes, signer: Signer | None = None) -> bytes:
@@ -58,20 +65,23 @@ def unseal(data: bytes, name: str, version: int, required: tuple[PublicKey, ...]
         required: keys of which one must have signed it; none means that a signature is not looked at.
 
     Raises:
+        VersionError: of a later version.
         ManifestError: damaged, of another format or version, not signed as required, or too large.
     """
     what = name.removeprefix("ckptsync-")
     if len(data) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{what} of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
     try:
+        head = _head.decode(data)
+        if (head.format, head.version) != (name, version):
+            kind = VersionError if head.format == name and head.version > version else ManifestError
+            raise kind(
+                f"{what} is of format {head.format!r} version {head.version}; "
+                f"this ckptsync reads {name!r} version {version}: install a newer ckptsync"
+            )
         envelope = _decoder.decode(data)
     except UNREADABLE as error:
         raise ManifestError(f"{what} is damaged: {error}") from error
-    if envelope.format != name or envelope.version != version:
-        raise ManifestError(
-            f"{what} is of format {envelope.format!r} version {envelope.version}; "
-            f"this ckptsync reads {name!r} version {version}: install a newer ckptsync"
-        )
     body = bytes(envelope.manifest)
     if part_digest(body) != envelope.blake3:
         raise ManifestError(f"{what} is damaged: its digest does not match")

@@ -17,6 +17,7 @@ EPOCH_DIGITS, STEP_DIGITS, VERSION_DIGITS, RANK_DIGITS = 8, 12, 8, 5
 MAX_EPOCH, MAX_STEP, MAX_VERSION = int("9" * EPOCH_DIGITS), int("9" * STEP_DIGITS), int("9" * VERSION_DIGITS)
 MAX_WORLD = int("9" * RANK_DIGITS)
 MAX_LAUNCH_LETTERS = 200
+MAX_ALIAS_LETTERS = 100
 MAX_KEY_BYTES = 900  # S3 and GCS take 1024; what is left is for the run URL's own prefix
 MAX_SEGMENT_BYTES = 255  # what the usual file systems take
 
@@ -40,9 +41,10 @@ _JOURNAL = re.compile(rf"{JOURNALS}([^/]+)/(?:journal(?:-[0-9]{{5}})?\.json|adop
 _REPORT = re.compile(rf"{RANKS}([^/]+)/([0-9]{{5}})-of-([0-9]{{5}})\.json")
 _LEASE = re.compile(rf"{LEASES}([^/]+)/[a-z0-9]{{8}}")
 _QUARANTINED = re.compile(rf"{QUARANTINE}(.+)\.json")
-_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_ALIAS = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ALIAS_LETTERS - 1}}}")
 _NONCE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NONCE_LETTERS = 8
+SNAPSHOT_ID_LETTERS = EPOCH_DIGITS + 1 + STEP_DIGITS + 1 + _NONCE_LETTERS
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -263,14 +265,21 @@ def alias_prefix(name: str) -> str:
     """
     if not _is_alias(name):
         raise ConfigError(
-            f"{name!r} cannot be an alias: use letters, digits, '.', '_' and '-', neither a number nor `latest`"
+            f"{name!r} cannot be an alias: use 1 to {MAX_ALIAS_LETTERS} letters, digits, '.', '_' and '-', neither a number "
+            "nor `latest`"
         )
     return f"{ALIASES}{name}/"
 
 
-def _is_alias(name: str) -> bool:
+def _is_alias(name: object) -> bool:
     """Whether a word can stand for a snapshot and for nothing else."""
-    return bool(_ALIAS.fullmatch(name)) and name != "latest" and not name.isdigit() and not parse_snapshot_id(name)
+    return (
+        isinstance(name, str)
+        and bool(_ALIAS.fullmatch(name))
+        and name != "latest"
+        and not name.isdigit()
+        and not parse_snapshot_id(name)
+    )
 
 
 def alias_key(name: str, version: int) -> str:

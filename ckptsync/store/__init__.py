@@ -19,6 +19,8 @@ _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", re.IGNOREC
 SPARE_REQUESTS = 2
 """Requests that may be under way beside those of the workers."""
 _MANGLED = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/(?P<rest>[^/].*)", re.IGNORECASE | re.DOTALL)
+_SHORT = re.compile(r"(?P<scheme>s3|gs):", re.IGNORECASE)
+"""A cloud's URL without its slashes would be a strange name for a directory."""
 
 
 def open_store(
@@ -110,6 +112,8 @@ def _open_directory(path: str) -> Store:
         raise ConfigError(
             f"{path!r} looks like a URL that went through pathlib; pass it as text: {mangled['scheme']}://{mangled['rest']}"
         )
+    if short := _SHORT.match(path):
+        raise ConfigError(f"{path!r} looks like a URL; write it like {short['scheme']}://bucket/run, or ./{path}")
     if not path:
         raise ConfigError("the run URL is empty")
     return LocalStore(Path(path))
@@ -126,6 +130,11 @@ def _file_path(url: str) -> str:
 def _bucket_and_prefix(url: str, rest: str) -> tuple[str, str]:
     """Split the part of a URL behind the scheme. The prefix is taken to the letter, less slashes at its ends."""
     bucket, _, prefix = rest.partition("/")
-    if not bucket or "@" in bucket:
-        raise ConfigError(f"{url.partition('://')[0]} URL names no bucket; write it like s3://bucket/run")
+    scheme = url.partition("://")[0].lower()
+    if "@" in bucket:
+        raise ConfigError(
+            f"a URL like {scheme}://bucket/run holds no user and no password; leave them to the service's own configuration"
+        )
+    if not bucket:
+        raise ConfigError(f"{scheme} URL names no bucket; write it like {scheme}://bucket/run")
     return bucket, prefix.strip("/")

@@ -6,6 +6,7 @@ process with SIGBUS, and the bytes that were hashed must be the bytes that are s
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Literal
 from ckptsync.errors import ConfigError, DiskError, ManifestError, SourceChangedError
 from ckptsync.snapshot.layout import check_path
 from ckptsync.snapshot.manifest import DirectoryEntry, LinkEntry, link_stays_inside
+from ckptsync.transfer.folders import is_partial
 
 _TICK_NS = 100_000_000
 """Kernels stamp files with a clock of up to 10 ms; a change within that of the first look could go unseen."""
@@ -164,7 +166,7 @@ class SourceTree:
 
 
 def scan(root: Path, *, now_ns: int) -> SourceTree:
-    """Look at everything below `root` once.
+    """Look at everything below `root` once, but for folders in which a restore is prepared.
 
     Args:
         root: a directory or a regular file; a link to one is followed.
@@ -181,6 +183,8 @@ def scan(root: Path, *, now_ns: int) -> SourceTree:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"there is nothing to save at {root}") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ConfigError(f"there is nothing to save at {root}: {error.strerror}") from error
         raise DiskError(f"cannot read {root}: {error.strerror}") from error
     if stat.S_ISREG(found.st_mode):
         name = _checked(root.name or root.resolve().name, root)
@@ -205,7 +209,7 @@ def scan(root: Path, *, now_ns: int) -> SourceTree:
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every entry below a folder with its relative path; links are not followed."""
+    """Every entry below a folder with its relative path; links are not followed, what restores prepare is left out."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
@@ -214,9 +218,11 @@ def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
     except OSError as error:
         raise DiskError(f"cannot read {folder}: {error.strerror}") from error
     for entry in found:
-        path = f"{prefix}{entry.name}"
+        path, is_folder = f"{prefix}{entry.name}", entry.is_dir(follow_symlinks=False)
+        if is_folder and is_partial(entry.name):
+            continue
         yield path, entry
-        if entry.is_dir(follow_symlinks=False):
+        if is_folder:
             yield from _walk(Path(entry.path), f"{path}/")
 
 

@@ -91,7 +91,7 @@ def adopt(
     _check_at_rest(run, found, place)
     claim = run.catalog.claim()
     snapshot = layout.new_snapshot_id(claim.epoch, step)
-    parent = run.catalog.latest()
+    parent = run.catalog.newest_readable()
     created = timestamp(run.clock)
     manifest = Manifest(
         snapshot=str(snapshot),

@@ -177,8 +177,8 @@ def _read(run: Run, listed: Listed, *, quarantined: bool) -> tuple[Candidate, Na
 
 
 def _now_s(run: Run, survey: _Survey, *, dry_run: bool) -> float:
-    """The store's own time. A dry run, which puts nothing, takes this machine's."""
-    if dry_run:
+    """The store's own time. A dry run, and one where nothing is ours, put nothing and take this machine's."""
+    if dry_run or not (survey.folders or survey.committed or survey.epoch):
         return max([run.clock.now(), *(folder.modified_s for folder in survey.folders.values())])
     return store_time_s(run, survey.epoch)
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ckptsync import names
 from ckptsync.catalog import Listed
-from ckptsync.errors import ManifestError, NotFoundError
+from ckptsync.errors import ManifestError, NotFoundError, VersionError
 from ckptsync.run import Run
 from ckptsync.snapshot import diff
 from ckptsync.snapshot.diff import Diff
@@ -34,11 +34,11 @@ class Row:
         bytes: of all files; planned ones when it is incomplete, 0 when unknown.
         files: regular files, likewise.
         metrics: None stands for values that are no numbers.
-        state: `quarantined` when it was found bad or its manifest cannot be read, `incomplete` when it has none and none
-            continues it.
+        state: `quarantined` when it was found bad or its manifest is damaged, `newer-format` when only a newer ckptsync reads it,
+            `incomplete` when it has none and none continues it.
         pinned: retention spares it.
         aliases: names that stand for it, sorted.
-        problem: why it is quarantined, or why nothing is known of it; empty when all is well.
+        problem: why nothing is known of it; empty when all is well.
     """
 
     snapshot: str
@@ -48,7 +48,7 @@ class Row:
     bytes: int = 0
     files: int = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
-    state: Literal["committed", "incomplete", "quarantined"]
+    state: Literal["committed", "incomplete", "newer-format", "quarantined"]
     pinned: bool = False
     aliases: tuple[str, ...] = ()
     problem: str = ""
@@ -163,7 +163,7 @@ def _row(run: Run, found: _Found, *, pinned: bool, aliases: tuple[str, ...]) -> 
             step=found.id.step,
             epoch=found.id.epoch,
             created=_when(found),
-            state="quarantined" if found.listed else "incomplete",
+            state=_state(error) if found.listed else "incomplete",
             pinned=pinned,
             aliases=aliases,
             problem=str(error),
@@ -179,6 +179,11 @@ def _row(run: Run, found: _Found, *, pinned: bool, aliases: tuple[str, ...]) -> 
         pinned=pinned,
         aliases=aliases,
     )
+
+
+def _state(error: ManifestError) -> Literal["newer-format", "quarantined"]:
+    """The word for a snapshot that cannot be read."""
+    return "newer-format" if isinstance(error, VersionError) else "quarantined"
 
 
 def _when(found: _Found) -> str:

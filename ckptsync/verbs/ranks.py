@@ -136,7 +136,7 @@ def _save(run: Run, source: Path, rank: Rank, *, step: int, alias: str | None, d
 def _bring(us: Gathering, tree: SourceTree, sending: Sending, described: Description, begun_s: float) -> Report:
     """Send our files, and say what they are."""
     run = us.run
-    parent = run.catalog.latest()
+    parent = run.catalog.newest_readable()
     leftovers = _leftovers(us, tree, sending.journal)
     sending.announce(tree)
     entries = sending.send(tree, parent, leftovers)

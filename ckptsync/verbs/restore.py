@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,24 +12,32 @@ from typing import NoReturn
 
 from ckptsync import names
 from ckptsync.catalog import Listed
-from ckptsync.errors import ConfigError, IntegrityError, ManifestError, NoSnapshotError, NotFoundError
+from ckptsync.errors import (
+    ConfigError,
+    DiskError,
+    IntegrityError,
+    ManifestError,
+    NoSnapshotError,
+    NotFoundError,
+    VersionError,
+)
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received, download_files
+from ckptsync.transfer.folders import check_distinct, check_space, disk_bytes, make_removable, remove_tree
 from ckptsync.transfer.target import (
     Landing,
-    check_distinct,
-    check_space,
-    disk_bytes,
+    check_target,
     disk_errors,
     landing,
     must_stay,
     put_in_place,
     sync_folder,
 )
+from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.compare import holds_only, matches
 from ckptsync.verbs.lease import Leases
 from ckptsync.verbs.quarantine import reason_of
@@ -63,7 +70,7 @@ class Restored:
         seconds: this call.
         committed: always True.
         target: where.
-        kept: where content that stood at the target and is in no snapshot was moved.
+        kept: where content that stood at the target was moved: it is in no snapshot, or could not be deleted.
         skipped: newer snapshots that were bad or quarantined, the newest first.
         steps_lost: how much newer the newest of those was, 0 or more.
     """
@@ -103,16 +110,21 @@ def restore(
     Raises:
         NoSnapshotError: there is none, or not the one asked for.
         IntegrityError: every snapshot tried was bad.
+        VersionError: a newer ckptsync wrote the latest; an older one is restored only when it is asked for.
         ConfigError: the target or a pattern cannot be used.
         DiskError: the disk is full or read-only.
         StoreError: the bucket failed for good; what was fetched is used by the next call.
     """
     begun_s = run.clock.monotonic()
+    check_target(target)
     named, target = target, Path(os.path.realpath(target))
     skipped: list[Skipped] = []
-    lost_from = 0
     leases = Leases(run)
+    told = lost_from = 0
     for snapshot_id, listed, quarantined in _candidates(run, snapshot):
+        for bad in skipped[told:]:
+            run.observer(_fell_back(bad))
+        told = len(skipped)
         try:
             if quarantined:
                 _pass_over(run, snapshot_id)
@@ -121,12 +133,10 @@ def restore(
                     continue
                 received, kept = _restore_one(reading, manifest, target, include)
         except IntegrityError as error:
-            if not fallback or listed is None:
+            if not fallback or listed is None or isinstance(error, VersionError):
                 raise
             skipped.append(Skipped(snapshot=str(snapshot_id), reason=str(error)))
             lost_from = max(lost_from, snapshot_id.step)
-            message = f"snapshot {snapshot_id} is bad, the next older one is taken: {error}"
-            run.observer(Event(kind=Kind.FELL_BACK, path=str(snapshot_id), message=message))
             continue
         chosen = _selected(manifest, include)
         files = [entry for entry in chosen if isinstance(entry, FileEntry)]
@@ -145,9 +155,17 @@ def restore(
             skipped=tuple(skipped),
             steps_lost=max(0, lost_from - manifest.id.step),
         )
-    if skipped:
-        raise IntegrityError(f"none of {len(skipped)} snapshots in {run.url} is good; the newest: {skipped[0].reason}")
-    raise NoSnapshotError(f"there is no snapshot in {run.url}")
+    if not skipped:
+        raise NoSnapshotError(f"there is no snapshot in {run.url}")
+    if len(skipped) == 1:
+        raise IntegrityError(f"the only snapshot in {run.url} is bad: {skipped[0].reason}")
+    raise IntegrityError(f"none of {len(skipped)} snapshots in {run.url} is good; the newest: {skipped[0].reason}")
+
+
+def _fell_back(bad: Skipped) -> Event:
+    """Say that an older snapshot is tried instead."""
+    message = f"snapshot {bad.snapshot} is bad, the next older one is taken: {bad.reason}"
+    return Event(kind=Kind.FELL_BACK, path=bad.snapshot, message=message)
 
 
 def _candidates(run: Run, snapshot: str) -> Iterator[tuple[SnapshotId, Listed | None, bool]]:
@@ -227,15 +245,16 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
     def expendable(old: Path, stood_at: Path) -> bool:
         return _is_committed(run, manifest, old, root if stood_at == target else str(stood_at.relative_to(target)))
 
-    with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind) as place:
+    with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind, observer=run.observer) as place:
         if holds_only(target, manifest, root) if root else _is_there(place, entries, manifest.mode):
             received.add(kept=size)
             run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
-            shutil.rmtree(place.holder, ignore_errors=True)
+            remove_tree(place.holder, ignore_errors=True)
             return received, []
         _fill(run, entries, place, received)
-        with disk_errors(place.tree):
-            place.tree.chmod(manifest.mode & 0o777)
+        if place.is_moved_whole:
+            with disk_errors(place.tree):
+                place.tree.chmod(manifest.mode & 0o777)
         return received, put_in_place(place, expendable=expendable)
 
 
@@ -268,9 +287,10 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
     files = [entry for entry in entries if isinstance(entry, FileEntry)]
     folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
     with disk_errors(place.holder):
+        make_removable(place.tree)  # a killed restore may have been at the modes already
         _drop_strangers(place.tree, entries)
         check_distinct(place.holder, [entry.path for entry in entries])
-        check_space(place.holder, sum(file.size for file in files) - disk_bytes(place.tree))
+        _check_space(run, files, place)
         for folder in sorted({str(Path(entry.path).parent) for entry in entries} | {entry.path for entry in folders}):
             (place.tree / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
             (place.tree / folder).chmod(0o700)
@@ -288,6 +308,45 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
         sync_folder(place.tree)
 
 
+def _check_space(run: Run, files: Sequence[FileEntry], place: Landing) -> None:
+    """Make sure that the snapshot fits on the disk, and into memory where its parts are larger than ours.
+
+    What a manifest says is believed only as far as the bucket bears it out: a size that the object has not is damage, and no
+    reason to ask for a larger disk.
+
+    Raises:
+        IntegrityError: an object is missing, or of another size.
+        DiskError: there is too little space.
+    """
+    try:
+        check_space(place.holder, sum(file.size for file in files) - disk_bytes(place.tree))
+    except DiskError:
+        _check_sizes(run, files)
+        raise
+    ours = run.config.transfer.part_bytes
+    _check_sizes(run, [file for file in files if min(file.size, file.part_bytes) > ours])
+
+
+def _check_sizes(run: Run, files: Sequence[FileEntry]) -> None:
+    """Ask the bucket for the size of each file; one request each.
+
+    Raises:
+        IntegrityError: an object is missing, or of another size.
+    """
+
+    def check(file: FileEntry) -> None:
+        try:
+            found = run.store.stat(file.key)
+        except NotFoundError as error:
+            raise IntegrityError(f"{file.path} is missing from the bucket (key {file.key!r})") from error
+        if found.size != file.size:
+            raise IntegrityError(
+                f"{file.path} has {found.size} bytes in the bucket instead of {file.size} (key {file.key!r})"
+            )
+
+    map_tasks(check, files, run.config.transfer.workers)
+
+
 def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
     """Remove what an earlier restore with other patterns left."""
     known = {entry.path for entry in entries} | {
@@ -297,7 +356,7 @@ def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
         if str(found.relative_to(tree)) in known:
             continue
         if found.is_dir() and not found.is_symlink():
-            shutil.rmtree(found)
+            remove_tree(found)
         else:
             found.unlink()
 

@@ -90,7 +90,7 @@ def save(
     tally = Tally()
     with open_journal(journal_path(run.config.state_path(), run.url, source), observer=run.observer) as journal:
         snapshot = layout.new_snapshot_id((tenure or Tenure()).epoch_for(run.catalog, step), step)
-        parent = run.catalog.latest()
+        parent = run.catalog.newest_readable()
         leftovers = continue_earlier(run, snapshot, journal)
         sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally)
         sending.announce(tree)

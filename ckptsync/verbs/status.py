@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckptsync.catalog import Listed
 from ckptsync.errors import ManifestError, NotFoundError
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
@@ -34,6 +35,23 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A snapshot that was committed after the newest one that can be restored, and is of no use.
+
+    Attributes:
+        snapshot: its id.
+        step: training step.
+        age_s: seconds since it was committed.
+        problem: a sentence.
+    """
+
+    snapshot: str
+    step: int
+    age_s: float
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """A run at this moment.
 
@@ -47,6 +65,7 @@ class Status:
         writer_pid: its process.
         writer_since: RFC 3339, UTC, by the writer's clock.
         pending: the newest first.
+        unreadable: newer snapshots whose manifest is damaged or of a newer format, the newest first.
     """
 
     url: str
@@ -58,6 +77,7 @@ class Status:
     writer_pid: int | None
     writer_since: str | None
     pending: tuple[Pending, ...]
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def status(run: Run) -> Status:
@@ -68,8 +88,7 @@ def status(run: Run) -> Status:
     Raises:
         StoreError: a request failed for good.
     """
-    found = run.catalog.newest()
-    newest = found[0] if found else None
+    newest, unreadable = _newest_readable(run)
     epoch = run.catalog.newest_epoch()
     claim = run.catalog.writer(epoch) if epoch else None
     return Status(
@@ -82,7 +101,32 @@ def status(run: Run) -> Status:
         writer_pid=claim.writer.pid if claim else None,
         writer_since=claim.created if claim else None,
         pending=_pending(run, newest.id if newest else None),
+        unreadable=unreadable,
     )
+
+
+def _newest_readable(run: Run) -> tuple[Listed | None, tuple[Unreadable, ...]]:
+    """The newest snapshot a restore would take, and those before it that cannot be read; two small listings when it is good."""
+    unreadable: dict[SnapshotId, Unreadable] = {}
+    quarantined = run.catalog.quarantined()
+    for limit in (1, None):
+        for listed in run.catalog.listed(limit=limit):
+            if listed.id in quarantined:
+                continue
+            try:
+                run.catalog.load(listed)
+            except NotFoundError:
+                continue
+            except ManifestError as error:
+                unreadable[listed.id] = Unreadable(
+                    snapshot=str(listed.id),
+                    step=listed.id.step,
+                    age_s=_age_s(run, listed.stat.modified_s),
+                    problem=str(error),
+                )
+            else:
+                return listed, tuple(unreadable.values())
+    return None, tuple(unreadable.values())
 
 
 def _pending(run: Run, newest: SnapshotId | None) -> tuple[Pending, ...]:

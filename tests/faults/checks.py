@@ -97,4 +97,6 @@ def _is_record(key: str, there: set[SnapshotId]) -> bool:
     folder = key.partition("/")[0] + "/"
     if folder == layout.PINS:
         return layout.parse_snapshot_id(key.removeprefix(layout.PINS)) in there
+    if folder == layout.LEASES:  # of a reader that was killed; it dies of age
+        return layout.snapshot_of_lease_key(key) in there
     return folder in {layout.WRITERS, f"{IMPORTED}/"} or key.startswith(f"{layout.ALIASES}{BEST}/")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from support.rights import without_override
 
 from ckptsync.config import MIB, Config, Transfer
 from ckptsync.events import Event
@@ -69,6 +70,13 @@ class Watched(StoreWrapper):
         result = request()
         self.after(verb, key)
         return result
+
+
+@pytest.fixture
+def plain_rights() -> Iterator[None]:
+    """Let permission bits count, also for root."""
+    with without_override():
+        yield
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from ckptsync.errors import CkptsyncError, NotFoundError, StoreError, TransientE
         ("UnsupportedError", 3),
         ("IntegrityError", 4),
         ("ManifestError", 4),
+        ("VersionError", 4),
         ("FencedError", 5),
         ("NoSnapshotError", 6),
         ("IncompleteError", 7),
@@ -41,7 +42,7 @@ def test_exit_codes_are_an_interface(name: str, code: int) -> None:
 
 def test_every_error_is_in_the_table_above() -> None:
     kinds = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CkptsyncError)}
-    assert len(kinds) == 17
+    assert len(kinds) == 18
     assert all(kind.__name__ in (errors.__doc__ or "") for kind in kinds)
 
 

@@ -18,6 +18,7 @@ import shutil
 import stat as modes
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -36,10 +37,13 @@ from ckptsync.errors import (
 from ckptsync.store import tree
 from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Upload
 from ckptsync.store.local import disk
+from ckptsync.store.local.digests import DigestsOnDemand, version_of
 
 _RESERVED = ".ckptsync-tmp"
 _KEY = "key"
 _ID = re.compile(r"[0-9a-f]{32}")
+_OURS = re.compile(r"data/[0-9]{8}-[0-9]{12}-[a-z0-9]{8}/")
+"""Keys that only ckptsync writes; what others put below a run may be adopted, and stays theirs."""
 _ANY_SIZE = 1 << 62
 _MAX_PARTS = 1_000_000
 _PRUNE_RACES = 100
@@ -98,7 +102,7 @@ class LocalStore(Store):
             found = path.lstat()
         if not modes.S_ISREG(found.st_mode):
             raise NotFoundError(f"there is no file {path}", op="stat", key=key)
-        return _stat(key, found)
+        return replace(_stat(key, found), hashes=DigestsOnDemand(path, found))
 
     def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
         """As `Store.list`; a root that is not there has no objects. Files whose names are not UTF-8 are left out."""
@@ -117,14 +121,17 @@ class LocalStore(Store):
                 disk.sync_folder(disk.prune(folder, self.root))
 
     def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
-        """As `Store.copy`, by a hard link where the file system has them: objects are replaced, never changed."""
+        """As `Store.copy`. What ckptsync wrote is linked, where the file system can: it is replaced, never changed.
+
+        Other files are somebody else's, who may write into them, and a link would change with them.
+        """
         origin, path = self._path(source), self._path(key)
         with (
             self._mapped("copy", source, origin),
             self._opened("copy", source, origin, tag) as fd,
             self._temporary() as (target, temp),
         ):
-            made = fd if disk.replace_by_link(temp, origin, fd) else target
+            made = fd if _OURS.match(source) and disk.replace_by_link(temp, origin, fd) else target
             if made == target:
                 disk.copy_range(fd, target, 0, os.fstat(fd).st_size)
                 os.fsync(target)
@@ -180,7 +187,7 @@ class LocalStore(Store):
         folder = self._upload_folder("parts", upload)
         with self._mapped("parts", upload.key, folder), os.scandir(folder) as entries:
             found = {int(entry.name): entry.stat(follow_symlinks=False) for entry in entries if entry.name != _KEY}
-        return {number: _part_tag(number, found[number]) for number in sorted(found)}
+        return {number: _part_tag(number, found[number], folder) for number in sorted(found)}
 
     def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
         """As `Store.finish`. Killed at any point, it leaves either the upload as it was, or the whole object."""
@@ -201,7 +208,7 @@ class LocalStore(Store):
             os.fsync(fd)
             receipt = self._own / "finished" / upload.id
             disk.make_folder(receipt.parent)
-            receipt.write_text(_tag(os.fstat(fd)))
+            receipt.write_text(version_of(os.fstat(fd)))
             self._publish(temp, upload.key, path, if_absent=False)
             self._drop(folder)
             return _stat(upload.key, os.fstat(fd))
@@ -265,7 +272,7 @@ class LocalStore(Store):
             found = os.fstat(fd)
             if not modes.S_ISREG(found.st_mode):
                 raise NotFoundError(f"there is no file {path}", op=op, key=key)
-            if tag and tag != _tag(found):
+            if tag and tag != version_of(found):
                 raise ConflictError(f"{path} was replaced meanwhile", op=op, key=key)
             yield fd
         finally:
@@ -355,18 +362,15 @@ class LocalStore(Store):
         raise NotFoundError("the upload is gone and so is what it made", op="finish", key=upload.key)
 
 
-def _tag(found: os.stat_result) -> Tag:
-    """Name a version of a file: a replaced one is another inode, and a reused inode has another time."""
-    return Tag(f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}")
-
-
 def _stat(key: str, found: os.stat_result) -> Stat:
     """Describe an object. It is as old as its name: a hard link is younger than the bytes it shares."""
-    return Stat(key=key, size=found.st_size, tag=_tag(found), modified_s=max(found.st_mtime, found.st_ctime))
+    return Stat(key=key, size=found.st_size, tag=version_of(found), modified_s=max(found.st_mtime, found.st_ctime))
 
 
-def _part_tag(number: int, found: os.stat_result) -> PartTag:
-    return PartTag(number=number, size=found.st_size, tag=_tag(found))
+def _part_tag(number: int, found: os.stat_result, folder: Path | None = None) -> PartTag:
+    """Describe a part; where it lies in a folder, with digests."""
+    tag = PartTag(number=number, size=found.st_size, tag=version_of(found))
+    return replace(tag, hashes=DigestsOnDemand(folder / f"{number:05d}", found)) if folder else tag
 
 
 def _read_key(folder: Path) -> tuple[str, float]:
@@ -391,6 +395,6 @@ def _append(folder: Path, part: PartTag, target: int) -> bool:
         return False
     try:
         found = os.fstat(fd)
-        return _tag(found) == part.tag and disk.copy_range(fd, target, 0, found.st_size) == found.st_size
+        return version_of(found) == part.tag and disk.copy_range(fd, target, 0, found.st_size) == found.st_size
     finally:
         os.close(fd)

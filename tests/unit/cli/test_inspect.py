@@ -91,6 +91,21 @@ def test_status_of_a_run_and_of_none(call: Call, ask: Ask, saved: Path) -> None:
     assert "newest  none yet\nwriter  nobody yet\n" in call("status", "empty-run").stdout
 
 
+def test_status_tells_what_is_newer_and_cannot_be_read(call: Call, ask: Ask, saved: Path) -> None:
+    manifest_of(saved, 200).write_text('{"format":"ckptsync-manifest","version":2}')
+    (found,) = ask("status", saved)
+    assert (found["step"], [bad["step"] for bad in found["unreadable"]]) == (100, [200])
+    assert "unreadable  step 200 (00000002-000000000200-" in call("status", saved).stdout
+    assert "install a newer ckptsync" in call("restore", saved, "back", exit_code=4).stderr
+    call("restore", saved, "back", "--snapshot", 100)
+
+
+def test_verify_speaks_of_older_ones_only_where_a_restore_takes_them(call: Call, saved: Path) -> None:
+    stored(saved, "name").write_bytes(b"owt")
+    assert "falls back to an older one" in call("verify", saved, exit_code=4).stderr
+    assert "older" not in call("verify", saved, 200, exit_code=4).stderr
+
+
 def test_verify_finds_everything_good(call: Call, ask: Ask, saved: Path) -> None:
     assert call("verify", saved).stdout.endswith(": all good\n")
     assert "step 100, 3 files" in call("verify", saved, 100).stdout
@@ -130,7 +145,7 @@ def test_verify_quarantines_what_is_damaged_and_releases_it_when_it_is_good(call
     stored(saved, "name").write_bytes(content[::-1])
     assert "is damaged: name part 1: " in (said := call("verify", saved, "--no-quarantine", exit_code=4).stderr)
     assert "it is quarantined and restore" not in said
-    assert "it is quarantined and restore takes the next older one" in call("verify", saved, exit_code=4).stderr
+    assert "it is quarantined; a restore of the latest falls back" in call("verify", saved, exit_code=4).stderr
     newest, oldest = ask("ls", saved)
     assert (newest["state"], oldest["state"]) == ("quarantined", "committed")
     assert newest["problem"].startswith("name part 1: ")

@@ -84,6 +84,14 @@ def test_gc_tells_before_it_deletes(call: Call, ask: Ask, saved: Path) -> None:
     assert steps(ask, saved) == [200]
 
 
+def test_a_directory_that_was_named_by_mistake_is_not_made(call: Call) -> None:
+    for verb in ("ls", "gc", "status"):
+        call(verb, "mistyped")
+    for verb in ("verify", "restore", "pin", "rm", "show"):
+        call(verb, "mistyped", *([] if verb == "verify" else ["1"]), exit_code=6)
+    assert not Path("mistyped").exists()
+
+
 def test_gc_leaves_strangers_alone(call: Call, saved: Path) -> None:
     for number in range(12):
         stranger = saved / "data" / f"stranger-{number}"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -22,6 +23,7 @@ CONTRACT = "save restore ls show diff verify promote pin unpin rm gc adopt statu
 ENTRY = "from ckptsync.cli.main import main; main()"
 
 Call = Callable[..., Result]
+Ask = Callable[..., list[dict[str, Any]]]
 
 
 def program(*arguments: str, code: str = ENTRY) -> subprocess.CompletedProcess[str]:
@@ -244,6 +246,33 @@ def test_a_hangup_that_the_caller_ignores_stays_ignored() -> None:
         "from ckptsync.cli.ending import stop_on_signals\nstop_on_signals()\nprint(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
     )
     assert program(code=code).stdout == "True\n"
+
+
+@pytest.mark.parametrize("closed", [(2,), (1,), (1, 2), (0, 1, 2)])
+def test_closed_streams_stop_nothing(source: Path, ask: Ask, closed: tuple[int, ...]) -> None:
+    """Neither is what is written to them taken for a part of a file of ours."""
+    shut = " ".join(f"{number}>&-" if number else "<&-" for number in closed)
+    arguments = [sys.executable, "-c", ENTRY, "save", str(source), "run", "--step", "1", "-v"]
+    subprocess.run(["sh", "-c", f'exec "$@" {shut}', "sh", *arguments], check=True, capture_output=True, timeout=60)
+    assert ask("verify", "run")[0]["bad"] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_full_streams_are_told_from_what_was_done(source: Path) -> None:
+    arguments = [sys.executable, "-c", ENTRY, "save", str(source), "run", "--step"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*arguments, "1"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+        assert done.returncode == errors.DiskError.exit_code
+        said = (
+            "ckptsync: printing the result failed (No space left on device), but the work is done: committed 00000001-"
+        )
+        assert done.stderr.startswith(said)
+        assert len(done.stderr.splitlines()) == 1
+        subprocess.run([*arguments, "2", "-v"], stderr=full, check=True, capture_output=False, timeout=60)
+        failed = subprocess.run([*arguments, "x"], stderr=full, check=False, timeout=60)
+        assert failed.returncode == errors.ConfigError.exit_code
 
 
 def test_nobody_reading_is_no_error(saved: Path) -> None:

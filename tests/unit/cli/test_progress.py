@@ -143,6 +143,18 @@ def test_nothing_is_left_behind() -> None:
     assert (library.level, list(library.handlers), list(root.handlers)) == before
 
 
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_without_stderr_nothing_is_told_and_nothing_breaks(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None
+) -> None:
+    if stream is not None:
+        stream.close()
+    monkeypatch.setattr("sys.stderr", stream)
+    with reporting(1, "saving") as observer:
+        observer(Event(kind=Kind.NOTICE, message="something"))
+        write("line")
+
+
 def test_lines_for_files_have_a_time_and_lines_for_terminals_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream, pattern in ((Terminal(), "ckptsync: two lines\n"), (io.StringIO(), "Z ckptsync: two lines\n")):
         monkeypatch.setattr("sys.stderr", stream)

@@ -157,3 +157,9 @@ def test_plain_relative_paths_pass(path: str) -> None:
 def test_paths_that_could_leave_the_target_are_refused(path: str) -> None:
     with pytest.raises(ManifestError, match=r"unsafe path|not valid Unicode"):
         layout.check_path(path)
+
+
+def test_an_alias_that_is_too_long_is_told_the_limit() -> None:
+    assert layout.alias_prefix("a" * layout.MAX_ALIAS_LETTERS)
+    with pytest.raises(ConfigError, match="use 1 to 100 letters"):
+        layout.alias_prefix("a" * (layout.MAX_ALIAS_LETTERS + 1))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ckptsync.errors import ConfigError, ManifestError
+from ckptsync.errors import ConfigError, ManifestError, VersionError
 from ckptsync.snapshot import manifest as manifests
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.layout import SnapshotId
@@ -95,9 +95,22 @@ def test_equal_manifests_give_equal_bytes() -> None:
     [({"version": 2}, "version 2"), ({"format": "restic"}, "'restic'"), ({"version": 0}, "version 0")],
 )
 def test_what_it_does_not_know_is_refused_by_name(changed: dict[str, Any], said: str) -> None:
-    """Before the digest is looked at: a later version may hash otherwise."""
+    """Before anything else is looked at: a later version may hash otherwise."""
     with pytest.raises(ManifestError, match=f"{said}.*install a newer ckptsync"):
         decode(seal(b"{}", **changed, blake3="another kind of digest"))
+
+
+def test_a_later_version_is_told_from_damage_whatever_else_it_has() -> None:
+    with pytest.raises(VersionError, match="version 2"):
+        decode(b'{"format":"ckptsync-manifest","body":[],"version":2}')
+    for damaged in (
+        b'{"format":"ckptsync-manifest","version":1}',
+        b'{"format":"restic","version":2}',
+        b'{"version":2}',
+    ):
+        with pytest.raises(ManifestError) as found:
+            decode(damaged)
+        assert type(found.value) is ManifestError
 
 
 def test_a_flipped_bit_in_the_body_is_found() -> None:

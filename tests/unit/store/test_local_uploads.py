@@ -17,6 +17,7 @@ from ckptsync.store.base import Upload
 from ckptsync.store.local import LocalStore
 
 OWN = ".ckptsync-tmp"
+OURS = "data/00000001-000000000007-abcdefgh/a"
 
 
 @pytest.fixture
@@ -45,15 +46,26 @@ def failing(code: int) -> Callable[..., Any]:
 
 
 def test_a_copy_shares_the_bytes_and_is_young(store: LocalStore, root: Path) -> None:
-    old = store.put("a", b"content")
-    os.utime(root / "a", ns=(0, 10**18))
-    copied = store.copy("a", "b/c")
-    assert (root / "a").stat().st_ino == (root / "b" / "c").stat().st_ino
+    old = store.put(OURS, b"content")
+    os.utime(root / OURS, ns=(0, 10**18))
+    copied = store.copy(OURS, "b/c")
+    assert (root / OURS).stat().st_ino == (root / "b" / "c").stat().st_ino
     assert copied.modified_s >= old.modified_s
     assert abs(copied.modified_s - time.time()) < 3600
-    store.put("a", b"changed")
+    store.put(OURS, b"changed")
     assert store.read("b/c") == b"content"
     assert leftovers(root) == []
+
+
+@pytest.mark.parametrize("theirs", ["a", "checkpoints/a", "data/a", f"more/{OURS}"])
+def test_a_copy_of_somebody_elses_file_stays_when_that_is_written_to(
+    store: LocalStore, root: Path, theirs: str
+) -> None:
+    store.put(theirs, b"content")
+    store.copy(theirs, "b/c")
+    with (root / theirs).open("r+b") as file:
+        file.write(b"CONTENT")
+    assert store.read("b/c") == b"content"
 
 
 @pytest.mark.parametrize("in_kernel", [True, False])
@@ -87,6 +99,37 @@ def test_a_copy_onto_itself_changes_nothing(store: LocalStore, root: Path) -> No
     assert store.copy("a", "a").size == 7
     assert store.read("a") == b"content"
     assert leftovers(root) == []
+
+
+# -- digests --------------------------------------------------------------------------------------------------------------
+
+
+def test_digests_cost_nothing_until_somebody_asks(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = store.begin("b")
+    sent = store.put_part(upload, 1, b"part")
+    store.put("a", b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(errno.EIO))
+        held, found = store.parts(upload)[1], store.stat("a")
+        assert (list(held.hashes), len(found.hashes)) == (["md5"], 1)
+    assert store.vouches(held.hashes, [b"part"])
+    assert store.vouches(found.hashes, [b"con", b"tent"])
+    assert not store.vouches(found.hashes, [b"con", b"Tent"])
+    assert (held.size, held.tag) == (sent.size, sent.tag)
+
+
+def test_what_was_replaced_meanwhile_is_not_vouched_for(store: LocalStore, root: Path) -> None:
+    upload = store.begin("b")
+    store.put_part(upload, 1, b"part")
+    held = store.parts(upload)[1]
+    store.put_part(upload, 1, b"PART")
+    assert not store.vouches(held.hashes, [b"PART"])
+    assert not store.vouches(held.hashes, [b"part"])
+    store.put("a", b"content")
+    found = store.stat("a")
+    (root / "a").unlink()
+    assert "md5" not in found.hashes
+    assert not store.vouches(found.hashes, [b"content"])
 
 
 # -- uploads -------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ckptsync.snapshot.manifest import DirectoryEntry, LinkEntry
 from ckptsync.transfer import source as sources
 from ckptsync.transfer.source import scan
 
+ID = "00000001-000000000007-abcdefgh"
 NOW_NS = 1_700_000_000_000_000_000
 
 
@@ -62,6 +63,23 @@ def test_where_nothing_is_there_is_nothing_to_save(root: Path, name: str) -> Non
     (root / "dangling").symlink_to("nowhere")
     with pytest.raises(ConfigError, match="nothing to save"):
         scan(root / name, now_ns=NOW_NS)
+
+
+def test_a_name_that_no_file_system_takes_is_not_there(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing to save at .*: File name too long"):
+        scan(root / ("x" * 300), now_ns=NOW_NS)
+
+
+def test_what_restores_prepare_is_left_out_and_what_they_kept_is_not(root: Path) -> None:
+    """A mount point or the current directory has their folders inside."""
+    partial = f".restore.{ID}.ckptsync-partial"
+    for folder in (partial, f"d/.ckpt.{ID}.ckptsync-partial", ".restore.x.ckptsync-partial", "a.before-restore-1"):
+        (root / folder).mkdir()
+        (root / folder / "file").touch()
+    (root / "d" / partial).touch()
+    paths = {file.path for file in scan(root, now_ns=NOW_NS).files} - {"a.bin", "d/b.bin"}
+    assert paths == {".restore.x.ckptsync-partial/file", "a.before-restore-1/file", f"d/{partial}"}
+    assert partial not in {folder.path for folder in scan(root, now_ns=NOW_NS).directories}
 
 
 def test_a_root_that_cannot_be_looked_at_is_a_disk_error(root: Path) -> None:

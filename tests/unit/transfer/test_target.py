@@ -9,12 +9,15 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from socket import AF_UNIX, socket
 
 import pytest
 
-from ckptsync.errors import ConfigError, DiskError
+from ckptsync.errors import ConfigError, DiskError, StoreError
+from ckptsync.events import Event, Kind
 from ckptsync.transfer import target as targets
-from ckptsync.transfer.target import check_space, disk_bytes, disk_errors, landing, put_in_place
+from ckptsync.transfer.folders import check_space, disk_bytes, is_partial
+from ckptsync.transfer.target import disk_errors, landing, put_in_place
 
 NAME = "00000001-000000000007-abcdefgh"
 OTHER = "00000001-000000000006-abcdefgh"
@@ -98,13 +101,27 @@ def test_what_is_expendable_is_deleted(target: Path) -> None:
     assert names(target.parent) == ["ckpt"]
 
 
-def test_a_link_at_the_target_is_replaced_not_followed(target: Path) -> None:
-    link = target.with_name("link")
-    link.symlink_to(target)
-    (target.parent / "dangling").symlink_to("nowhere")
-    assert restore(target.parent / "dangling", expendable=always) == []
-    assert (target.parent / "dangling" / "model").read_text() == "new"
-    assert not (target.parent / "dangling").is_symlink()
+@pytest.mark.parametrize("what", ["pipe", "socket", "dangling", "loop"])
+def test_what_is_no_checkpoint_is_not_replaced(target: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    place = target.with_name(what)
+    if what == "pipe":
+        os.mkfifo(place)
+    elif what == "socket":
+        monkeypatch.chdir(target.parent)  # the whole path may be longer than a socket's may be
+        with socket(AF_UNIX) as server:
+            server.bind(what)
+    else:
+        place.symlink_to("nowhere" if what == "dangling" else what)
+    found = place.lstat()
+    with pytest.raises(ConfigError, match=r"(that leads nowhere|neither a file nor a directory), and is not replaced"):
+        restore(place, expendable=always)
+    assert os.path.samestat(place.lstat(), found)
+    assert names(target.parent) == sorted(["ckpt", what])
+
+
+def test_the_root_of_the_file_system_is_no_target() -> None:
+    with pytest.raises(ConfigError, match="root of the file system"):
+        targets._check_replaceable(Path("/"), "directory")
 
 
 def test_a_file_in_the_way_is_refused(target: Path) -> None:
@@ -174,6 +191,166 @@ def test_an_exchange_the_filesystem_does_not_know_is_no_error(tmp_path: Path, mo
     assert not targets._exchange(one, other)
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
     assert not targets._exchange(one, other)
+
+
+# -- folders without the right to write -----------------------------------------------------------------------------------
+
+
+def read_only(target: Path, *, name: str = NAME, content: str = "new") -> list[Path]:
+    """Restore a tree whose folders are all read-only."""
+    with landing(target, name, expendable=always) as place:
+        (place.tree / "sub" / "deep").mkdir(parents=True)
+        (place.tree / "sub" / "deep" / "file").write_text(content)
+        for folder in ("sub/deep", "sub", *(["."] if place.is_moved_whole else [])):
+            (place.tree / folder).chmod(0o555)
+        return put_in_place(place, expendable=always)
+
+
+def modes(folder: Path) -> list[int]:
+    return [path.stat().st_mode & 0o777 for path in (folder, folder / "sub", folder / "sub" / "deep")]
+
+
+@pytest.mark.usefixtures("plain_rights")
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_read_only_tree_appears_and_is_replaced(
+    target: Path, monkeypatch: pytest.MonkeyPatch, *, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(targets, "_exchange", lambda *_: False)
+    for content in ("one", "two"):
+        assert read_only(target, content=content) == []
+        assert modes(target) == [0o555] * 3
+        assert (target / "sub" / "deep" / "file").read_text() == content
+        assert names(target.parent) == ["ckpt"]
+    assert restore(target) == [kept := target.with_name("ckpt.before-restore-1")]
+    assert modes(kept) == [0o555] * 3
+
+
+@pytest.mark.usefixtures("plain_rights")
+@pytest.mark.parametrize("exchange", [True, False])
+def test_so_do_read_only_entries(fixed: Path, monkeypatch: pytest.MonkeyPatch, *, exchange: bool) -> None:
+    if not exchange:
+        monkeypatch.setattr(targets, "_exchange", lambda *_: False)
+    for content in ("one", "two"):
+        assert read_only(fixed, content=content) == []
+        assert modes(fixed)[1:] == [0o555] * 2
+        assert (fixed / "sub" / "deep" / "file").read_text() == content
+        assert names(fixed) == ["lost+found", "model", "sub"]
+
+
+@pytest.mark.usefixtures("plain_rights")
+@pytest.mark.parametrize("exchange", [True, False])
+def test_killed_before_the_modes_the_next_run_sets_them(
+    target: Path, monkeypatch: pytest.MonkeyPatch, *, exchange: bool
+) -> None:
+    with monkeypatch.context() as patch:
+        if not exchange:
+            patch.setattr(targets, "_exchange", lambda *_: False)
+        killed_at(patch, "_set_mode")
+        with pytest.raises(KilledError):
+            read_only(target)
+    assert modes(target) == [0o755, 0o555, 0o555]
+    with landing(target, NAME, expendable=always):
+        assert modes(target) == [0o555] * 3
+    with landing(target, OTHER, expendable=always):
+        pass
+
+
+@pytest.mark.usefixtures("plain_rights")
+def test_an_exchange_that_fails_gives_the_old_tree_its_mode_back(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.chmod(0o555)
+
+    def fail(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(targets, "_exchange", fail)
+    with pytest.raises(DiskError, match="Input/output error"):
+        restore(target, expendable=always)
+    assert target.stat().st_mode & 0o777 == 0o555
+    assert (target / "model").read_text() == "old"
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_old_content_that_cannot_be_deleted_is_a_notice_and_in_nobodys_way(
+    target: Path, monkeypatch: pytest.MonkeyPatch, *, exchange: bool
+) -> None:
+    told: list[Event] = []
+
+    def refuse(path: Path, **_: object) -> None:
+        if path.name.endswith("-partial") or (path / "model").exists():
+            raise PermissionError(1, "Operation not permitted")
+
+    def again(content: str) -> list[Path]:
+        with landing(target, NAME, expendable=always, observer=told.append) as place:
+            (place.tree / "model").write_text(content)
+            return put_in_place(place, expendable=always)
+
+    with monkeypatch.context() as patch:
+        if not exchange:
+            patch.setattr(targets, "_exchange", lambda *_: False)
+        patch.setattr(targets, "remove_tree", refuse)
+        assert again("new") == [kept := target.with_name("ckpt.before-restore-1")]
+    (notice,) = told
+    assert notice.kind is Kind.NOTICE
+    assert "could not be deleted (Operation not permitted)" in notice.message
+    assert str(kept) in notice.message
+    assert [path.read_text() for path in kept.rglob("model")] == ["old"]
+    assert again("newer") == []
+    assert names(target.parent) == ["ckpt", "ckpt.before-restore-1"]
+    assert (target / "model").read_text() == "newer"
+
+
+def test_what_a_killed_restore_cannot_delete_is_in_nobodys_way_either(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Event] = []
+    with monkeypatch.context() as patch:
+        killed_at(patch, "_retire")
+        with pytest.raises(KilledError):
+            restore(target, content="new")
+
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(targets, "remove_tree", refuse)
+        with landing(target, NAME, expendable=always, observer=told.append) as place:
+            assert list(place.tree.iterdir()) == []
+    assert [event.kind for event in told] == [Kind.NOTICE]
+    assert (target.with_name("ckpt.before-restore-1") / "tree" / "model").read_text() == "old"
+
+
+def test_what_cannot_be_looked_up_is_kept(target: Path) -> None:
+    """The bucket may be out of reach by then; the target is as it should be."""
+
+    def unknown(old: Path, stood_at: Path) -> bool:
+        raise StoreError(f"{old} {stood_at}")
+
+    assert restore(target, expendable=unknown) == [target.with_name("ckpt.before-restore-1")]
+    assert (target / "model").read_text() == "new"
+
+
+# -- names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", ["x", "ü"])
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path, letter: str) -> None:
+    long = letter * (255 // len(letter.encode()))
+    target, other = tmp_path / long, tmp_path / (long[:-1] + "y")
+    for place in (target, other):
+        assert restore(place) == []
+        (kept,) = restore(place, content="newer")
+        assert (kept / "model").read_text() == "new"
+        with landing(place, OTHER, expendable=never) as left:
+            assert is_partial(left.holder.name)
+        restore(place, content="newest", expendable=always)
+        assert (place / "model").read_text() == "newest"
+    assert len(names(tmp_path)) == 4  # two targets, and what was kept of each
+
+
+def test_one_that_is_longer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="File name too long"):
+        restore(tmp_path / ("x" * 256))
 
 
 # -- a target that cannot be replaced -------------------------------------------------------------------------------------
@@ -296,7 +473,7 @@ def test_the_note_is_durable_before_anything_is_swapped(target: Path, monkeypatc
     def exchanged(one: Path, other: Path) -> bool:
         order.append("exchange")
         note = json.loads((one.parent / "swapping.json").read_text())
-        assert note == {"tree": one.stat().st_ino}
+        assert note == {"tree": [one.stat().st_ino, 0o755]}
         return exchange(one, other)
 
     monkeypatch.setattr(os, "fsync", synced)

@@ -70,6 +70,13 @@ def test_damage_is_quarantined_and_said(run: Any, make: Any) -> None:
     assert (committed.snapshot, committed.state) == (str(good), "committed")
 
 
+def test_a_later_format_is_not_called_damage(run: Any, make: Any) -> None:
+    run.store.put(layout.manifest_key(make.snapshot(1)), b'{"format":"ckptsync-manifest","version":2}')
+    (row,) = rows(run)
+    assert row.state == "newer-format"
+    assert "install a newer ckptsync" in row.problem
+
+
 def test_foreign_objects_are_no_rows(run: Any, make: Any) -> None:
     make.snapshot(1)
     for key in ("journals/notes.txt", "journals/x/journal.json", "manifests/readme", "manifests/x.json", "top"):

@@ -22,6 +22,7 @@ from ckptsync.names import promote
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.store.local import LocalStore
+from ckptsync.verbs import restore as restore_module
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import Saved, save
 
@@ -331,6 +332,57 @@ def test_a_disk_that_fails_leaves_the_target_as_it_was(
     with pytest.raises(DiskError, match="No space left"):
         restore(run, target)
     assert names(target) == ["notes"]
+
+
+@pytest.mark.usefixtures("plain_rights")
+@pytest.mark.parametrize("here", [False, True])
+def test_read_only_folders_come_back_and_are_restored_over(
+    run: Run, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch, content: Content, *, here: bool
+) -> None:
+    (source / "sub").chmod(0o555)
+    if not here:
+        source.chmod(0o555)
+    else:
+        target.mkdir(parents=True)
+        monkeypatch.chdir(target)
+    first = save(run, source, step=7).snapshot
+    (source / "config.json").write_bytes(b"{1}")
+    save(run, source, step=8)
+    for snapshot in ("latest", first, "latest"):
+        restored = restore(run, Path() if here else target, snapshot=snapshot)
+        assert restored.kept == ()
+        assert (target / "sub").stat().st_mode & 0o777 == 0o555
+        assert here or target.stat().st_mode & 0o777 == 0o555
+    assert content(target) == content(source)
+    assert names(target.parent) == ["ckpt"]
+    assert names(target) == names(source)
+
+
+@pytest.mark.usefixtures("plain_rights")
+def test_what_a_killed_restore_left_read_only_is_cleared_away(
+    run: Run, source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source / "sub").chmod(0o555)
+    save(run, source, step=7)
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restore_module, "put_in_place", kill)
+        with pytest.raises(KeyboardInterrupt):
+            restore(run, target)
+    restored = restore(run, target, include=["model.bin"])
+    assert (restored.bytes_sent, names(target)) == (0, ["model.bin"])
+
+
+def test_a_link_that_leads_nowhere_is_not_followed(run: Run, saved: Saved, target: Path) -> None:
+    assert saved.committed
+    target.parent.mkdir()
+    target.symlink_to("nowhere")
+    with pytest.raises(ConfigError, match="a link that leads nowhere"):
+        restore(run, target)
+    assert names(target.parent) == ["ckpt"]
 
 
 def test_a_restore_in_the_current_directory_leaves_the_shell_where_it_is(

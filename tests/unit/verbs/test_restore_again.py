@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from ckptsync.config import MIB
 from ckptsync.errors import (
@@ -16,6 +17,7 @@ from ckptsync.errors import (
     ManifestError,
     NotFoundError,
     TransientError,
+    VersionError,
 )
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run
@@ -231,6 +233,63 @@ def test_when_all_are_bad_the_target_stays_as_it_was(
     with pytest.raises(IntegrityError, match=r"none of 2 snapshots .* the newest: part \d of 6 of model\.bin"):
         restore(run, target)
     assert names(target) == ["notes"]
+
+
+def test_when_the_only_one_is_bad_no_other_is_spoken_of(
+    run: Run, saved: Saved, store: Any, target: Path, events: list[Event]
+) -> None:
+    _damage(store, f"data/{saved.snapshot}/")
+    with pytest.raises(IntegrityError, match=r"the only snapshot in .* is bad: part \d of 6 of model\.bin"):
+        restore(run, target)
+    assert Kind.FELL_BACK not in {event.kind for event in events}
+
+
+def _of_a_later_format(run: Run, store: Any) -> None:
+    """Let the newest manifest be one that only a newer ckptsync reads."""
+    key = next(run.catalog.listed()).stat.key
+    store.inner.put(key, b'{"format":"ckptsync-manifest","sha3":"x","snapshot":{},"version":2}')
+
+
+def test_a_snapshot_of_a_later_format_is_no_damage(
+    run: Run, two: tuple[Saved, Saved], store: Any, target: Path, source: Path
+) -> None:
+    """Else an old program would quietly go back to an old step."""
+    _of_a_later_format(run, store)
+    with pytest.raises(VersionError, match=r"version 2; this ckptsync reads .* install a newer ckptsync"):
+        restore(run, target)
+    assert not target.exists()
+    with pytest.raises(VersionError):
+        run.catalog.latest()
+    assert restore(run, target, snapshot="7").step == 7
+    assert save(run, source, step=9).committed
+    assert restore(run, target).step == 9
+    assert two[0].committed
+
+
+@pytest.mark.parametrize("size", [1 << 36, 1 << 45])
+def test_a_size_that_the_bucket_does_not_bear_out_is_damage(
+    run: Run, two: tuple[Saved, Saved], store: Any, target: Path, size: int
+) -> None:
+    """Neither that much memory nor that much disk is asked for."""
+    manifest = run.catalog.latest()
+    assert manifest is not None
+    huge = [
+        structs.replace(entry, size=size, part_bytes=size, parts=entry.parts[:1])
+        for entry in manifest.files
+        if entry.path == "model.bin"
+    ]
+    rest = [entry for entry in manifest.entries if entry.path != "model.bin"]
+    entries = tuple(sorted([*huge, *rest], key=lambda entry: entry.path))
+    store.inner.put(layout.manifest_key(manifest.id), encode(structs.replace(manifest, entries=entries)))
+    restored = restore(run, target)
+    assert (restored.step, restored.snapshot) == (7, two[0].snapshot)
+    assert f"model.bin has {SIZE} bytes in the bucket instead of {size}" in restored.skipped[0].reason
+
+
+def test_a_good_restore_asks_for_no_more_than_before(run: Run, saved: Saved, store: Any, target: Path) -> None:
+    assert saved.committed
+    restore(run, target)
+    assert store.count()["stat"] == 1  # of the one file that has several parts
 
 
 @pytest.mark.parametrize("options", [{"fallback": False}, {"snapshot": "8"}])

@@ -14,6 +14,7 @@ from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.store.base import StoreWrapper
+from ckptsync.store.local import LocalStore
 from ckptsync.transfer.journal import journal_path
 from ckptsync.verbs.save import Saved, save
 
@@ -333,3 +334,36 @@ def test_a_store_that_knows_no_hashes_is_sent_again_without_a_journal(
     saved = save(run, source, step=7)
     check(run, saved)
     assert saved.parts_sent == PARTS + 2
+
+
+@pytest.mark.parametrize("after", [1, 3, 6, 7])
+def test_a_directory_vouches_for_what_it_holds(
+    run_with: Callable[..., Run],
+    store: Any,
+    source: Path,
+    tmp_path: Path,
+    killed: type[BaseException],
+    check: Check,
+    after: int,
+) -> None:
+    """Without the journal a save to a plain directory is continued as on the clouds, part by part and file by file."""
+    store = type(store)(LocalStore(tmp_path / "bucket"))
+    run = run_with(on=store, workers=1)
+    puts = [0]
+
+    def die(verb: str, key: str) -> None:
+        if verb == "put_part" or (verb == "put" and key.startswith("data/")):
+            puts[0] += 1
+            if puts[0] > after:
+                raise killed
+
+    store.before = die
+    with pytest.raises(killed):
+        save(run, source, step=7)
+    journal(run, source).unlink()
+    store.heal()
+    saved = save(run, source, step=7)
+    check(run, saved)
+    sent = [key for verb, key in store.calls if verb == "put_part" or (verb == "put" and key.startswith("data/"))]
+    assert len([key for key in sent if not key.endswith("nothing")]) == PARTS + 2 - after
+    assert saved.bytes_sent + saved.bytes_reused == saved.bytes

@@ -38,6 +38,22 @@ def test_a_damaged_snapshot_is_not_what_a_restore_would_take(run: Any, make: Any
     assert (found.snapshot, found.committed_age_s) == (str(good), 100)
 
 
+def test_newer_ones_that_cannot_be_read_are_told(run: Any, make: Any, clock: Any) -> None:
+    """What a crash would cost is more than it seems: training has gone further than what can be restored."""
+    make.snapshot(1)
+    bad, newer = make.snapshot(2), make.snapshot(3)
+    run.store.put(layout.manifest_key(bad), b"{}")
+    run.store.put(layout.manifest_key(newer), b'{"format":"ckptsync-manifest","version":2}')
+    clock.advance(60)
+    first, second = status(run).unreadable
+    assert (first.snapshot, first.step, first.age_s) == (str(newer), 3, 60)
+    assert "install a newer ckptsync" in first.problem
+    assert (second.snapshot, second.step) == (str(bad), 2)
+    assert "damaged" in second.problem
+    make.snapshot(4)
+    assert status(run).unreadable == ()
+
+
 def test_pending_are_the_attempts_since(run: Any, make: Any, clock: Any) -> None:
     make.attempt(1)
     make.snapshot(2)
