@@ -39,6 +39,7 @@ from ckptsync.transfer.target import (
 )
 from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.compare import holds_only, matches
+from ckptsync.verbs.landed import landed, note_landed
 from ckptsync.verbs.lease import Leases
 from ckptsync.verbs.quarantine import reason_of
 
@@ -96,8 +97,8 @@ def restore(
 ) -> Restored:
     """Let a snapshot appear at `target`. Called again after a kill, it fetches only what is missing.
 
-    What stood at the target is deleted when it is in a good snapshot of this run, and else kept beside it. While it is being
-    read, the snapshot is spared by gc and rm.
+    What stood at the target is deleted when it is in a good snapshot of this run, or is what the last restore put there, and
+    else kept beside it. While it is being read, the snapshot is spared by gc and rm.
 
     Args:
         run: where from.
@@ -242,20 +243,26 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
     files = sum(isinstance(entry, FileEntry) for entry in entries)
     run.observer(Event(kind=Kind.PLANNED, bytes=size, count=files))
 
+    before = landed(run.config.state_path(), target)
+
     def expendable(old: Path, stood_at: Path) -> bool:
-        return _is_committed(run, manifest, old, root if stood_at == target else str(stood_at.relative_to(target)))
+        inside = root if stood_at == target else str(stood_at.relative_to(target))
+        return (before is not None and holds_only(old, before, inside)) or _is_committed(run, manifest, old, inside)
 
     with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind, observer=run.observer) as place:
         if holds_only(target, manifest, root) if root else _is_there(place, entries, manifest.mode):
             received.add(kept=size)
             run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
             remove_tree(place.holder, ignore_errors=True)
+            note_landed(run.config.state_path(), target, manifest)
             return received, []
         _fill(run, entries, place, received)
         if place.is_moved_whole:
             with disk_errors(place.tree):
                 place.tree.chmod(manifest.mode & 0o777)
-        return received, put_in_place(place, expendable=expendable)
+        kept = put_in_place(place, expendable=expendable)
+        note_landed(run.config.state_path(), target, manifest)
+        return received, kept
 
 
 def _is_there(place: Landing, entries: Sequence[Entry], mode: int) -> bool:

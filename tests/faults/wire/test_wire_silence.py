@@ -17,12 +17,12 @@ from ckptsync.testing.proxy import faults
 PATIENCE_S = 0.5
 ATTEMPTS = 3
 IMPATIENT: dict[str, dict[str, Any]] = {
-    "http": {"connect_timeout_s": PATIENCE_S, "read_timeout_s": PATIENCE_S},
+    "http": {"connect_timeout_s": PATIENCE_S, "read_timeout_s": PATIENCE_S, "stall_timeout_s": PATIENCE_S},
     "retry": {"attempts": ATTEMPTS},
     "transfer": {"workers": 2},
 }
 PATIENT: dict[str, dict[str, Any]] = {
-    "http": {"connect_timeout_s": 1.0, "read_timeout_s": 1.0},
+    "http": {"connect_timeout_s": 1.0, "read_timeout_s": 1.0, "stall_timeout_s": 1.0},
     "retry": {"attempts": 8},
     "transfer": {"workers": 2},
 }
@@ -86,6 +86,17 @@ def test_silence_in_the_middle_of_a_body_loses_nothing_that_came(wired: Wired, s
     assert fingerprint(wired.target) == fingerprint(source)
     fetched = sum(entry.received for entry in wired.proxy.entries("GET", "/model.bin"))
     assert fetched - LARGE_BYTES < 4 * MIB  # less than half of what a part fetched anew would cost
+
+
+@pytest.mark.req(10, 33)
+def test_a_body_that_drips_is_given_up_and_fetched_elsewhere(wired: Wired, source: Path) -> None:
+    wired.save(source)
+    drip = wired.proxy.inject(faults.pace(1000), header="Range", target="/model.bin", times=2)
+    begun_s = time.monotonic()
+    wired.restore(**PATIENT)
+    assert time.monotonic() - begun_s < 2 * (1.0 + 1.0) + MARGIN_S  # at 1 kB/s a part would take 87 minutes
+    assert drip.struck == 2
+    assert fingerprint(wired.target) == fingerprint(source)
 
 
 @pytest.mark.req(10)

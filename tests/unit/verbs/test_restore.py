@@ -19,10 +19,12 @@ from ckptsync.errors import (
 )
 from ckptsync.events import Event, Kind
 from ckptsync.names import promote
+from ckptsync.policy import LatestN
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.store.local import LocalStore
 from ckptsync.verbs import restore as restore_module
+from ckptsync.verbs.gc import collect
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import Saved, save
 
@@ -442,3 +444,32 @@ def test_unless_the_snapshot_holds_something_of_that_name(
 def test_a_run_inside_what_is_saved_is_refused(local: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot hold a copy of itself"):
         save(local, tmp_path / "top", step=8)
+
+
+def test_a_copy_of_a_snapshot_that_retention_deleted_is_not_kept_again_and_again(
+    run: Run, source: Path, target: Path, change_part: Callable[[int], None]
+) -> None:
+    for step in range(3):
+        change_part(1)
+        save(run, source, step=step)
+        collect(run, LatestN(1), grace_s=0, dry_run=False)
+        assert restore(run, target).kept == ()
+    (target / "config.json").write_bytes(b"changed here")
+    change_part(1)
+    save(run, source, step=9)
+    collect(run, LatestN(1), grace_s=0, dry_run=False)
+    assert len(restore(run, target).kept) == 1
+
+
+def test_a_memory_of_restores_that_is_damaged_makes_it_keep_what_it_does_not_know(
+    run: Run, source: Path, target: Path, change_part: Callable[[int], None]
+) -> None:
+    kept: tuple[str, ...] = ()
+    for step in range(2):
+        change_part(1)
+        save(run, source, step=step)
+        collect(run, LatestN(1), grace_s=0, dry_run=False)
+        kept = restore(run, target).kept
+        for memory in (run.config.state_path() / "restores").iterdir():
+            memory.write_bytes(b"{}")
+    assert len(kept) == 1
