@@ -82,7 +82,7 @@ def save(
             meta=meta or {},
             alias=alias,
             fingerprint=fingerprint,
-            tenure=_TENURES.setdefault(opened.url, Tenure()),
+            tenure=_TENURES.setdefault(str(opened.directory.resolve()) if opened.directory else opened.url, Tenure()),
         )
 
 

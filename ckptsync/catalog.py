@@ -38,7 +38,7 @@ from ckptsync.snapshot.signature import NO_KEYS, Keys
 from ckptsync.store.base import Stat, Store
 
 KEPT_CLAIMS = 10
-"""So many of the newest claims stay in the bucket whatever their age: a launch finds its own among them, and is fenced."""
+"""So many of the newest claims stay in the bucket whatever their age."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +203,7 @@ class Catalog:
 
         Raises:
             FencedError: a newer launch or writer owns the run.
+            ConfigError: what we commit could not be read back, for want of a signature.
             UnsupportedError: the store cannot create conditionally.
         """
         if not self.store.traits.conditional_put:
@@ -210,12 +211,19 @@ class Catalog:
                 f"{self.store.url} cannot create an object only if it is absent, so ranks cannot commit together on it",
                 op="put",
             )
+        self.keys.check_can_commit()
         epoch = self.newest_epoch()
         newest = self.writer(epoch) if epoch else None
-        if newest is not None and newest.launch == launch:
-            return newest
-        if any(earlier is not None and earlier.launch == launch for earlier in self._earlier_claims(epoch)):
-            self.check_not_fenced(epoch - 1)
+        if newest is None or newest.launch != launch:
+            if self._was_launched(launch):
+                self.check_not_fenced(epoch - 1)
+            newest = self._launch(launch, epoch)
+        if not self._was_launched(launch):  # else its ranks could not tell, later, that a newer one overtook them
+            self.store.put(layout.launch_key(launch), b"")
+        return newest
+
+    def _launch(self, launch: str, epoch: int) -> Claim:
+        """Claim an epoch behind `epoch` for a launch, or take part in the claim of another of its ranks."""
         while True:
             epoch += 1
             claim = self._new_claim(epoch, launch)
@@ -227,10 +235,13 @@ class Catalog:
             if winner is not None and winner.launch == launch:
                 return winner
 
-    def _earlier_claims(self, epoch: int) -> Iterator[Claim | None]:
-        """Yield the claims before one, the newest first, as far as gc is sure to have left them."""
-        for earlier in range(epoch - 1, max(0, epoch - KEPT_CLAIMS), -1):
-            yield self.writer(earlier)
+    def _was_launched(self, launch: str) -> bool:
+        """Whether a launch has claimed the run before."""
+        try:
+            self.store.stat(layout.launch_key(launch))
+        except NotFoundError:
+            return False
+        return True
 
     def _new_claim(self, epoch: int, launch: str = "") -> Claim:
         """Fill in a claim."""

@@ -189,23 +189,20 @@ def parse_duration(text: str) -> float:
 def launch_name(environ: Mapping[str, str] | None = None) -> str:
     """Return the name of this start of the job, the same on all of its ranks; empty when the environment tells none.
 
-    CKPTSYNC_LAUNCH, or else what torchrun and Slurm tell: job and restart count. A torchrun without `--rdzv-id` tells nothing
-    that another start would not tell as well.
+    CKPTSYNC_LAUNCH, or else what Slurm tells: job, restart count and step. torchrun tells nothing that would do: agents do not
+    agree on the restart count, and it stays as it is when the number of ranks changes.
 
     Args:
         environ: None reads the process's own.
 
-    Source: https://docs.pytorch.org/docs/stable/elastic/run.html, https://slurm.schedmd.com/sbatch.html
+    Source: https://slurm.schedmd.com/sbatch.html, https://docs.pytorch.org/docs/stable/elastic/run.html
     """
     environ = os.environ if environ is None else environ
     if given := environ.get("CKPTSYNC_LAUNCH"):
         return given
-    parts = []
-    if (torchrun := environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":
-        parts.append(f"torchrun-{torchrun}-{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}")
     if slurm := environ.get("SLURM_JOB_ID"):
-        parts.append(f"slurm-{slurm}-{environ.get('SLURM_RESTART_COUNT', '0')}-{environ.get('SLURM_STEP_ID', '')}")
-    return "+".join(parts)
+        return f"slurm-{slurm}-{environ.get('SLURM_RESTART_COUNT', '0')}-{environ.get('SLURM_STEP_ID', '')}"
+    return ""
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:

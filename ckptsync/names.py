@@ -144,12 +144,14 @@ def promote(catalog: Catalog, snapshot: SnapshotId, name: str, *, force: bool = 
         ConfigError: the name cannot be used, or was changed as often as it can be.
         ConflictError: somebody changed the alias meanwhile.
     """
-    if not catalog.exists(snapshot):
+    if not force:
+        catalog.get(snapshot)  # others trust a name without looking
+        if catalog.is_quarantined(snapshot):
+            raise IntegrityError(
+                f"snapshot {snapshot} in {catalog.store.url} is quarantined; `verify` it, or use force (--force)"
+            )
+    elif not catalog.exists(snapshot):
         raise NoSnapshotError(f"snapshot {snapshot} is not committed in {catalog.store.url}")
-    if not force and catalog.is_quarantined(snapshot):
-        raise IntegrityError(
-            f"snapshot {snapshot} in {catalog.store.url} is quarantined; `verify` it, or use force (--force)"
-        )
     current = read_alias(catalog, name)
     if current is not None and current.snapshot == str(snapshot):
         return current

@@ -21,10 +21,11 @@ MAX_ALIAS_LETTERS = 100
 MAX_KEY_BYTES = 900  # S3 and GCS take 1024; what is left is for the run URL's own prefix
 MAX_SEGMENT_BYTES = 255  # what the usual file systems take
 
-MANIFESTS, DATA, WRITERS, JOURNALS, RANKS, PINS, ALIASES, LEASES, QUARANTINE = (
+MANIFESTS, DATA, WRITERS, LAUNCHES, JOURNALS, RANKS, PINS, ALIASES, LEASES, QUARANTINE = (
     "manifests/",
     "data/",
     "writers/",
+    "launches/",
     "journals/",
     "ranks/",
     "pins/",
@@ -39,6 +40,8 @@ _WRITER = re.compile(rf"{WRITERS}([0-9]{{8}})\.json")
 _VERSION = re.compile(rf"{ALIASES}([^/]+)/([0-9]{{8}})\.json")
 _JOURNAL = re.compile(rf"{JOURNALS}([^/]+)/(?:journal(?:-[0-9]{{5}})?\.json|adopted-by/(.+))")
 _REPORT = re.compile(rf"{RANKS}([^/]+)/([0-9]{{5}})-of-([0-9]{{5}})\.json")
+_LAUNCH = re.compile(rf"{LAUNCHES}[0-9a-f]{{32}}")
+_CONTENT = re.compile(rf"{RANKS}([^/]+)/content/[0-9a-f]{{32}}")
 _LEASE = re.compile(rf"{LEASES}([^/]+)/[a-z0-9]{{8}}")
 _QUARANTINED = re.compile(rf"{QUARANTINE}(.+)\.json")
 _ALIAS = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_ALIAS_LETTERS - 1}}}")
@@ -219,10 +222,31 @@ def committer_key(attempt: SnapshotId) -> str:
     return f"{report_prefix(attempt)}committer"
 
 
+def launch_key(launch: str) -> str:
+    """Key that says: this launch has claimed the run once, and never may again."""
+    return f"{LAUNCHES}{hashlib.blake2b(launch.encode(), digest_size=16).hexdigest()}"
+
+
+def is_launch_key(key: str) -> bool:
+    """Tell whether a key says that a launch has claimed the run."""
+    return _LAUNCH.fullmatch(key) is not None
+
+
+def content_key(attempt: SnapshotId, path: str) -> str:
+    """Key of the digest that the file of an attempt's ranks at `path` must have, whoever writes it."""
+    return f"{report_prefix(attempt)}content/{hashlib.blake2b(path.encode(), digest_size=16).hexdigest()}"
+
+
+def is_content_key(key: str) -> bool:
+    """Tell whether a key says what the file of an attempt's ranks must hold."""
+    return _CONTENT.fullmatch(key) is not None
+
+
 def attempt_of_report_folder(key: str) -> SnapshotId | None:
-    """Read the attempt out of the key of a report or of a committer's hint; None for foreign keys."""
+    """Read the attempt out of the key of whatever its ranks put beside their data; None for foreign keys."""
     attempt = _from_newest_first(key.removeprefix(RANKS).partition("/")[0]) if key.startswith(RANKS) else None
-    return attempt if attempt and (report_of_key(key) or key == committer_key(attempt)) else None
+    known = report_of_key(key) or is_content_key(key)
+    return attempt if attempt and (known or key == committer_key(attempt)) else None
 
 
 def pin_key(snapshot: SnapshotId) -> str:

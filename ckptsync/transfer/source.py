@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from ckptsync.errors import ConfigError, DiskError, ManifestError, SourceChangedError
+from ckptsync.snapshot.digest import part_hasher
 from ckptsync.snapshot.layout import check_path
 from ckptsync.snapshot.manifest import DirectoryEntry, LinkEntry, link_stays_inside
 from ckptsync.transfer.folders import is_partial
 
+_WINDOW_BYTES = 4 << 20
 _TICK_NS = 100_000_000
 """Kernels stamp files with a clock of up to 10 ms; a change within that of the first look could go unseen."""
 
@@ -81,6 +83,20 @@ class SourceFile:
                 )
         finally:
             os.close(descriptor)
+
+    def digest(self) -> str:
+        """Return BLAKE3 of the whole content, 64 hex digits.
+
+        Raises:
+            SourceChangedError: the file is no longer the one first seen.
+            DiskError: it cannot be read.
+        """
+        hasher, window = part_hasher(), memoryview(bytearray(min(self.size, _WINDOW_BYTES)))
+        for offset in range(0, self.size, _WINDOW_BYTES):
+            piece = window[: min(_WINDOW_BYTES, self.size - offset)]
+            self.read_into(piece, offset)
+            hasher.update(piece)
+        return hasher.hexdigest()
 
     def _fill(self, descriptor: int, view: memoryview, offset: int) -> None:
         """Read until the view is full."""

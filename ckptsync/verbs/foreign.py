@@ -19,6 +19,7 @@ OUR_FOLDERS = (
     layout.MANIFESTS,
     layout.DATA,
     layout.WRITERS,
+    layout.LAUNCHES,
     layout.JOURNALS,
     layout.RANKS,
     layout.PINS,
@@ -107,6 +108,7 @@ def _is_alias(key: str) -> bool:
 _RECORDS: Mapping[str, Callable[[str], bool]] = {
     layout.MANIFESTS: lambda key: layout.snapshot_of_manifest_key(key) is not None,
     layout.WRITERS: lambda key: layout.epoch_of_writer_key(key) is not None,
+    layout.LAUNCHES: layout.is_launch_key,
     layout.JOURNALS: _is_journal,
     layout.RANKS: lambda key: layout.attempt_of_report_folder(key) is not None,
     layout.PINS: _is_pin,

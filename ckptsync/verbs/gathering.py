@@ -104,7 +104,8 @@ class Gathering:
                         f"rank {found[1]} says that there are {found[2]} ranks, and rank {self.rank} that there are "
                         f"{self.world}; nothing was committed"
                     )
-                ranks.add(found[1])
+                if found[1] < self.world:
+                    ranks.add(found[1])
         return ranks, hinted
 
     def commit(self) -> Manifest:
@@ -172,6 +173,8 @@ def gather(us: Gathering, *, timeout_s: float) -> Manifest:
         clock.sleep(min(pause_s, left_s))
     if (found := us.committed()) is not None:
         return found
+    if len(us.reported()[0]) == us.world:  # whoever said that it commits did not
+        return us.commit()
     raise _incomplete(us, timeout_s)
 
 
@@ -196,11 +199,6 @@ def _hint(us: Gathering) -> bool:
 def _incomplete(us: Gathering, timeout_s: float) -> IncompleteError:
     """Say who is missing, where it runs as far as it told, and what it does instead."""
     missing = sorted(set(range(us.world)) - us.reported()[0])
-    if not missing:
-        return IncompleteError(
-            f"all {us.world} ranks have saved step {us.snapshot.step}, but none committed it within {timeout_s:g} s; "
-            "save it again"
-        )
     named = _named(us, missing[:_NAMED])
     if len(missing) > _NAMED:
         named.append(f"{len(missing) - _NAMED} more")

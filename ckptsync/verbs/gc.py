@@ -325,7 +325,8 @@ def _old_claims(run: Run, before_s: float) -> list[Stat]:
 def _old_reports(run: Run, view: View) -> Iterator[Stat]:
     """What ranks reported of snapshots that are committed long since: the manifest has it all."""
     for stat in run.store.list(layout.RANKS):
-        if layout.attempt_of_report_folder(stat.key) in view.committed and stat.modified_s < view.stale_s:
+        attempt = layout.attempt_of_report_folder(stat.key)
+        if attempt in view.committed and stat.modified_s < view.stale_s and not layout.is_content_key(stat.key):
             yield stat
 
 

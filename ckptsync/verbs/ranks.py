@@ -8,15 +8,17 @@ from pathlib import Path
 
 from ckptsync import names
 from ckptsync.catalog import this_writer, timestamp
-from ckptsync.errors import ConfigError, IncompleteError, ManifestError, NotFoundError, naming
+from ckptsync.config import MIB
+from ckptsync.errors import ConfigError, ConflictError, IncompleteError, ManifestError, NotFoundError, naming
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
-from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Manifest
+from ckptsync.snapshot.manifest import Cost, DirectoryEntry, Entry, FileEntry, LinkEntry
 from ckptsync.snapshot.report import Report
 from ckptsync.store.base import Stat, Upload
 from ckptsync.transfer.journal import Journal, journal_path, open_journal
-from ckptsync.transfer.source import SourceTree
+from ckptsync.transfer.source import SourceFile, SourceTree
 from ckptsync.transfer.workbench import Leftovers, Tally
+from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.compare import same_content
 from ckptsync.verbs.gathering import Gathering, gather
 from ckptsync.verbs.save import Saved, saved
@@ -120,17 +122,34 @@ def _save(run: Run, source: Path, rank: Rank, *, step: int, alias: str | None, d
     snapshot = layout.shared_snapshot_id(epoch, step, rank.launch)
     us = Gathering(run=run, snapshot=snapshot, rank=rank.rank, world=rank.world)
     tally = Tally()
-    if not _is_done(us, tree):
-        journal_at = journal_path(run.config.state_path(), f"{run.url}\n{rank.rank}", source)
-        with open_journal(journal_at, observer=run.observer) as journal:
-            sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally, rank=rank.rank)
-            us.report(_bring(us, tree, sending, described, begun_s))
-            journal.remove()
-    manifest = gather(us, timeout_s=rank.timeout_s)
-    _check_it_is_ours(us, manifest, tree)
+    if (manifest := us.committed()) is None:
+        _check_order(us)
+        us.reported()
+        if not _is_done(us, tree):
+            journal_at = journal_path(run.config.state_path(), f"{run.url}\n{rank.rank}", source)
+            with open_journal(journal_at, observer=run.observer) as journal:
+                sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally, rank=rank.rank)
+                us.report(_bring(us, tree, sending, described, begun_s))
+                journal.remove()
+        manifest = gather(us, timeout_s=rank.timeout_s)
+    _check_same(us, manifest.entries, tree, beside=True)
     if alias is not None:
         names.promote(run.catalog, snapshot, alias)
     return saved(manifest, tally, run.clock.monotonic() - begun_s)
+
+
+def _check_order(us: Gathering) -> None:
+    """Within an epoch snapshots are ordered by step: one that goes back would rank below what it comes after.
+
+    Raises:
+        IncompleteError: this launch has committed a higher step.
+    """
+    newest = next(us.run.catalog.listed(limit=1), None)
+    if newest is not None and newest.id.epoch == us.snapshot.epoch and newest.id.step > us.snapshot.step:
+        raise IncompleteError(
+            f"step {us.snapshot.step} comes after step {newest.id.step} of the same launch; name each start of the job "
+            "differently (--launch)"
+        )
 
 
 def _bring(us: Gathering, tree: SourceTree, sending: Sending, described: Description, begun_s: float) -> Report:
@@ -139,6 +158,7 @@ def _bring(us: Gathering, tree: SourceTree, sending: Sending, described: Descrip
     parent = run.catalog.newest_readable()
     leftovers = _leftovers(us, tree, sending.journal)
     sending.announce(tree)
+    _promise(us, tree)
     entries = sending.send(tree, parent, leftovers)
     check_at_rest(tree, entries, always=run.config.transfer.reread_source)
     return Report(
@@ -158,6 +178,31 @@ def _bring(us: Gathering, tree: SourceTree, sending: Sending, described: Descrip
             bytes_reused=sending.tally.bytes_reused,
         ),
     )
+
+
+def _promise(us: Gathering, tree: SourceTree) -> None:
+    """Say what the large files will hold, for good: a key is never written with other content, whoever else writes it.
+
+    A file too small to be cut into parts needs no promise, for it is created only if absent.
+
+    Raises:
+        IncompleteError: another rank, or another try of this one, has promised something else.
+    """
+    run = us.run
+    large = [file for file in tree.files if file.size > max(run.store.traits.min_part_bytes, MIB)]
+
+    def promise(file: SourceFile) -> None:
+        key, digest = layout.content_key(us.snapshot, file.path), file.digest().encode()
+        try:
+            run.store.put(key, digest, if_absent=True)
+        except ConflictError as error:
+            if run.store.read(key) != digest:
+                raise IncompleteError(
+                    f"{file.path} differs from what another rank, or an earlier try of this one, saves under that name; let "
+                    "each rank save below a folder of its own (--under), and name each start of the job differently (--launch)"
+                ) from error
+
+    map_tasks(promise, large, run.config.transfer.workers)
 
 
 def _leftovers(us: Gathering, tree: SourceTree, journal: Journal) -> Leftovers:
@@ -196,25 +241,39 @@ def _is_done(us: Gathering, tree: SourceTree) -> bool:
     return True
 
 
-def _check_it_is_ours(us: Gathering, manifest: Manifest, tree: SourceTree) -> None:
-    """Make sure that the snapshot holds our part: somebody else's commit may be of an earlier try."""
-    paths = {entry.path for entry in manifest.entries}
-    if lost := next((file.path for file in tree.files if file.path not in paths), None):
-        raise IncompleteError(f"snapshot {us.snapshot} was committed without {lost} of rank {us.rank}")
+def _check_same(us: Gathering, entries: tuple[Entry, ...], tree: SourceTree, *, beside: bool = False) -> None:
+    """Compare the disk with what was reported or committed, byte for byte.
 
-
-def _check_same(us: Gathering, entries: tuple[Entry, ...], tree: SourceTree) -> None:
-    """Compare the disk with what was reported, byte for byte.
+    Args:
+        us: our part.
+        entries: what is in the bucket.
+        tree: what is on the disk.
+        beside: `entries` hold other ranks' as well.
 
     Raises:
         IncompleteError: they differ.
     """
-    reported = {entry.path: entry for entry in entries if isinstance(entry, FileEntry)}
-    same = reported.keys() == {file.path for file in tree.files} and all(
-        same_content(file.location, reported[file.path]) for file in tree.files
+    there = {entry.path: entry for entry in entries}
+    ours: list[Entry] = [*tree.links, *tree.directories]
+    same = (
+        (beside or there.keys() == {entry.path for entry in ours} | {file.path for file in tree.files})
+        and all(_is_alike(there.get(entry.path), entry) for entry in ours)
+        and all(_holds(there.get(file.path), file) for file in tree.files)
     )
     if not same:
         raise IncompleteError(
             f"rank {us.rank} has saved other files as step {us.snapshot.step} in this launch before; name each start of "
             "the job differently (--launch)"
         )
+
+
+def _is_alike(there: Entry | None, ours: Entry) -> bool:
+    """Whether a link or a directory is in the bucket."""
+    if isinstance(ours, LinkEntry):
+        return there == ours
+    return isinstance(there, DirectoryEntry)
+
+
+def _holds(there: Entry | None, file: SourceFile) -> bool:
+    """Whether a file is in the bucket, by content."""
+    return isinstance(there, FileEntry) and there.size == file.size and same_content(file.location, there)

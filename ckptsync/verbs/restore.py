@@ -247,7 +247,10 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
 
     def expendable(old: Path, stood_at: Path) -> bool:
         inside = root if stood_at == target else str(stood_at.relative_to(target))
-        return (before is not None and holds_only(old, before, inside)) or _is_committed(run, manifest, old, inside)
+        if _is_committed(run, manifest, old, inside):
+            return True
+        # the copy of a snapshot that was deleted on purpose; one that is there and bad may have its only good copy here
+        return before is not None and not run.catalog.exists(before.id) and holds_only(old, before, inside)
 
     with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind, observer=run.observer) as place:
         if holds_only(target, manifest, root) if root else _is_there(place, entries, manifest.mode):

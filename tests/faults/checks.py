@@ -70,7 +70,8 @@ def check_clean(bed: Bed) -> None:
     collect(bed.plain, None, grace_s=0, dry_run=False)
     manifests = check_whole(bed.plain, bed.verified)
     data = {file.key for manifest in manifests.values() for file in manifest.files}
-    records = {layout.manifest_key(one) for one in manifests} | {layout.journal_key(one) for one in manifests}
+    records = {layout.manifest_key(one) for one in manifests}
+    records |= {layout.journal_key(one, 0 if manifest.ranks else None) for one, manifest in manifests.items()}
     there = {found.key for found in bed.inner.list("")}
     assert records <= there, f"missing: {records - there}"
     named = data | records | _borrowed(manifests)
@@ -97,6 +98,8 @@ def _is_record(key: str, there: set[SnapshotId]) -> bool:
     folder = key.partition("/")[0] + "/"
     if folder == layout.PINS:
         return layout.parse_snapshot_id(key.removeprefix(layout.PINS)) in there
+    if folder == layout.RANKS:  # what large files must hold stays with the snapshot
+        return layout.is_content_key(key) and layout.attempt_of_report_folder(key) in there
     if folder == layout.LEASES:  # of a reader that was killed; it dies of age
         return layout.snapshot_of_lease_key(key) in there
-    return folder in {layout.WRITERS, f"{IMPORTED}/"} or key.startswith(f"{layout.ALIASES}{BEST}/")
+    return folder in {layout.WRITERS, layout.LAUNCHES, f"{IMPORTED}/"} or key.startswith(f"{layout.ALIASES}{BEST}/")

@@ -230,6 +230,26 @@ MUTATIONS = (
         test="tests/unit/snapshot/test_report.py::test_two_things_under_one_name_are_refused",
     ),
     Mutation(
+        name="a rank writes large files only as they were promised",
+        file="verbs/ranks.py",
+        changes=(("    _promise(us, tree)\n", ""),),
+        test="tests/unit/verbs/test_ranks.py::test_a_twin_of_a_rank_with_other_content_never_writes_under_its_keys",
+    ),
+    Mutation(
+        name="a launch that was overtaken stays so",
+        file="catalog.py",
+        changes=(
+            ("            if self._was_launched(launch):\n                self.check_not_fenced(epoch - 1)\n", ""),
+        ),
+        test="tests/unit/verbs/test_ranks.py::test_an_old_launch_stays_fenced_however_many_came_since",
+    ),
+    Mutation(
+        name="a rank compares what was committed with what it has",
+        file="verbs/ranks.py",
+        changes=(("    _check_same(us, manifest.entries, tree, beside=True)\n", ""),),
+        test="tests/unit/verbs/test_ranks.py::test_other_content_after_the_commit_is_refused_and_touches_nothing",
+    ),
+    Mutation(
         name="gc spares what is being read",
         file="verbs/gc.py",
         changes=(("        | leased(run.store, now_s)\n", ""),),

@@ -16,6 +16,7 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.testing.faults import Killed, death
 from ckptsync.verbs.adopt import adopt
 from ckptsync.verbs.gc import collect
+from ckptsync.verbs.ranks import Rank, save_rank
 from ckptsync.verbs.remove import remove
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import save
@@ -210,6 +211,11 @@ def _save(bed: Bed) -> object:
     return save(bed.run, bed.trees.new, step=2)
 
 
+def _save_rank(bed: Bed) -> object:
+    """All that a rank does, the commit included: it is the only one."""
+    return save_rank(bed.run, bed.trees.new, Rank(rank=0, world=1, launch="struck"), step=2)
+
+
 def _restore(bed: Bed) -> object:
     return restore(bed.run, bed.folder / "target")
 
@@ -223,6 +229,9 @@ def _is_pinned(bed: Bed) -> bool:
 
 
 _ALIKE = tuple(kind for kind in KINDS if kind.name in {"memory", "memory, 4 workers", "directory"})
+_SHARED = tuple(
+    kind for kind in KINDS if kind.name in {"memory", "memory, 4 workers", "memory, no part copies", "directory"}
+)
 _NAMING = tuple(kind for kind in KINDS if kind.name in {"memory", "memory, single writer", "directory"})
 _ERASING = tuple(
     kind for kind in KINDS if kind.name in {"memory", "memory, 4 workers", "memory, no multipart", "directory"}
@@ -232,6 +241,7 @@ SCENARIOS = (
     Scenario("save", _old, _save, _either, _is_new),
     Scenario("save, journal lost", _old, _save, _either, _is_new, journal_lost=True),
     Scenario("save, continued", _half_saved, _save, _either, _is_new),
+    Scenario("save by a rank", _old, _save_rank, _either, _is_new, kinds=_SHARED),
     Scenario("restore", _old_and_new, _restore, _only_new, _is_new, target=True, kinds=_ALIKE),
     Scenario("restore over the old", _to_restore, _restore, _only_new, _is_new, target=True, kinds=_ALIKE),
     Scenario("gc", _much, _collect, _only_old, _is_old, _all_but_newest, kinds=_ERASING),

@@ -163,10 +163,9 @@ def test_where_journals_lie(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, ""),
         ({"CKPTSYNC_LAUNCH": "mine", "SLURM_JOB_ID": "7"}, "mine"),
         ({"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "1"}, ""),
-        ({"TORCHELASTIC_RUN_ID": "j", "TORCHELASTIC_RESTART_COUNT": "1"}, "torchrun-j-1"),
+        ({"TORCHELASTIC_RUN_ID": "j", "TORCHELASTIC_RESTART_COUNT": "1"}, ""),  # agents do not agree on it
         ({"SLURM_JOB_ID": "7"}, "slurm-7-0-"),
         ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2", "SLURM_STEP_ID": "0"}, "slurm-7-2-0"),
-        ({"TORCHELASTIC_RUN_ID": "7", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}, "torchrun-7-0+slurm-7-1-"),
     ],
 )
 def test_the_launch_is_named_by_the_user_or_the_scheduler(environ: dict[str, str], name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ckptsync.catalog import Catalog
 from ckptsync.clock import SYSTEM
 from ckptsync.config import MIB
 from ckptsync.errors import (
@@ -23,6 +24,7 @@ from ckptsync.events import Event
 from ckptsync.policy import LatestN
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
+from ckptsync.snapshot.signature import Keys, PublicKey
 from ckptsync.store.base import StoreWrapper
 from ckptsync.verbs import gathering
 from ckptsync.verbs.gc import collect
@@ -30,6 +32,7 @@ from ckptsync.verbs.ranks import Rank, save_rank
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import Saved, save
 from ckptsync.verbs.status import status
+from ckptsync.verbs.verify import verify
 
 Outcome = Saved | BaseException
 
@@ -373,7 +376,7 @@ def test_gc_deletes_all_that_ranks_left(
     assert len(collected.orphans) == 1
     snapshot = layout.parse_snapshot_id(last.snapshot)
     assert snapshot is not None
-    left = {found.key for found in store.list("") if not found.key.startswith(layout.WRITERS)}
+    left = {found.key for found in store.list("") if not found.key.startswith((layout.WRITERS, layout.LAUNCHES))}
     assert left == {
         layout.manifest_key(snapshot),
         layout.journal_key(snapshot),
@@ -389,8 +392,8 @@ def test_gc_deletes_reports_of_what_is_committed_long_since(
     collect(run, None, grace_s=1000.0, dry_run=False)
     assert list(store.list(layout.RANKS))
     collect(run, None, grace_s=1.0, dry_run=False)
-    assert not list(store.list(layout.RANKS))
-    assert isinstance(save_all(3, ranks=[1])[1], Saved)  # it asks for what it has brought, and finds it in the manifest
+    assert all(layout.is_content_key(found.key) for found in store.list(layout.RANKS))
+    assert isinstance(save_all(3, ranks=[1])[1], Saved)  # it finds what it has brought in the manifest
     del events
 
 
@@ -403,3 +406,103 @@ def test_an_error_of_the_store_names_rank_file_and_part(run: Run, shards: Callab
         save_rank(run, shards(1), Rank(rank=1, world=2, launch="x"), step=1)
     assert "rank 1, file shard-1.bin, part " in str(caught.value)
     assert "10 attempts, request R7" in str(caught.value)
+
+
+# -- nothing of a launch is ever overwritten ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def committed(save_all: Callable[..., dict[int, Outcome]]) -> Saved:
+    """Two ranks, committed at step 5."""
+    outcome = save_all(2)[0]
+    assert isinstance(outcome, Saved)
+    return outcome
+
+
+def _refused(outcome: Outcome) -> str:
+    assert isinstance(outcome, IncompleteError), outcome
+    return str(outcome)
+
+
+@pytest.mark.req(26, 25)
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("collected", [False, True])
+def test_other_content_after_the_commit_is_refused_and_touches_nothing(
+    run: Run, committed: Saved, shards: Callable[[int], Path], save_all: Any, clock: Any, *, world: int, collected: bool
+) -> None:
+    (shards(0) / "shard-0.bin").write_bytes(bytes(3 * MIB))
+    if collected:
+        clock.advance(100)
+        collect(run, None, grace_s=1.0, dry_run=False)
+    assert "--launch" in _refused(save_all(world, ranks=[0])[0])
+    assert not verify(run, committed.snapshot).bad
+
+
+@pytest.mark.req(26)
+def test_a_twin_of_a_rank_with_other_content_never_writes_under_its_keys(
+    run: Run, save_all: Any, store: Any, tmp_path: Path
+) -> None:
+    """It is stopped before its upload is finished; the rank is begun anew elsewhere; then it wakes up."""
+    other = tmp_path / "twin"
+    other.mkdir()
+    (other / "shard-0.bin").write_bytes(bytes([9]) * (2 * MIB + 5))
+    woken: list[Outcome] = []
+
+    def begin_anew(verb: str, key: str) -> None:
+        if verb == "finish" and key.endswith("shard-0.bin") and not woken:
+            store.before = lambda *_: None
+            woken.append(save_all(1, ranks=[0], timeout_s=0.0)[0])
+
+    store.before = begin_anew
+    twin = Rank(rank=0, world=1, launch="job-1", timeout_s=5)
+    saved = save_rank(replace(run, clock=SYSTEM), other, twin, step=5)
+    assert "--launch" in _refused(woken[0])
+    assert not verify(run, saved.snapshot).bad
+
+
+@pytest.mark.req(8, 25)
+def test_a_launch_does_not_go_back_to_a_lower_step(run: Run, save_all: Any, committed: Saved) -> None:
+    del committed
+    assert "step 4 comes after step 5 of the same launch" in _refused(save_all(2, ranks=[0], step=4)[0])
+    assert [listed.id.step for listed in run.catalog.listed()] == [5]
+
+
+@pytest.mark.req(26)
+def test_an_old_launch_stays_fenced_however_many_came_since(run: Run, save_all: Any) -> None:
+    for number in range(12):
+        assert isinstance(save_all(1, launch=f"job-{number}", step=number)[0], Saved)
+    assert isinstance(save_all(1, launch="job-0", step=99)[0], FencedError)
+    assert isinstance(save_all(1, launch="job-11", step=99)[0], Saved)
+    del run
+
+
+def test_what_could_not_be_read_back_is_refused_before_anything_is_written(run: Run, shards: Any, store: Any) -> None:
+    strict = replace(run, catalog=Catalog(store, keys=Keys(required=(PublicKey("0" * 16, bytes(32)),))))
+    with pytest.raises(ConfigError, match=r"signing\.key"):
+        save_rank(strict, shards(0), Rank(rank=0, world=1, launch="x"), step=1)
+    assert not list(store.list(""))
+
+
+def test_a_hint_of_a_dead_rank_costs_no_commit_however_short_the_patience(
+    run: Run, shards: Any, save_all: Any, store: Any
+) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    snapshot = layout.shared_snapshot_id(run.catalog.newest_epoch(), 5, "job-1")
+    store.put(layout.committer_key(snapshot), b"1", if_absent=True)
+    assert isinstance(save_all(2, ranks=[1], timeout_s=0.0)[1], Saved)
+    del shards
+
+
+def test_changed_links_and_folders_are_noticed(shards: Any, save_all: Any) -> None:
+    (shards(0) / "link").symlink_to("config.json")
+    assert isinstance(save_all(1)[0], Saved)
+    (shards(0) / "link").unlink()
+    (shards(0) / "link").symlink_to("empty")
+    assert "--launch" in _refused(save_all(1)[0])
+
+
+def test_a_report_of_a_rank_that_cannot_be_is_not_counted(run: Run, save_all: Any) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    snapshot = layout.shared_snapshot_id(run.catalog.newest_epoch(), 5, "job-1")
+    run.store.put(layout.report_key(snapshot, 7, 2), b"{}")
+    assert "rank 1 (host unknown" in _refused(save_all(2, ranks=[0], timeout_s=0.0)[0])
