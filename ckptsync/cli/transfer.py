@@ -57,7 +57,7 @@ _ranks: Decorator = stacked(
     click.option(
         "--launch",
         metavar="NAME",
-        help="Names this start of the job, alike on all ranks.  [default: $CKPTSYNC_LAUNCH, or torchrun's and Slurm's own]",
+        help="Names this start of the job, alike on all ranks.  [default: $CKPTSYNC_LAUNCH, or Slurm's]",
     ),
     click.option("--under", metavar="FOLDER", default="", help="Folder of the snapshot for this rank's files."),
     click.option(
