@@ -120,11 +120,44 @@ def _newest_version(catalog: Catalog, name: str) -> str | None:
     return None
 
 
-def all_aliases(catalog: Catalog) -> dict[str, Alias]:
-    """Return every alias by name."""
+def all_aliases(catalog: Catalog, *, skip_damaged: bool = False) -> dict[str, Alias]:
+    """Return every alias by name.
+
+    Args:
+        catalog: of the run.
+        skip_damaged: leave out those that cannot be read, for who only shows them.
+
+    Raises:
+        ManifestError: one is damaged, and `skip_damaged` is not set.
+    """
     keys = (found.key for found in catalog.store.list(layout.ALIASES))
     names = {key.split("/")[1] for key in keys if layout.version_of_alias_key(key) is not None}
-    return {name: alias for name in sorted(names) if (alias := read_alias(catalog, name)) is not None}
+    found: dict[str, Alias] = {}
+    for name in sorted(names):
+        try:
+            alias = read_alias(catalog, name)
+        except ManifestError:
+            if not skip_damaged:
+                raise
+            continue
+        if alias is not None:
+            found[name] = alias
+    return found
+
+
+def name_committed(catalog: Catalog, snapshot: SnapshotId, name: str | None) -> None:
+    """Let a name, if there is one, stand for a snapshot that was committed just now; who is told of a failure is told that as well.
+
+    Raises:
+        ManifestError: the alias is damaged.
+        ConflictError: somebody changed the alias meanwhile.
+    """
+    if name is None:
+        return
+    try:
+        promote(catalog, snapshot, name)
+    except (ManifestError, ConflictError) as error:
+        raise type(error)(f"snapshot {snapshot} is committed, but its name is not set: {error}") from error
 
 
 def promote(catalog: Catalog, snapshot: SnapshotId, name: str, *, force: bool = False) -> Alias:

@@ -10,7 +10,8 @@ _PASSWORD_WITH_SLASH = re.compile(r"://[^\s/:@]{0,256}:(?![0-9]+(?:/|\b))[^\s@]{
 _PASSWORD = re.compile(r"[^\s/:@'\"=(]{1,256}:[^\s/@'\"]{1,1024}@")
 _QUERY = re.compile(
     r"\b((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|GoogleAccessId|[a-z_-]{0,40}signature|sig|"
-    r"[a-z_-]{0,40}token|[a-z_-]{0,40}secret[a-z_-]{0,40}|password|passwd)=)[^&\s'\"]+",
+    r"[a-z_-]{0,40}token|[a-z_-]{0,40}secret[a-z_-]{0,40}|(?:api|access)[_-]?key(?:[_-]?id)?|password|passwd)"
+    r"(?:=|%3D))[^&\s'\"]+",
     re.IGNORECASE,
 )
 
@@ -24,4 +25,4 @@ def redacted(text: str) -> str:
         text = _PASSWORD_WITH_SLASH.sub(f"://{_STANDS_FOR}@", text)
         text = _SCHEME.sub(f"://{_STANDS_FOR}@", text)
         text = _PASSWORD.sub(f"{_STANDS_FOR}@", text)
-    return _QUERY.sub(rf"\1{_STANDS_FOR}", text) if "=" in text else text
+    return _QUERY.sub(rf"\1{_STANDS_FOR}", text) if "=" in text or "%3" in text else text

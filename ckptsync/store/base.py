@@ -267,6 +267,15 @@ class Store(ABC):
         """Unfinished uploads whose key starts with `prefix`, all pages."""
         raise UnsupportedError("this store has no multipart uploads", op="uploads", key=prefix)
 
+    def within(self, deadline_s: float) -> Store:
+        """Return the same store, for a courtesy that must not take long: where requests are tried again, no try begins later than that.
+
+        Args:
+            deadline_s: seconds since the first try.
+        """
+        del deadline_s
+        return self
+
     def close(self) -> None:
         """Let go of connections and files. Safe to call again."""
         return

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
+import msgspec
 import tenacity
 
 from ckptsync.clock import SYSTEM, Clock
@@ -60,6 +61,17 @@ class Retrying(StoreWrapper):
         self._retry = retry
         self._clock = clock
         self._observer = observer
+
+    def within(self, deadline_s: float) -> Retrying:
+        """As `Store.within`."""
+        retry = msgspec.structs.replace(self._retry, deadline_s=min(deadline_s, self._retry.deadline_s))
+        return Retrying(
+            self.inner,
+            retry,
+            clock=self._clock,
+            observer=self._observer,
+            least_bytes_per_s=self._least_bytes_per_s,
+        )
 
     def around(self, verb: str, key: str, request: Callable[[], T]) -> T:
         """Send a request until it succeeds, or fails for good."""

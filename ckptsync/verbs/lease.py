@@ -23,6 +23,8 @@ LIFE_S = 3600.0
 _RENEW_S = LIFE_S / 3
 _PROBES = 5
 """How often the time is asked for while other gcs are at work."""
+_DEADLINE_S = 15.0
+"""A lease is a courtesy: no restore waits longer for one."""
 _PAUSE_S = 5.0
 """After a put that failed, the next is tried no sooner."""
 
@@ -33,6 +35,7 @@ class Leases:
     def __init__(self, run: Run) -> None:
         """Put nothing yet."""
         self.run = run
+        self.store = run.store.within(_DEADLINE_S)
         self._may_write = True
         self._told = False
 
@@ -63,7 +66,7 @@ class Leases:
         if not self._may_write:
             return False
         try:
-            self.run.store.put(key, b"")
+            self.store.put(key, b"")
         except CkptsyncError as error:
             self._may_write = not isinstance(error, DeniedError | UnsupportedError)
             if not self._told:
@@ -110,7 +113,7 @@ class _Lease:
         """Delete it; what stays for want of a right, or of a connection, dies of age."""
         self.leases.run.rest(since_s=self.put_s)
         with suppress(CkptsyncError):
-            self.leases.run.store.delete(self.keys)
+            self.leases.store.delete(self.keys)
 
     def _now_s(self) -> float:
         """Seconds that never run backwards."""

@@ -69,12 +69,11 @@ def rows(run: Run) -> Iterator[Row]:
     Manifests are read in parallel but never more than `transfer.workers` ahead, so that memory does not grow with the run.
 
     Raises:
-        ManifestError: an alias is damaged.
         StoreError: a request failed for good.
     """
     pinned, quarantined = names.pins(run.catalog), run.catalog.quarantined()
     aliases: dict[str, list[str]] = {}
-    for name, alias in names.all_aliases(run.catalog).items():
+    for name, alias in names.all_aliases(run.catalog, skip_damaged=True).items():
         aliases.setdefault(alias.snapshot, []).append(name)
 
     def row(found: _Found) -> Row | None:

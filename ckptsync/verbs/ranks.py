@@ -133,8 +133,7 @@ def _save(run: Run, source: Path, rank: Rank, *, step: int, alias: str | None, d
                 journal.remove()
         manifest = gather(us, timeout_s=rank.timeout_s)
     _check_same(us, manifest.entries, tree, beside=True)
-    if alias is not None:
-        names.promote(run.catalog, snapshot, alias)
+    names.name_committed(run.catalog, snapshot, alias)
     return saved(manifest, tally, run.clock.monotonic() - begun_s)
 
 

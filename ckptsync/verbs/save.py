@@ -120,8 +120,7 @@ def save(
         run.catalog.commit(manifest)
         journal.remove()
     run.observer(Event(kind=Kind.COMMITTED, path=manifest.snapshot, bytes=manifest.size, count=len(tree.files)))
-    if alias is not None:
-        names.promote(run.catalog, snapshot, alias)
+    names.name_committed(run.catalog, snapshot, alias)
     return saved(manifest, tally, run.clock.monotonic() - begun_s)
 
 

@@ -165,3 +165,28 @@ def test_pins_are_put_and_taken_away(catalog: Catalog, store: Any) -> None:
     for _ in range(2):
         names.unpin(catalog, one)
     assert names.pins(catalog) == {two}
+
+
+def test_who_only_shows_names_sees_those_that_are_whole(catalog: Catalog, store: Any) -> None:
+    snapshot = commit(catalog, 1, 10)
+    promote(catalog, snapshot, "good")
+    store.put(layout.alias_key("bad", 1), b"{}")
+    assert list(names.all_aliases(catalog, skip_damaged=True)) == ["good"]
+    with pytest.raises(ManifestError, match="'bad' is damaged"):
+        names.all_aliases(catalog)
+
+
+def test_a_name_that_could_not_be_set_is_told_with_the_commit(catalog: Catalog, store: Any) -> None:
+    snapshot = commit(catalog, 1, 10)
+    store.put(layout.alias_key("bad", 1), b"{}")
+    with pytest.raises(ManifestError, match=f"snapshot {snapshot} is committed, but its name is not set"):
+        names.name_committed(catalog, snapshot, "bad")
+    names.name_committed(catalog, snapshot, None)
+
+
+def test_a_snapshot_whose_manifest_cannot_be_read_gets_no_name_unless_forced(catalog: Catalog, store: Any) -> None:
+    snapshot = commit(catalog, 1, 10)
+    store.put(layout.manifest_key(snapshot), b"{}")
+    with pytest.raises(ManifestError):
+        promote(catalog, snapshot, "best")
+    assert promote(catalog, snapshot, "best", force=True).snapshot == str(snapshot)

@@ -25,6 +25,8 @@ from ckptsync.redaction import redacted
         ("x-goog-signature=f00", "x-goog-signature=***"),
         ("https://h/?Signature=f00&Expires=1", "https://h/?Signature=***&Expires=1"),
         ("sv=1&sig=f00", "sv=1&sig=***"),
+        ("s3://b/x%3FX-Amz-Signature%3Df00", "s3://b/x%3FX-Amz-Signature%3D***"),
+        ("https://h/?api_key=f00&access_key=f01", "https://h/?api_key=***&access_key=***"),
         ("aws_secret_access_key=f00 and access_token=f00", "aws_secret_access_key=*** and access_token=***"),
     ],
 )

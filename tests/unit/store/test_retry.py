@@ -401,3 +401,11 @@ def test_other_failures_count_as_before_among_those() -> None:
         "stat 'key' failed",
         f"stat 'key' failed, try 1 of {ATTEMPTS}",
     ]
+
+
+def test_a_courtesy_ends_after_a_deadline_of_its_own() -> None:
+    bench = Bench(Retry(attempts=1000, base_s=1.0, cap_s=5.0, deadline_s=300.0))
+    asked_s = bench.break_always("stat", lambda: TransientError("no answer", op="stat"))
+    with pytest.raises(TransientError):
+        bench.store.within(15.0).stat("key")
+    assert asked_s[-1] < 15.0
