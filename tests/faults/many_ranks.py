@@ -150,16 +150,13 @@ def _ignore(event: Event) -> None:
 def table(rows: Sequence[Measured]) -> str:
     """The figures as Markdown."""
     head = (
-        "| ranks | writes/s taken | requests a rank | … to find the epoch | … to write | … to report | … to look and wait "
-        "| reports read a rank | commits tried | refused | last report to commit |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+        "| ranks | writes/s taken | requests a rank | … to write | … to report | commits tried | refused "
+        "| last report to commit |\n|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(
         f"| {row.world} | {row.share * WRITES_PER_S:.0f} | {sum(row.requests.values()) / row.world:.1f} "
-        f"| {row.matching('list writers', 'read writers', 'put writers'):.1f} "
         f"| {row.matching('put journals', 'put data', 'stat journals', 'stat data', 'get data'):.1f} "
-        f"| {row.matching('put ranks'):.1f} "
-        f"| {row.matching('list ranks', 'read manifests', 'list manifests', 'get manifests'):.1f} "
-        f"| {row.matching('read ranks'):.1f} | {row.manifests} | {row.refused} | {row.commit_s:.2f} s |\n"
+        f"| {row.matching('put ranks'):.1f} | {row.manifests} | {row.refused} | {row.commit_s:.2f} s |\n"
         for row in rows
     )
 
