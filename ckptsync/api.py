@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -22,6 +23,10 @@ from ckptsync.verbs.save import save as save_to
 
 _TENURES: dict[str, Tenure] = {}
 """What this process may write, by run: a later save is fenced when a newer writer came since the first."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        after_in_child=_TENURES.clear
+    )  # a child is another writer, and may have been forked amid a save
 
 
 def save(
@@ -40,7 +45,7 @@ def save(
     """Commit a file or directory as the newest snapshot of a run; blocks until it is durable.
 
     Called again after a kill, with the same path, run and step, it sends only what is missing. The first call of a process
-    takes the run over; a later one fails when a newer writer has done so since.
+    takes the run over; a later one fails when a newer writer has done so since. Threads that save to one run take turns.
 
     Args:
         path: a file or a directory, at rest until this returns.
@@ -63,6 +68,7 @@ def save(
     """
     step = _whole(step, "step")
     with _opened(run, config, observer) as opened:
+        tenure = _TENURES.setdefault(str(opened.directory.resolve()) if opened.directory else opened.url, Tenure())
         if rank is not None:
             return save_rank(
                 opened,
@@ -73,6 +79,7 @@ def save(
                 meta=meta or {},
                 alias=alias,
                 fingerprint=fingerprint,
+                tenure=tenure,
             )
         return save_to(
             opened,
@@ -82,7 +89,7 @@ def save(
             meta=meta or {},
             alias=alias,
             fingerprint=fingerprint,
-            tenure=_TENURES.setdefault(str(opened.directory.resolve()) if opened.directory else opened.url, Tenure()),
+            tenure=tenure,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from ckptsync.catalog import Catalog
+from ckptsync.errors import ConfigError
 
 
 class Tenure:
@@ -16,9 +17,12 @@ class Tenure:
 
     def __init__(self) -> None:
         """Hold nothing yet."""
+        self.turn = threading.Lock()
+        """Held while this process saves by itself: two such saves at once would fence each other."""
         self._lock = threading.Lock()
         self._epoch = 0
         self._step = -1
+        self._launch = ""
 
     def epoch_for(self, catalog: Catalog, step: int) -> int:
         """Return the epoch in which to save a step.
@@ -28,13 +32,37 @@ class Tenure:
 
         Raises:
             FencedError: a newer writer has claimed the run since the first call.
+            ConfigError: the epoch is shared with the other ranks of a launch, and taking the next one would fence them.
         """
         with self._lock:
             if not self._epoch or catalog.newest_epoch() < self._epoch:  # the run may have been deleted and begun anew
-                self._epoch = catalog.claim().epoch
-            elif step > self._step:
-                catalog.check_not_fenced(self._epoch)
+                self._epoch, self._launch = catalog.claim().epoch, ""
             else:
-                self._epoch = catalog.claim_next(self._epoch).epoch
+                catalog.check_not_fenced(self._epoch)
+                if step <= self._step:
+                    self._epoch = self._next(catalog, step)
             self._step = step
             return self._epoch
+
+    def _next(self, catalog: Catalog, step: int) -> int:
+        """Take the next epoch, for a step that does not rise."""
+        if self._launch:
+            raise ConfigError(
+                f"step {step} does not come after step {self._step}, which this process saved as a rank of launch "
+                f"{self._launch!r}; saved by itself it would shut the other ranks out"
+            )
+        return catalog.claim_next(self._epoch).epoch
+
+    def join(self, catalog: Catalog, launch: str, step: int) -> int:
+        """Return the epoch in which all ranks of a launch save; a later save of this process by itself is in it as well.
+
+        Raises:
+            FencedError: a newer launch or writer owns the run.
+            ConfigError: what is committed could not be read back.
+            UnsupportedError: the store cannot create conditionally.
+        """
+        epoch = catalog.join(launch).epoch
+        with self._lock:
+            self._step = max(step, self._step) if epoch == self._epoch else step
+            self._epoch, self._launch = epoch, launch
+        return epoch

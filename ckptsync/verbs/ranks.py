@@ -15,6 +15,7 @@ from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Cost, DirectoryEntry, Entry, FileEntry, LinkEntry
 from ckptsync.snapshot.report import Report
 from ckptsync.store.base import Stat, Upload
+from ckptsync.tenure import Tenure
 from ckptsync.transfer.journal import Journal, journal_path, open_journal
 from ckptsync.transfer.source import SourceFile, SourceTree
 from ckptsync.transfer.workbench import Leftovers, Tally
@@ -77,6 +78,7 @@ def save_rank(
     meta: Mapping[str, str] = _NO_META,
     alias: str | None = None,
     fingerprint: str = "",
+    tenure: Tenure | None = None,
 ) -> Saved:
     """Bring one rank's files, and return once the files of all ranks are one committed snapshot.
 
@@ -92,6 +94,7 @@ def save_rank(
         meta: free text.
         alias: a name that shall stand for the snapshot; one rank is enough to give it.
         fingerprint: the caller's digest of its training configuration.
+        tenure: what this process may write; it learns the launch's epoch.
 
     Raises:
         ConfigError: the source or an argument cannot be used; the bucket was not touched.
@@ -109,16 +112,19 @@ def save_rank(
             step=step,
             alias=alias,
             described=describe(metrics, meta, fingerprint),
+            tenure=tenure or Tenure(),
         )
 
 
-def _save(run: Run, source: Path, rank: Rank, *, step: int, alias: str | None, described: Description) -> Saved:
+def _save(
+    run: Run, source: Path, rank: Rank, *, step: int, alias: str | None, described: Description, tenure: Tenure
+) -> Saved:
     """Do it."""
     begun_s = run.clock.monotonic()
     if alias is not None:
         layout.alias_prefix(alias)
     tree = checked_tree(run, source, step, under=rank.under)
-    epoch = run.catalog.join(rank.launch).epoch
+    epoch = tenure.join(run.catalog, rank.launch, step)
     snapshot = layout.shared_snapshot_id(epoch, step, rank.launch)
     us = Gathering(run=run, snapshot=snapshot, rank=rank.rank, world=rank.world)
     tally = Tally()

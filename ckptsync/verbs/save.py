@@ -73,7 +73,8 @@ def save(
         meta: free text.
         alias: a name that shall stand for it.
         fingerprint: the caller's digest of its training configuration.
-        tenure: our right to write the run, from an earlier save of this process; None takes the run over.
+        tenure: our right to write the run, from an earlier save of this process; None takes the run over. Saves that share one
+            wait for each other.
 
     Raises:
         ConfigError: the source or an argument cannot be used; the bucket was not touched.
@@ -87,9 +88,10 @@ def save(
         layout.alias_prefix(alias)
     described = describe(metrics, meta, fingerprint)
     tree = checked_tree(run, source, step)
-    tally = Tally()
-    with open_journal(journal_path(run.config.state_path(), run.url, source), observer=run.observer) as journal:
-        snapshot = layout.new_snapshot_id((tenure or Tenure()).epoch_for(run.catalog, step), step)
+    tally, tenure = Tally(), tenure or Tenure()
+    journal_at = journal_path(run.config.state_path(), run.url, source)
+    with tenure.turn, open_journal(journal_at, observer=run.observer) as journal:
+        snapshot = layout.new_snapshot_id(tenure.epoch_for(run.catalog, step), step)
         parent = run.catalog.newest_readable()
         leftovers = continue_earlier(run, snapshot, journal)
         sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally)

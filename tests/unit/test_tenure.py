@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import ckptsync
 from ckptsync.catalog import Catalog
-from ckptsync.errors import FencedError
+from ckptsync.errors import ConfigError, FencedError
 from ckptsync.run import Run
 from ckptsync.store.memory import MemoryStore
 from ckptsync.tenure import Tenure
@@ -75,3 +78,53 @@ def test_a_zombie_that_saves_again_sends_nothing(run_with: Callable[..., Run], s
     latest = run.catalog.latest()
     assert latest is not None
     assert latest.snapshot == new.snapshot
+
+
+@pytest.mark.req(25, 26)
+def test_who_was_overtaken_as_a_rank_does_not_take_the_run_back_by_itself(catalog: Catalog) -> None:
+    zombie = Tenure()
+    assert zombie.join(catalog, "first", 5) == 1
+    assert Tenure().join(catalog, "second", 5) == 2
+    for step in (5, 6):
+        with pytest.raises(FencedError, match="epoch 2 is newer than ours, 1"):
+            zombie.epoch_for(catalog, step)
+    assert catalog.newest_epoch() == 2
+
+
+def test_a_rank_saves_by_itself_in_the_epoch_of_its_launch(catalog: Catalog) -> None:
+    ours, other = Tenure(), Tenure()
+    assert [one.join(catalog, "job", 5) for one in (ours, other)] == [1, 1]
+    assert ours.epoch_for(catalog, 6) == 1
+    assert other.join(catalog, "job", 7) == 1
+    assert ours.join(catalog, "job", 4) == 1
+    with pytest.raises(
+        ConfigError, match="step 6 does not come after step 6, which this process saved as a rank of launch 'job'"
+    ):
+        ours.epoch_for(catalog, 6)
+    assert catalog.newest_epoch() == 1
+
+
+def test_a_new_launch_may_take_over_what_a_process_saved_by_itself(catalog: Catalog) -> None:
+    ours = Tenure()
+    ours.epoch_for(catalog, 5)
+    assert ours.join(catalog, "job", 1) == 2
+    assert ours.epoch_for(catalog, 2) == 2
+
+
+def test_threads_of_a_process_take_turns(run_with: Callable[..., Run], source: Path) -> None:
+    run, ours, steps = run_with(), Tenure(), [3, 1, 4, 1, 5, 9, 2, 6]
+    with ThreadPoolExecutor(len(steps)) as pool:
+        done = list(pool.map(lambda step: save(run, source, step=step, tenure=ours), steps))
+    assert sorted(one.step for one in done) == sorted(steps)
+    assert {one.snapshot for one in done} == {str(listed.id) for listed in run.catalog.listed()}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_a_forked_child_is_another_writer(tmp_path: Path, source: Path) -> None:
+    ckptsync.save(source, str(tmp_path / "run"), step=1)
+    if not (child := os.fork()):
+        ckptsync.save(source, str(tmp_path / "run"), step=2)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with pytest.raises(FencedError, match="epoch 2 is newer than ours, 1"):
+        ckptsync.save(source, str(tmp_path / "run"), step=3)
