@@ -1,4 +1,4 @@
-"""Which snapshots exist, and who may add to them.
+"""Which snapshots exist.
 
 A snapshot exists from the moment its manifest was created, and stops to exist when its manifest is deleted. Only two kinds
 of put are conditional, both "create if absent": a claim on an epoch, and a manifest. Neither is ever overwritten.
@@ -6,60 +6,24 @@ of put are conditional, both "create if absent": a claim on an epoch, and a mani
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated
 
-import msgspec
-from msgspec import Meta
-
+from ckptsync.claims import Claims
 from ckptsync.clock import SYSTEM, Clock
-from ckptsync.errors import (
-    ConfigError,
-    ConflictError,
-    FencedError,
-    ManifestError,
-    NoSnapshotError,
-    NotFoundError,
-    UnsupportedError,
-    VersionError,
-)
+from ckptsync.errors import ConflictError, FencedError, ManifestError, NoSnapshotError, NotFoundError, VersionError
+from ckptsync.records import read_record
 from ckptsync.snapshot import layout
-from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES, UNREADABLE
+from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES
 from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.snapshot.manifest import Manifest, Writer, decode, encode
+from ckptsync.snapshot.manifest import Manifest, decode, encode
 from ckptsync.snapshot.signature import NO_KEYS, Keys
 from ckptsync.store.base import Stat, Store
 
-KEPT_CLAIMS = 10
-"""So many of the newest claims stay in the bucket whatever their age."""
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """The right to write a run, until somebody claims a later epoch.
-
-    Attributes:
-        epoch: 1 or more.
-        nonce: random; tells our own claim from another's when an answer was lost.
-        writer: who claimed.
-        created: RFC 3339, UTC.
-        launch: names the start of a job whose ranks share the claim; empty when it belongs to one process.
-    """
-
-    epoch: Annotated[int, Meta(ge=1, le=layout.MAX_EPOCH)]
-    nonce: str
-    writer: Writer
-    created: str
-    launch: str = ""
-
-
-_claims = msgspec.json.Decoder(Claim)
+_LARGE_BYTES = 16 << 20
+"""Manifests larger than this are read one at a time, however many threads ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,42 +37,6 @@ class Listed:
 
     id: SnapshotId
     stat: Stat
-
-
-def this_writer() -> Writer:
-    """Who we are."""
-    return Writer(host=socket.gethostname(), pid=os.getpid())
-
-
-def timestamp(clock: Clock) -> str:
-    """Now, as RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(clock.now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-_HEAD_BYTES = 256 << 10
-_MAX_CLAIM_BYTES = 64 << 10
-_LARGE_BYTES = 16 << 20
-"""Manifests larger than this are read one at a time, however many threads ask."""
-
-
-def read_record(store: Store, key: str, limit_bytes: int) -> bytes:
-    """Return one of the run's records, at one version, without taking memory for one that is too large.
-
-    One request when it is small, as nearly all are.
-
-    Raises:
-        NotFoundError: no such object.
-        ManifestError: it is larger than `limit_bytes`.
-    """
-    head = bytearray(min(limit_bytes, _HEAD_BYTES) + 1)
-    if (count := store.get(key, memoryview(head))) < len(head):
-        return bytes(memoryview(head)[:count])
-    found = store.stat(key)
-    if found.size > limit_bytes:
-        raise ManifestError(f"{key} has {found.size} bytes, more than {limit_bytes}")
-    content = bytearray(found.size)
-    count = store.get(key, memoryview(content), tag=found.tag or None)
-    return bytes(memoryview(content)[:count])
 
 
 class Catalog:
@@ -126,176 +54,12 @@ class Catalog:
             keys: what manifests are signed with, and what must have signed those that are read.
         """
         self.store = store
-        self.single_writer = single_writer
-        self.clock = clock
         self.keys = keys
+        self.clock = clock
+        self.claims = Claims(store, single_writer=single_writer, clock=clock, keys=keys)
         self._one_large = threading.Lock()
 
     # -- writing -----------------------------------------------------------------------------------------------------
-
-    def newest_epoch(self) -> int:
-        """Return the newest epoch anybody claimed; 0 when nobody did. One listing of one key."""
-        for found in self.store.list(layout.WRITERS, limit=1):
-            if (epoch := layout.epoch_of_writer_key(found.key)) is not None:
-                return epoch
-        return next(
-            (
-                epoch
-                for found in self.store.list(layout.WRITERS)
-                if (epoch := layout.epoch_of_writer_key(found.key)) is not None
-            ),
-            0,
-        )
-
-    def claim(self) -> Claim:
-        """Take the next epoch: every earlier writer is fenced from now on. Each call takes another one.
-
-        The first claim of a run also proves that the store refuses a second creation of the same key.
-
-        Raises:
-            ConfigError: what this process commits it could not read back (`Keys.check_can_commit`), or the last epoch is
-                taken.
-            UnsupportedError: the store cannot, or silently does not, create conditionally, and `single_writer` is not set.
-        """
-        self.keys.check_can_commit()
-        if not self.store.traits.conditional_put and not self.single_writer:
-            raise UnsupportedError(
-                f"{self.store.url} cannot create an object only if it is absent, so two writers could overwrite each "
-                "other; set single_writer (--single-writer) if there is only one",
-                op="put",
-            )
-        if (epoch := self.newest_epoch() + 1) > layout.MAX_EPOCH:
-            raise ConfigError(f"{self.store.url} has no epochs left to claim; write to another run")
-        while not self.single_writer or self.store.traits.conditional_put:
-            claim = self._new_claim(epoch)
-            if self._create(layout.writer_key(epoch), claim):
-                if epoch == 1:
-                    self._prove_conditional_put(claim)
-                return claim
-            epoch += 1
-        claim = self._new_claim(epoch)
-        self.store.put(layout.writer_key(epoch), msgspec.json.encode(claim, order="sorted"))
-        return claim
-
-    def claim_next(self, epoch: int) -> Claim:
-        """Take the epoch behind our own, as long as nobody else did: a writer that was overtaken stays so.
-
-        Args:
-            epoch: the one we hold.
-
-        Raises:
-            FencedError: a newer writer owns the run.
-        """
-        self.check_not_fenced(epoch)
-        claim = self._new_claim(epoch + 1)
-        if not self.store.traits.conditional_put:
-            self.store.put(layout.writer_key(claim.epoch), msgspec.json.encode(claim, order="sorted"))
-        elif not self._create(layout.writer_key(claim.epoch), claim):
-            self.check_not_fenced(epoch)
-            raise FencedError(f"{self.store.url} was claimed by another writer just now")
-        return claim
-
-    def join(self, launch: str) -> Claim:
-        """Take part in the claim that all ranks of a launch share; the first of them makes it. Safe to call again.
-
-        Args:
-            launch: names one start of a job, the same for all of its ranks and for no other start.
-
-        Raises:
-            FencedError: a newer launch or writer owns the run.
-            ConfigError: what we commit could not be read back, for want of a signature.
-            UnsupportedError: the store cannot create conditionally.
-        """
-        if not self.store.traits.conditional_put:
-            raise UnsupportedError(
-                f"{self.store.url} cannot create an object only if it is absent, so ranks cannot commit together on it",
-                op="put",
-            )
-        self.keys.check_can_commit()
-        epoch = self.newest_epoch()
-        newest = self.writer(epoch) if epoch else None
-        if newest is None or newest.launch != launch:
-            if self._was_launched(launch):
-                self.check_not_fenced(epoch - 1)
-            newest = self._launch(launch, epoch)
-        if not self._was_launched(launch):  # else its ranks could not tell, later, that a newer one overtook them
-            self.store.put(layout.launch_key(launch), b"")
-        return newest
-
-    def _launch(self, launch: str, epoch: int) -> Claim:
-        """Claim an epoch behind `epoch` for a launch, or take part in the claim of another of its ranks."""
-        while True:
-            epoch += 1
-            claim = self._new_claim(epoch, launch)
-            if self._create(layout.writer_key(epoch), claim):
-                if epoch == 1:
-                    self._prove_conditional_put(claim)
-                return claim
-            winner = self.writer(epoch)
-            if winner is not None and winner.launch == launch:
-                return winner
-
-    def _was_launched(self, launch: str) -> bool:
-        """Whether a launch has claimed the run before."""
-        try:
-            self.store.stat(layout.launch_key(launch))
-        except NotFoundError:
-            return False
-        return True
-
-    def _new_claim(self, epoch: int, launch: str = "") -> Claim:
-        """Fill in a claim."""
-        return Claim(
-            epoch=epoch,
-            nonce=secrets.token_hex(16),
-            writer=this_writer(),
-            created=timestamp(self.clock),
-            launch=launch,
-        )
-
-    def _create(self, key: str, claim: Claim) -> bool:
-        """Create a claim; False when somebody else has the key. A lost answer is settled by reading back."""
-        try:
-            self.store.put(key, msgspec.json.encode(claim, order="sorted"), if_absent=True)
-        except ConflictError:
-            return self.writer(claim.epoch) == claim
-        return True
-
-    def _prove_conditional_put(self, claim: Claim) -> None:
-        """Create the same key again: a store that lets us ignores conditions."""
-        if self.single_writer:
-            return
-        if pause_s := self.store.traits.rewrite_pause_s:
-            self.clock.sleep(pause_s)  # too early, and the service refuses for that instead
-        try:
-            self.store.put(layout.writer_key(claim.epoch), msgspec.json.encode(claim, order="sorted"), if_absent=True)
-        except ConflictError:
-            return
-        self.store.delete([layout.writer_key(claim.epoch)])  # else the next claim is not the first, and proves nothing
-        raise UnsupportedError(
-            f"{self.store.url} ignores the condition on conditional puts, so two writers could overwrite each other; "
-            "set single_writer (--single-writer) if there is only one",
-            op="put",
-        )
-
-    def writer(self, epoch: int) -> Claim | None:
-        """Return who claimed an epoch; None when nobody did or the record is damaged."""
-        try:
-            return _claims.decode(read_record(self.store, layout.writer_key(epoch), _MAX_CLAIM_BYTES))
-        except (NotFoundError, ManifestError, *UNREADABLE):
-            return None
-
-    def check_not_fenced(self, epoch: int) -> None:
-        """Make sure that no newer writer has claimed the run. One listing of one key.
-
-        Raises:
-            FencedError: one has; names its host.
-        """
-        newest = self.newest_epoch()
-        if newest > epoch:
-            owner = self.writer(newest)
-            who = f"{owner.writer.host} (pid {owner.writer.pid}) since {owner.created}" if owner else "another writer"
-            raise FencedError(f"{self.store.url} now belongs to {who}: epoch {newest} is newer than ours, {epoch}")
 
     def commit(self, manifest: Manifest) -> None:
         """Make a snapshot exist, by one conditional put. Safe to call again with the same manifest.
@@ -306,7 +70,7 @@ class Catalog:
             StoreError: unknown whether it was committed; calling again settles it.
         """
         self.keys.check_can_commit()
-        self.check_not_fenced(manifest.id.epoch)
+        self.claims.check_not_fenced(manifest.id.epoch)
         key, data = layout.manifest_key(manifest.id), encode(manifest, self.keys.signer)
         if not self.store.traits.conditional_put:
             self.store.put(key, data)

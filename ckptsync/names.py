@@ -7,8 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ckptsync.catalog import Catalog, read_record, timestamp
+from ckptsync.catalog import Catalog
 from ckptsync.errors import ConfigError, ConflictError, IntegrityError, ManifestError, NoSnapshotError
+from ckptsync.records import read_record, timestamp
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.envelope import UNREADABLE
 from ckptsync.snapshot.layout import MAX_VERSION, SnapshotId

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ckptsync.catalog import Catalog
+from ckptsync.claims import Claims
 from ckptsync.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ class Tenure:
         self._step = -1
         self._launch = ""
 
-    def epoch_for(self, catalog: Catalog, step: int) -> int:
+    def epoch_for(self, claims: Claims, step: int) -> int:
         """Return the epoch in which to save a step.
 
         The first call claims one. A later call keeps it for a higher step, and takes the next one for a step that is not,
@@ -35,25 +35,25 @@ class Tenure:
             ConfigError: the epoch is shared with the other ranks of a launch, and taking the next one would fence them.
         """
         with self._lock:
-            if not self._epoch or catalog.newest_epoch() < self._epoch:  # the run may have been deleted and begun anew
-                self._epoch, self._launch = catalog.claim().epoch, ""
+            if not self._epoch or claims.newest_epoch() < self._epoch:  # the run may have been deleted and begun anew
+                self._epoch, self._launch = claims.claim().epoch, ""
             else:
-                catalog.check_not_fenced(self._epoch)
+                claims.check_not_fenced(self._epoch)
                 if step <= self._step:
-                    self._epoch = self._next(catalog, step)
+                    self._epoch = self._next(claims, step)
             self._step = step
             return self._epoch
 
-    def _next(self, catalog: Catalog, step: int) -> int:
+    def _next(self, claims: Claims, step: int) -> int:
         """Take the next epoch, for a step that does not rise."""
         if self._launch:
             raise ConfigError(
                 f"step {step} does not come after step {self._step}, which this process saved as a rank of launch "
                 f"{self._launch!r}; saved by itself it would shut the other ranks out"
             )
-        return catalog.claim_next(self._epoch).epoch
+        return claims.claim_next(self._epoch).epoch
 
-    def join(self, catalog: Catalog, launch: str, step: int) -> int:
+    def join(self, claims: Claims, launch: str, step: int) -> int:
         """Return the epoch in which all ranks of a launch save; a later save of this process by itself is in it as well.
 
         Raises:
@@ -61,7 +61,7 @@ class Tenure:
             ConfigError: what is committed could not be read back.
             UnsupportedError: the store cannot create conditionally.
         """
-        epoch = catalog.join(launch).epoch
+        epoch = claims.join(launch).epoch
         with self._lock:
             self._step = max(step, self._step) if epoch == self._epoch else step
             self._epoch, self._launch = epoch, launch

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import unquote
 
-from ckptsync.catalog import this_writer, timestamp
 from ckptsync.config import MIB
 from ckptsync.errors import (
     ConfigError,
@@ -19,6 +18,7 @@ from ckptsync.errors import (
     SourceChangedError,
 )
 from ckptsync.events import Event, Kind
+from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
@@ -89,7 +89,7 @@ def adopt(
     run.observer(Event(kind=Kind.PLANNED, bytes=sum(stat.size for stat in found), count=len(found)))
     entries = _hash(run, files)
     _check_at_rest(run, found, place)
-    claim = run.catalog.claim()
+    claim = run.catalog.claims.claim()
     snapshot = layout.new_snapshot_id(claim.epoch, step)
     parent = run.catalog.newest_readable()
     created = timestamp(run.clock)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
-from ckptsync.catalog import read_record
 from ckptsync.errors import ManifestError, NotFoundError
+from ckptsync.records import read_record
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import MAX_ATTEMPT_BYTES, Attempt, decode_attempt
 from ckptsync.snapshot.layout import SnapshotId

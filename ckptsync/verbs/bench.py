@@ -13,9 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from ckptsync.catalog import this_writer, timestamp
 from ckptsync.config import MIB, Transfer
 from ckptsync.errors import ConfigError
+from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
@@ -124,7 +124,7 @@ def _transfer(configured: Transfer, part_bytes: int | None, workers: int | None)
 @contextmanager
 def _scratch(run: Run, size_bytes: int) -> Iterator[SnapshotId]:
     """Lend the name of an attempt that never will be, and delete whatever was written under it."""
-    snapshot = layout.new_snapshot_id(max(1, run.catalog.newest_epoch()), 0)
+    snapshot = layout.new_snapshot_id(max(1, run.catalog.claims.newest_epoch()), 0)
     attempt = Attempt(
         snapshot=str(snapshot),
         files=((_PATH, size_bytes),),

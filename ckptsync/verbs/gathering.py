@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ckptsync.catalog import read_record, this_writer, timestamp
 from ckptsync.errors import ConflictError, IncompleteError, ManifestError, NoSnapshotError, NotFoundError
 from ckptsync.events import Event, Kind
+from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES
@@ -161,7 +161,7 @@ def gather(us: Gathering, *, timeout_s: float) -> Manifest:
         if (found := us.committed()) is not None:
             return found
         if looking:
-            us.run.catalog.check_not_fenced(us.snapshot.epoch)
+            us.run.catalog.claims.check_not_fenced(us.snapshot.epoch)
             ranks, hinted = us.reported()
             hinted_s = hinted_s if hinted_s is not None else clock.monotonic() if hinted else None
             stale = hinted_s is not None and clock.monotonic() - hinted_s >= TAKE_OVER_S

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 
 from ckptsync import names
-from ckptsync.catalog import KEPT_CLAIMS, Listed
+from ckptsync.catalog import Listed
+from ckptsync.claims import KEPT_CLAIMS
 from ckptsync.errors import ConfigError, ManifestError, NoSnapshotError, NotFoundError
 from ckptsync.events import Event, Kind
 from ckptsync.policy import Candidate, KeepPolicy, retained
@@ -148,7 +149,7 @@ def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool)
 def _survey(run: Run) -> _Survey:
     """Look at everything once. Journals are listed before manifests: whatever is committed meanwhile is no orphan."""
     found = {folder.id: folder for folder in folders(run.store)}
-    epoch = run.catalog.newest_epoch()
+    epoch = run.catalog.claims.newest_epoch()
     listed = list(run.catalog.listed())
     quarantined = run.catalog.quarantined()
     read = map_tasks(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ckptsync.catalog import this_writer, timestamp
 from ckptsync.errors import CkptsyncError, ManifestError, NotFoundError
 from ckptsync.events import Event, Kind
+from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptsync import names
-from ckptsync.catalog import this_writer, timestamp
 from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, ConflictError, IncompleteError, ManifestError, NotFoundError, naming
+from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Cost, DirectoryEntry, Entry, FileEntry, LinkEntry
@@ -124,7 +124,7 @@ def _save(
     if alias is not None:
         layout.alias_prefix(alias)
     tree = checked_tree(run, source, step, under=rank.under)
-    epoch = tenure.join(run.catalog, rank.launch, step)
+    epoch = tenure.join(run.catalog.claims, rank.launch, step)
     snapshot = layout.shared_snapshot_id(epoch, step, rank.launch)
     us = Gathering(run=run, snapshot=snapshot, rank=rank.rank, world=rank.world)
     tally = Tally()

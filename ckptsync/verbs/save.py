@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptsync import names
-from ckptsync.catalog import this_writer, timestamp
 from ckptsync.events import Event, Kind
+from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Cost, Manifest
@@ -91,7 +91,7 @@ def save(
     tally, tenure = Tally(), tenure or Tenure()
     journal_at = journal_path(run.config.state_path(), run.url, source)
     with tenure.turn, open_journal(journal_at, observer=run.observer) as journal:
-        snapshot = layout.new_snapshot_id(tenure.epoch_for(run.catalog, step), step)
+        snapshot = layout.new_snapshot_id(tenure.epoch_for(run.catalog.claims, step), step)
         parent = run.catalog.newest_readable()
         leftovers = continue_earlier(run, snapshot, journal)
         sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptsync.catalog import this_writer, timestamp
 from ckptsync.errors import ConfigError, DiskError, ManifestError, SourceChangedError
 from ckptsync.events import Event, Kind
+from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
@@ -125,7 +125,7 @@ class Sending:
             journal=self.journal,
             observer=run.observer,
             tally=self.tally,
-            check_not_fenced=lambda: run.catalog.check_not_fenced(self.snapshot.epoch),
+            check_not_fenced=lambda: run.catalog.claims.check_not_fenced(self.snapshot.epoch),
             shared=self.rank is not None,
         )
         previous = {file.path: file for file in parent.files} if parent else {}

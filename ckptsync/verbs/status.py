@@ -89,8 +89,8 @@ def status(run: Run) -> Status:
         StoreError: a request failed for good.
     """
     newest, unreadable = _newest_readable(run)
-    epoch = run.catalog.newest_epoch()
-    claim = run.catalog.writer(epoch) if epoch else None
+    epoch = run.catalog.claims.newest_epoch()
+    claim = run.catalog.claims.writer(epoch) if epoch else None
     return Status(
         url=run.url,
         snapshot=str(newest.id) if newest else None,

@@ -23,6 +23,7 @@ class Mutation:
 
 
 CATALOG = "tests/unit/test_catalog.py"
+CLAIMS = "tests/unit/test_claims.py"
 MATRIX = "tests/faults/test_matrix.py::test_every_request_may_be_killed"
 SAVE = "tests/unit/verbs/test_save.py"
 SAVE_AGAIN = "tests/unit/verbs/test_save_again.py"
@@ -63,9 +64,9 @@ MUTATIONS = (
     ),
     Mutation(
         name="after a refused claim, the claim is read back",
-        file="catalog.py",
+        file="claims.py",
         changes=(("return self.writer(claim.epoch) == claim", "return False"),),
-        test=f"{CATALOG}::test_a_claim_whose_answer_was_lost_is_ours",
+        test=f"{CLAIMS}::test_a_claim_whose_answer_was_lost_is_ours",
     ),
     Mutation(
         name="the epoch orders manifests, before the step",
@@ -98,7 +99,7 @@ MUTATIONS = (
     Mutation(
         name="the claims are looked at right before the commit",
         file="catalog.py",
-        changes=(("        self.check_not_fenced(manifest.id.epoch)\n", ""),),
+        changes=(("        self.claims.check_not_fenced(manifest.id.epoch)\n", ""),),
         test=f"{RACES}::test_a_writer_whose_data_gc_took_commits_nothing",
     ),
     Mutation(
@@ -197,7 +198,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="the first claim proves that the store honours conditions",
-        file="catalog.py",
+        file="claims.py",
         changes=(
             (
                 (
@@ -209,12 +210,12 @@ MUTATIONS = (
                 "            claim = self._new_claim(epoch)\n            if self._create(layout.writer_key(epoch), claim):\n",
             ),
         ),
-        test=f"{CATALOG}::test_a_store_that_ignores_conditions_is_refused",
+        test=f"{CLAIMS}::test_a_store_that_ignores_conditions_is_refused",
     ),
     Mutation(
         name="a process that was overtaken does not take the run back",
         file="tenure.py",
-        changes=(("                catalog.check_not_fenced(self._epoch)\n", "                pass\n"),),
+        changes=(("                claims.check_not_fenced(self._epoch)\n", "                pass\n"),),
         test="tests/unit/test_tenure.py::test_an_overtaken_process_does_not_take_the_run_back[6]",
     ),
     Mutation(
@@ -237,7 +238,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="a launch that was overtaken stays so",
-        file="catalog.py",
+        file="claims.py",
         changes=(
             ("            if self._was_launched(launch):\n                self.check_not_fenced(epoch - 1)\n", ""),
         ),

@@ -242,7 +242,7 @@ def problems_in_the_bucket(bench: Bench, actors: Sequence[Actor]) -> Iterator[st
         for one in line["removed"]
     }
     with open_run(bench.url) as run:
-        run.catalog.claim()  # so that what the last writer left is of a writer that was overtaken
+        run.catalog.claims.claim()  # so that what the last writer left is of a writer that was overtaken
         collected = collect(run, LatestN(KEEP), grace_s=0, dry_run=False)
         removed |= set(collected.removed)
         there = {str(listed.id) for listed in run.catalog.listed()}

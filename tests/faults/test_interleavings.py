@@ -114,7 +114,7 @@ class Model:
         named |= {key for key in now if key.startswith(layout.WRITERS)}
         for key in named:
             assert self.tags.setdefault(key, now[key]) == now[key], f"{mover} overwrote {key}"
-        epoch = run.catalog.newest_epoch()
+        epoch = run.catalog.claims.newest_epoch()
         assert epoch >= self.epoch, "an epoch was given back"
         self.epoch = epoch
         newest = run.catalog.latest()

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from ckptsync.catalog import Catalog, Claim
+from ckptsync.catalog import Catalog
+from ckptsync.claims import Claim, Claims
 from ckptsync.config import Config, parse_duration, parse_size, resolve
 from ckptsync.errors import CkptsyncError
 from ckptsync.names import Alias, read_alias
@@ -69,10 +70,10 @@ def attempt(data: bytes) -> None:
 def claim(data: bytes) -> None:
     store = MemoryStore()
     store.put(layout.writer_key(1), data)
-    found = Catalog(store).writer(1)
+    found = Claims(store).writer(1)
     assert found is None or msgspec.json.decode(msgspec.json.encode(found), type=Claim) == found
     with suppress(CkptsyncError):
-        Catalog(store).check_not_fenced(0)
+        Claims(store).check_not_fenced(0)
 
 
 def alias(data: bytes) -> None:

@@ -100,7 +100,7 @@ class Wired:
     def claim(self) -> None:
         """Claim the run past the proxy, so that the first requests a test sees are those of its own save."""
         with self.direct() as run:
-            run.catalog.claim()
+            run.catalog.claims.claim()
 
     def snapshots(self) -> list[str]:
         """Ids of what is committed, the newest first."""

@@ -202,7 +202,7 @@ def test_without_cryptography_the_extra_is_named(tmp_path: Path) -> None:
 def test_without_keys_cryptography_is_not_imported() -> None:
     program = (
         "import sys; from ckptsync.run import open_run; from ckptsync.config import Config\n"
-        "with open_run('memory://x', Config()) as run: run.catalog.claim(); run.catalog.latest()\n"
+        "with open_run('memory://x', Config()) as run: run.catalog.claims.claim(); run.catalog.latest()\n"
         "print('cryptography' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=Path.cwd())

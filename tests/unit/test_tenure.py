@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ckptsync
-from ckptsync.catalog import Catalog
+from ckptsync.claims import Claims
 from ckptsync.errors import ConfigError, FencedError
 from ckptsync.run import Run
 from ckptsync.store.memory import MemoryStore
@@ -17,53 +17,53 @@ from ckptsync.verbs.save import save
 
 
 @pytest.fixture
-def catalog() -> Catalog:
-    return Catalog(MemoryStore())
+def claims() -> Claims:
+    return Claims(MemoryStore())
 
 
-def test_a_process_claims_once_for_steps_that_rise(catalog: Catalog) -> None:
+def test_a_process_claims_once_for_steps_that_rise(claims: Claims) -> None:
     ours = Tenure()
-    assert [ours.epoch_for(catalog, step) for step in (1, 2, 9)] == [1, 1, 1]
+    assert [ours.epoch_for(claims, step) for step in (1, 2, 9)] == [1, 1, 1]
 
 
-def test_a_step_that_does_not_rise_takes_the_next_epoch(catalog: Catalog) -> None:
+def test_a_step_that_does_not_rise_takes_the_next_epoch(claims: Claims) -> None:
     ours = Tenure()
-    assert [ours.epoch_for(catalog, step) for step in (5, 5, 3, 4)] == [1, 2, 3, 3]
+    assert [ours.epoch_for(claims, step) for step in (5, 5, 3, 4)] == [1, 2, 3, 3]
 
 
 @pytest.mark.req(26)
 @pytest.mark.parametrize("step", [1, 5, 6])
-def test_an_overtaken_process_does_not_take_the_run_back(catalog: Catalog, step: int) -> None:
+def test_an_overtaken_process_does_not_take_the_run_back(claims: Claims, step: int) -> None:
     zombie = Tenure()
-    zombie.epoch_for(catalog, 5)
-    assert Tenure().epoch_for(catalog, 2) == 2
+    zombie.epoch_for(claims, 5)
+    assert Tenure().epoch_for(claims, 2) == 2
     for _ in range(2):
         with pytest.raises(FencedError, match="epoch 2 is newer than ours, 1"):
-            zombie.epoch_for(catalog, step)
-    assert catalog.newest_epoch() == 2
+            zombie.epoch_for(claims, step)
+    assert claims.newest_epoch() == 2
 
 
 def test_who_is_overtaken_between_the_look_and_the_claim_is_fenced() -> None:
-    class Racing(Catalog):
+    class Racing(Claims):
         def check_not_fenced(self, epoch: int) -> None:
             super().check_not_fenced(epoch)
             if self.newest_epoch() == 1:
                 self.claim()
 
-    catalog = Racing(MemoryStore())
+    claims = Racing(MemoryStore())
     ours = Tenure()
-    ours.epoch_for(catalog, 5)
+    ours.epoch_for(claims, 5)
     with pytest.raises(FencedError):
-        ours.epoch_for(catalog, 5)
-    assert catalog.newest_epoch() == 2
+        ours.epoch_for(claims, 5)
+    assert claims.newest_epoch() == 2
 
 
-def test_a_run_that_was_deleted_is_claimed_anew(catalog: Catalog) -> None:
+def test_a_run_that_was_deleted_is_claimed_anew(claims: Claims) -> None:
     ours = Tenure()
-    ours.epoch_for(catalog, 5)
-    catalog.store.delete([found.key for found in catalog.store.list("")])
-    assert ours.epoch_for(catalog, 6) == 1
-    assert catalog.newest_epoch() == 1
+    ours.epoch_for(claims, 5)
+    claims.store.delete([found.key for found in claims.store.list("")])
+    assert ours.epoch_for(claims, 6) == 1
+    assert claims.newest_epoch() == 1
 
 
 @pytest.mark.req(26)
@@ -81,34 +81,34 @@ def test_a_zombie_that_saves_again_sends_nothing(run_with: Callable[..., Run], s
 
 
 @pytest.mark.req(25, 26)
-def test_who_was_overtaken_as_a_rank_does_not_take_the_run_back_by_itself(catalog: Catalog) -> None:
+def test_who_was_overtaken_as_a_rank_does_not_take_the_run_back_by_itself(claims: Claims) -> None:
     zombie = Tenure()
-    assert zombie.join(catalog, "first", 5) == 1
-    assert Tenure().join(catalog, "second", 5) == 2
+    assert zombie.join(claims, "first", 5) == 1
+    assert Tenure().join(claims, "second", 5) == 2
     for step in (5, 6):
         with pytest.raises(FencedError, match="epoch 2 is newer than ours, 1"):
-            zombie.epoch_for(catalog, step)
-    assert catalog.newest_epoch() == 2
+            zombie.epoch_for(claims, step)
+    assert claims.newest_epoch() == 2
 
 
-def test_a_rank_saves_by_itself_in_the_epoch_of_its_launch(catalog: Catalog) -> None:
+def test_a_rank_saves_by_itself_in_the_epoch_of_its_launch(claims: Claims) -> None:
     ours, other = Tenure(), Tenure()
-    assert [one.join(catalog, "job", 5) for one in (ours, other)] == [1, 1]
-    assert ours.epoch_for(catalog, 6) == 1
-    assert other.join(catalog, "job", 7) == 1
-    assert ours.join(catalog, "job", 4) == 1
+    assert [one.join(claims, "job", 5) for one in (ours, other)] == [1, 1]
+    assert ours.epoch_for(claims, 6) == 1
+    assert other.join(claims, "job", 7) == 1
+    assert ours.join(claims, "job", 4) == 1
     with pytest.raises(
         ConfigError, match="step 6 does not come after step 6, which this process saved as a rank of launch 'job'"
     ):
-        ours.epoch_for(catalog, 6)
-    assert catalog.newest_epoch() == 1
+        ours.epoch_for(claims, 6)
+    assert claims.newest_epoch() == 1
 
 
-def test_a_new_launch_may_take_over_what_a_process_saved_by_itself(catalog: Catalog) -> None:
+def test_a_new_launch_may_take_over_what_a_process_saved_by_itself(claims: Claims) -> None:
     ours = Tenure()
-    ours.epoch_for(catalog, 5)
-    assert ours.join(catalog, "job", 1) == 2
-    assert ours.epoch_for(catalog, 2) == 2
+    ours.epoch_for(claims, 5)
+    assert ours.join(claims, "job", 1) == 2
+    assert ours.epoch_for(claims, 2) == 2
 
 
 def test_threads_of_a_process_take_turns(run_with: Callable[..., Run], source: Path) -> None:

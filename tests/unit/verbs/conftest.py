@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from ckptsync.catalog import this_writer, timestamp
+from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
@@ -44,7 +44,7 @@ class Maker:
     def attempt(self, step: int, files: Files | None = None, *, adopts: Iterable[SnapshotId] = ()) -> SnapshotId:
         """Everything but the manifest."""
         files = {"model": b"model %d" % step, "sub/optim": b"optim %d" % step} if files is None else files
-        snapshot = layout.new_snapshot_id(self.run.catalog.claim().epoch, step)
+        snapshot = layout.new_snapshot_id(self.run.catalog.claims.claim().epoch, step)
         for earlier in adopts:
             self.run.store.put(layout.adoption_key(earlier, snapshot), b"")
         self.journal(snapshot, files)

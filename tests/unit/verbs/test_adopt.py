@@ -128,7 +128,7 @@ class TestAdopted:
         def claim(verb: str, key: str) -> None:
             if verb == "put" and key.startswith("journals/"):
                 store.heal()
-                run.catalog.claim()
+                run.catalog.claims.claim()
 
         store.before = claim
         with pytest.raises(FencedError):

@@ -264,7 +264,7 @@ class TestOrphans:
         second = make.attempt(1, FILES, adopts=[first])
         third = make.attempt(1, FILES, adopts=[first, second])
         clock.advance(GRACE_S + 1)
-        run.catalog.claim()
+        run.catalog.claims.claim()
         dry = gc(run, dry_run=True)
         found = gc(run)
         assert found.orphans == dry.orphans == ids(third, second, first)
@@ -274,8 +274,8 @@ class TestOrphans:
     def test_a_marker_without_an_attempt_counts_while_it_is_young(self, run: Any, make: Any, clock: Any) -> None:
         dead = make.attempt(1, FILES)
         clock.advance(GRACE_S + 1)
-        run.store.put(layout.adoption_key(dead, layout.new_snapshot_id(run.catalog.claim().epoch, 1)), b"")
-        run.catalog.claim()
+        run.store.put(layout.adoption_key(dead, layout.new_snapshot_id(run.catalog.claims.claim().epoch, 1)), b"")
+        run.catalog.claims.claim()
         assert gc(run).orphans == ()
         clock.advance(GRACE_S + 1)
         assert gc(run).orphans == ids(dead)
@@ -286,7 +286,7 @@ class TestOrphans:
     ) -> None:
         dead = make.attempt(1, FILES)
         clock.advance(GRACE_S + 1)
-        saver = layout.new_snapshot_id(run.catalog.claim().epoch, 1)
+        saver = layout.new_snapshot_id(run.catalog.claims.claim().epoch, 1)
 
         def mark(verb: str, key: str) -> None:
             if (verb, key) == ("put", layout.condemned_key(dead)):
@@ -302,7 +302,7 @@ class TestOrphans:
         make.commit(committed)
         manifest = run.store.read(layout.manifest_key(committed)).replace(str(committed).encode(), str(slow).encode())
         clock.advance(GRACE_S + 1)
-        run.catalog.claim()
+        run.catalog.claims.claim()
 
         def commit(verb: str, key: str) -> None:
             if (verb, key) == ("put", layout.condemned_key(slow)):
@@ -340,7 +340,7 @@ class TestOrphans:
         dead = make.attempt(1, FILES)
         run.store.begin(layout.data_key(dead, "a"))
         clock.advance(GRACE_S + 1)
-        run.catalog.claim()
+        run.catalog.claims.claim()
         aborts: list[str] = []
         real = store.inner.abort
 
@@ -361,7 +361,7 @@ class TestOrphans:
         dead = make.attempt(1, FILES)
         store.inner.put_part(run.store.begin(layout.data_key(dead, "a")), 1, b"x")
         clock.advance(GRACE_S + 1)
-        run.catalog.claim()
+        run.catalog.claims.claim()
         store.inner.abort = lambda _upload: None
         with pytest.raises(StoreError, match="run gc again"):
             gc(run)
@@ -373,13 +373,13 @@ class TestRecords:
 
     def test_old_claims_go_but_the_newest_ten(self, run: Any, make: Any, clock: Any) -> None:
         for _ in range(15):
-            run.catalog.claim()
+            run.catalog.claims.claim()
         assert gc(run).objects_deleted == 0
         clock.advance(GRACE_S + 1)
         assert gc(run, dry_run=True).objects_deleted == 5
         assert gc(run).objects_deleted == 5
         assert len(make.there("writers/")) == 10
-        assert run.catalog.newest_epoch() == 15
+        assert run.catalog.claims.newest_epoch() == 15
 
     def test_superseded_versions_of_an_alias_go_but_the_newest_ten(self, run: Any, make: Any) -> None:
         made = [make.snapshot(step, {}) for step in range(2)]
@@ -414,7 +414,7 @@ class TestForeign:
         for key in foreign:
             run.store.put(key, b"mine")
         clock.advance(100 * GRACE_S)
-        run.catalog.claim()
+        run.catalog.claims.claim()
         found = gc(run, LatestN(1), grace_s=0)
         assert sorted(found.foreign) == sorted(foreign)
         assert found.foreign_count == len(foreign)
@@ -472,7 +472,7 @@ def test_a_dry_run_tells_the_same_and_writes_nothing(run: Any, make: Any, clock:
 def test_a_store_without_uploads(run: Any, make: Any, clock: Any, store: Any, run_with: Any) -> None:
     make.attempt(1, FILES)
     clock.advance(GRACE_S + 1)
-    run.catalog.claim()
+    run.catalog.claims.claim()
     plain = StoreWrapper(store)
     plain.traits = dataclasses.replace(plain.traits, multipart=False)
     store.fail("uploads")
@@ -488,7 +488,7 @@ def test_killed_anywhere_the_next_call_finishes(run: Any, make: Any, clock: Any,
             make.snapshot(step, FILES)
         newest = make.commit(make.attempt(1, {"d": b"7"}, adopts=[dead]), borrows=[kept_key])
         clock.advance(GRACE_S + 1)
-        run.catalog.claim()
+        run.catalog.claims.claim()
         store.before = _kill_after(after, killed)
         try:
             gc(run, LatestN(1))
@@ -546,7 +546,7 @@ class TestProperty:
             if not self.attempts:
                 return
             chosen = self.attempts[pick % len(self.attempts)]
-            snapshot = layout.new_snapshot_id(self.run.catalog.claim().epoch, chosen.step)
+            snapshot = layout.new_snapshot_id(self.run.catalog.claims.claim().epoch, chosen.step)
             earlier = [chosen, *(one for later, more, _ in self.open if later == chosen for one in more)]
             adopted = []
             for one in earlier:
@@ -567,7 +567,7 @@ class TestProperty:
                 return
             snapshot, _, keys = self.open.pop(pick % len(self.open))
             try:
-                self.run.catalog.check_not_fenced(snapshot.epoch)
+                self.run.catalog.claims.check_not_fenced(snapshot.epoch)
             except FencedError:
                 return
             self.make.commit(snapshot, borrows=keys)  # what it began with is there, or this fails
@@ -625,7 +625,7 @@ class TestProperty:
             world.check()
         for _ in range(3):  # what one attempt continues is free only when that is gone
             world.clock.advance(2 * GRACE_S)
-            world.run.catalog.claim()
+            world.run.catalog.claims.claim()
             collect(world.run, None, grace_s=GRACE_S, dry_run=False)
             world.check()
         named = {file.key for manifest in world.run.catalog.history() for file in manifest.files}

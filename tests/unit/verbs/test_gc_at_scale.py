@@ -134,7 +134,7 @@ def _build(run: Any, make: Any, clock: Any) -> tuple[list[Any], str]:
     continuing = make.attempt(1, {"d": b"7"}, adopts=[dead])
     newest = make.commit(continuing, borrows=[layout.data_key(dead, "a")])
     clock.advance(max(GRACE_S, LIFE_S) + 1)
-    run.catalog.claim()
+    run.catalog.claims.claim()
     return [pinned, newest], foreign
 
 
@@ -151,7 +151,7 @@ def test_a_save_that_can_never_send_one_object_costs_the_one_before_nothing(
         save(run_with(on=faulty, workers=1), source, step=2)
     assert [listed.id for listed in run.catalog.listed()] == [before]
     clock.advance(GRACE_S + 1)
-    run.catalog.claim()
+    run.catalog.claims.claim()
     assert gc(run).kept == (str(before),)
     assert {key for key in make.there() if not key.startswith(layout.WRITERS)} <= there <= set(make.there())
     assert not list(store.uploads(""))

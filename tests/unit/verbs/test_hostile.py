@@ -280,7 +280,7 @@ def test_records_larger_than_their_limit_are_refused_before_memory_is_taken(
     run_with: Callable[..., Run], run: Run, forge: Forge, target: Path, store: Any
 ) -> None:
     forge(file("x"))
-    run.catalog.claim()
+    run.catalog.claims.claim()
     names.promote(run.catalog, EVIL, "best")
     store.put(layout.journal_key(EVIL), b"{}")
     swollen = run_with(on=Swollen(store))
@@ -291,7 +291,7 @@ def test_records_larger_than_their_limit_are_refused_before_memory_is_taken(
         with pytest.raises(ManifestError):
             swollen.catalog.get(EVIL)
         assert swollen.catalog.latest() is None
-        assert swollen.catalog.writer(1) is None
+        assert swollen.catalog.claims.writer(1) is None
         with pytest.raises(ManifestError):
             names.read_alias(swollen.catalog, "best")
         with pytest.raises(ManifestError):
@@ -340,7 +340,7 @@ def test_a_strangers_alias_and_claim_do_no_more_than_lie(run: Run, forge: Forge,
     store.put(layout.writer_key(layout.MAX_EPOCH), b"{}")
     keys = {found.key for found in store.list("")}
     with pytest.raises(ConfigError, match="no epochs left"):
-        run.catalog.claim()
+        run.catalog.claims.claim()
     assert {found.key for found in store.list("")} == keys
 
 

@@ -251,7 +251,7 @@ def test_a_committer_that_died_is_replaced(
     run: Run, save_all: Callable[..., dict[int, Outcome]], store: Any, shards: Callable[[int], Path]
 ) -> None:
     save_all(2, ranks=[0], timeout_s=0.0)
-    epoch = run.catalog.newest_epoch()
+    epoch = run.catalog.claims.newest_epoch()
     snapshot = layout.shared_snapshot_id(epoch, 5, "job-1")
     store.put(layout.committer_key(snapshot), b"0", if_absent=True)  # it said so, and was killed
     save_rank(run, shards(1), Rank(rank=1, world=2, launch="job-1"), step=5)
@@ -332,7 +332,7 @@ def test_a_lost_answer_of_the_report_and_of_the_commit_is_no_failure(
 
 def test_a_damaged_report_is_an_error_not_a_commit(run: Run, save_all: Callable[..., dict[int, Outcome]]) -> None:
     save_all(2, ranks=[0], timeout_s=0.0)
-    snapshot = layout.shared_snapshot_id(run.catalog.newest_epoch(), 5, "job-1")
+    snapshot = layout.shared_snapshot_id(run.catalog.claims.newest_epoch(), 5, "job-1")
     run.store.put(layout.report_key(snapshot, 0, 2), b"{}")
     outcome = save_all(2, ranks=[1])[1]
     assert isinstance(outcome, ManifestError)
@@ -487,7 +487,7 @@ def test_a_hint_of_a_dead_rank_costs_no_commit_however_short_the_patience(
     run: Run, shards: Any, save_all: Any, store: Any
 ) -> None:
     save_all(2, ranks=[0], timeout_s=0.0)
-    snapshot = layout.shared_snapshot_id(run.catalog.newest_epoch(), 5, "job-1")
+    snapshot = layout.shared_snapshot_id(run.catalog.claims.newest_epoch(), 5, "job-1")
     store.put(layout.committer_key(snapshot), b"1", if_absent=True)
     assert isinstance(save_all(2, ranks=[1], timeout_s=0.0)[1], Saved)
     del shards
@@ -503,6 +503,6 @@ def test_changed_links_and_folders_are_noticed(shards: Any, save_all: Any) -> No
 
 def test_a_report_of_a_rank_that_cannot_be_is_not_counted(run: Run, save_all: Any) -> None:
     save_all(2, ranks=[0], timeout_s=0.0)
-    snapshot = layout.shared_snapshot_id(run.catalog.newest_epoch(), 5, "job-1")
+    snapshot = layout.shared_snapshot_id(run.catalog.claims.newest_epoch(), 5, "job-1")
     run.store.put(layout.report_key(snapshot, 7, 2), b"{}")
     assert "rank 1 (host unknown" in _refused(save_all(2, ranks=[0], timeout_s=0.0)[0])

@@ -207,7 +207,7 @@ def test_killed_anywhere_it_is_finished_later(
                 remove(run, str(snapshot))
             except NoSnapshotError:  # nothing of it is left but perhaps of the earlier one
                 collect(run, None, grace_s=10, dry_run=False)
-        run.catalog.claim()
+        run.catalog.claims.claim()
         clock.advance(100)
         collect(run, None, grace_s=10, dry_run=False)
         assert make.left() == []

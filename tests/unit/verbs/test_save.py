@@ -199,7 +199,7 @@ def test_a_file_that_cannot_be_read_once_more_is_not_committed(
 def test_after_a_newer_claim_nothing_is_committed(run: Run, store: Any, source: Path) -> None:
     def claim(verb: str, _: str) -> None:
         if verb == "finish":
-            Catalog(store.inner).claim()
+            Catalog(store.inner).claims.claim()
 
     store.after = claim
     with pytest.raises(FencedError):
