@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from ckptsync.errors import (
@@ -21,8 +22,9 @@ from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import PartTag, Stat, Tag, Upload
 from ckptsync.transfer.journal import Progress
+from ckptsync.transfer.resume import Start, described, find_start
 from ckptsync.transfer.source import SourceFile
-from ckptsync.transfer.workbench import Bench, Leftovers, choose_part_bytes, fits
+from ckptsync.transfer.workbench import Bench, Leftovers
 from ckptsync.transfer.workers import Task
 
 _RESTARTS = 2
@@ -37,123 +39,23 @@ Done = Callable[[FileEntry], None]
 class FileUpload:
     """The upload of one file, shared by the threads that send its parts."""
 
-    def __init__(self, file: SourceFile, bench: Bench, done: Done) -> None:
+    def __init__(self, file: SourceFile, bench: Bench, start: Start, done: Done) -> None:
         self.file = file
         self.bench = bench
+        self.start = start
         self.done = done
         self.lock = threading.Lock()
-        self.part_bytes = choose_part_bytes(file.size, bench.transfer.part_bytes, bench.store.traits, file.path)
-        self.base: FileEntry | None = None  # where unchanged parts can be had
-        self.base_is_ours = False  # an earlier attempt of this save, to be named rather than copied
-        self.held: dict[int, tuple[str, PartTag]] = {}  # parts the unfinished upload has; digest empty when unknown
-        self.upload: Upload | None = None
+        self.upload = start.upload
         self.restarts = 0
         self._reset()
 
     def _reset(self) -> None:
         """Forget what this run has found out about the parts."""
-        self.count = part_count(self.file.size, self.part_bytes)
+        self.count = part_count(self.file.size, self.start.part_bytes)
         self.digests = [""] * self.count
         self.tags: dict[int, PartTag] = {}
         self.unchanged: list[int] = []
         self.left = self.count
-
-    # -- what to begin with ------------------------------------------------------------------------------------------
-
-    def continue_from(self, progress: Progress, previous: FileEntry | None, leftovers: Leftovers) -> None:
-        """Find out what the bucket has of this file already."""
-        upload = progress.upload or (None if progress.entry else leftovers.uploads.get(self.file.path))
-        if progress.entry is not None and self._still_there(progress.entry):
-            self._take_base(progress.entry, ours=True)
-        elif upload is not None and self._take_upload(upload, progress):
-            if previous is not None and self.bench.transfer.copy_unchanged and previous.part_bytes == self.part_bytes:
-                self.base = previous
-        elif entry := self._settled(upload, progress) or self._proven(leftovers.objects.get(self.file.path)):
-            self._take_base(entry, ours=True)
-        elif previous is not None and self.bench.transfer.copy_unchanged:
-            self._take_base(previous, ours=False)
-        self._reset()
-
-    def _still_there(self, entry: FileEntry) -> bool:
-        """Whether a file an earlier attempt finished is in the bucket yet."""
-        try:
-            found = self.bench.store.stat(entry.key)
-        except NotFoundError:
-            return False
-        return found.size == entry.size and entry.tag in {"", found.tag}
-
-    def _take_base(self, entry: FileEntry, *, ours: bool) -> None:
-        """Compare parts with those of `entry`, cut where they were cut there."""
-        if entry.size and self._can_cut(entry.part_bytes):
-            self.base, self.base_is_ours, self.part_bytes = entry, ours, entry.part_bytes
-
-    def _can_cut(self, part_bytes: int) -> bool:
-        """Whether the file may be cut so: the store takes it, and a part costs no more memory than we may use."""
-        transfer = self.bench.transfer
-        affordable = part_bytes <= max(2 * self.part_bytes, transfer.part_bytes * transfer.workers)
-        return affordable and fits(part_bytes, self.file.size, self.bench.store.traits)
-
-    def _take_upload(self, upload: Upload, progress: Progress) -> bool:
-        """Keep the parts an unfinished upload has; False when it is gone."""
-        try:
-            there = self.bench.store.parts(upload)
-        except NotFoundError:
-            return False
-        part_bytes = progress.part_bytes or max((part.size for part in there.values()), default=0)
-        if not self._can_cut(part_bytes):
-            return False
-        self.upload, self.part_bytes = upload, part_bytes
-        if progress.upload is None:  # found in the bucket
-            self.bench.journal.begun(self.file.path, upload, part_bytes)
-        for number, part in there.items():
-            digest, noted = progress.parts.get(number, ("", part))
-            if noted.tag == part.tag:
-                self.held[number] = (digest, noted)
-        return True
-
-    def _settled(self, upload: Upload | None, progress: Progress) -> FileEntry | None:
-        """Entry of a file whose upload was finished by a request that we did not live to see answered."""
-        size = sum(part.size for _, part in progress.parts.values())
-        count = part_count(size, progress.part_bytes) if progress.part_bytes else 0
-        if upload is None or not count or progress.parts.keys() != set(range(1, count + 1)):
-            return None
-        ordered = [progress.parts[number] for number in range(1, count + 1)]
-        try:
-            made = self.bench.store.finish(upload, [part for _, part in ordered])
-        except (NotFoundError, IntegrityError):
-            return None
-        if made.size != size:
-            return None
-        return FileEntry(
-            path=self.file.path,
-            size=size,
-            key=upload.key,
-            tag=made.tag,
-            part_bytes=progress.part_bytes,
-            parts=tuple(digest for digest, _ in ordered),
-        )
-
-    def _proven(self, found: Stat | None) -> FileEntry | None:
-        """Read the file and compare it with what the service vouches for; its entry when both are the same."""
-        if found is None or found.size != self.file.size or not found.size:
-            return None
-        store, digests = self.bench.store, list[str]()
-
-        def chunks() -> Iterator[memoryview]:
-            for number in range(1, part_count(self.file.size, self.part_bytes) + 1):
-                offset, size = part_span(number, self.file.size, self.part_bytes)
-                with self.bench.buffers.take(size) as view:
-                    self.file.read_into(view, offset)
-                    digests.append(part_digest(view))
-                    yield view
-
-        try:
-            there = store.stat(found.key)
-        except NotFoundError:
-            return None
-        if not store.vouches(there.hashes, chunks()) or len(digests) != part_count(self.file.size, self.part_bytes):
-            return None
-        return self._entry(found.key, there.tag, tuple(digests))
 
     # -- the parts ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +80,7 @@ class FileUpload:
         """Read and hash one part, and send it unless the bucket has it."""
         if generation != self.restarts:
             return None
-        offset, size = part_span(number, self.file.size, self.part_bytes)
+        offset, size = part_span(number, self.file.size, self.start.part_bytes)
         with self.bench.buffers.take(size) as view:
             self.file.read_into(view, offset)
             digest = self.digests[number - 1] = part_digest(view)
@@ -197,7 +99,7 @@ class FileUpload:
 
     def _held_tag(self, number: int, digest: str, view: memoryview) -> PartTag | None:
         """Tag of a part when the unfinished upload has exactly these bytes."""
-        known, tag = self.held.get(number, ("", None))
+        known, tag = self.start.held.get(number, ("", None))
         if tag is None or tag.size != len(view):
             return None
         if known:
@@ -216,7 +118,7 @@ class FileUpload:
 
     def _is_in_base(self, number: int, digest: str) -> bool:
         """Whether the file we compare with has the same part at the same place."""
-        base = self.base
+        base = self.start.base
         return base is not None and number <= len(base.parts) and base.parts[number - 1] == digest
 
     def _put(self, view: memoryview) -> list[Task]:
@@ -273,7 +175,7 @@ class FileUpload:
                 return None
             if self.upload is None:
                 self.upload = self.bench.store.begin(self.bench.key(self.file.path))
-                self.bench.journal.begun(self.file.path, self.upload, self.part_bytes)
+                self.bench.journal.begun(self.file.path, self.upload, self.start.part_bytes)
             return self.upload
 
     def _note_part(self, digest: str, tag: PartTag) -> None:
@@ -301,9 +203,9 @@ class FileUpload:
 
     def _reuse_whole(self, generation: int) -> Iterable[Task] | None:
         """Name or copy a file in which nothing changed."""
-        base, traits = self.base, self.bench.store.traits
+        base, traits = self.start.base, self.bench.store.traits
         assert base is not None  # noqa: S101  only reached when every part was found in it
-        if self.base_is_ours and base.size == self.file.size:
+        if self.start.base_is_ours and base.size == self.file.size:
             self.bench.tell_reused(self.file.path, self.file.size)
             return self._finished(base.key, Tag(base.tag))
         whole = base.size == self.file.size and base.size <= traits.max_copy_bytes
@@ -327,8 +229,8 @@ class FileUpload:
         """Copy an unchanged part on the server, or send it where that cannot be done."""
         if generation != self.restarts:
             return None
-        store, base = self.bench.store, self.base
-        offset, size = part_span(number, self.file.size, self.part_bytes)
+        store, base = self.bench.store, self.start.base
+        offset, size = part_span(number, self.file.size, self.start.part_bytes)
         if base is not None and store.traits.copy_part and base.size >= store.traits.min_part_bytes:
             try:
                 if (upload := self._begun(generation)) is None:
@@ -371,24 +273,11 @@ class FileUpload:
 
     def _finished(self, key: str, tag: Tag) -> list[Task]:
         """Hand out the entry; nothing is left to do."""
-        entry = self._entry(key, tag, tuple(self.digests))
+        entry = described(self.file, key, tag, self.start.part_bytes, tuple(self.digests))
         self.bench.journal.finished(entry)
         self.bench.observer(Event(kind=Kind.FILE_DONE, path=self.file.path, bytes=self.file.size, count=1))
         self.done(entry)
         return []
-
-    def _entry(self, key: str, tag: Tag, parts: tuple[str, ...]) -> FileEntry:
-        """The file as the manifest will list it."""
-        return FileEntry(
-            path=self.file.path,
-            size=self.file.size,
-            mode=self.file.mode,
-            mtime_ns=self.file.identity.mtime_ns,
-            key=key,
-            tag=tag,
-            part_bytes=self.part_bytes if parts else 0,
-            parts=parts,
-        )
 
     def _begin_anew(self, generation: int, error: StoreError | IntegrityError) -> Iterable[Task] | None:
         """Start this file over, once for all threads that met the same trouble.
@@ -404,7 +293,8 @@ class FileUpload:
             if self.restarts == _RESTARTS:
                 raise error
             self.restarts += 1
-            upload, self.upload, self.base, self.held = self.upload, None, None, {}
+            upload, self.upload = self.upload, None
+            self.start = replace(self.start, base=None, upload=None, held={})
             self._reset()
         self.bench.observer(
             Event(kind=Kind.NOTICE, path=self.file.path, message=f"{self.file.path} is sent anew: {error}")
@@ -418,7 +308,6 @@ def start_file(
     file: SourceFile, bench: Bench, progress: Progress, previous: FileEntry | None, leftovers: Leftovers, done: Done
 ) -> Iterable[Task]:
     """Find out what the bucket has of a file, and return the tasks that bring the rest."""
-    upload = FileUpload(file, bench, done)
     with naming(file.path):
-        upload.continue_from(progress, previous, leftovers)
-    return upload.tasks()
+        start = find_start(file, bench, progress, previous, leftovers)
+    return FileUpload(file, bench, start, done).tasks()

@@ -108,9 +108,31 @@ def test_a_file_whose_finish_was_not_answered_is_not_sent_again(
     assert saved.bytes_reused == SIZE + 2  # and the small file before it
 
 
+@pytest.mark.req(7, 29)
+def test_an_upload_that_a_late_request_finishes_meanwhile_is_not_sent_again(
+    run_with: Callable[..., Run], store: Any, source: Path, killed: type[BaseException], check: Check
+) -> None:
+    run = run_with(workers=1)
+    store.fail("finish", killed)
+    with pytest.raises(killed):
+        save(run, source, step=7)
+    store.heal()
+    journal(run, source).unlink()
+
+    def finish(verb: str, _: str) -> None:
+        if verb == "parts":
+            for upload in list(store.inner.uploads("")):
+                store.inner.finish(upload, store.inner.parts(upload).values())
+
+    store.before = finish
+    check(run, saved := save(run, source, step=7))
+    assert "put_part" not in store.count()
+    assert saved.bytes_reused == SIZE + 2
+
+
+@pytest.mark.parametrize("verb", ["list", "put"])
 @pytest.mark.req(1, 7)
 @pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
-@pytest.mark.parametrize("verb", ["list", "put"])
 def test_killed_at_the_commit_nothing_is_sent_again(
     run: Run, store: Any, source: Path, killed: type[BaseException], verb: str, check: Check, *, lost: bool
 ) -> None:

@@ -1,0 +1,175 @@
+"""What the bucket has of a file already: parts of an unfinished upload, the whole file, or an older version of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ckptsync.errors import IntegrityError, NotFoundError
+from ckptsync.snapshot.digest import part_count, part_digest, part_span
+from ckptsync.snapshot.manifest import FileEntry
+from ckptsync.store.base import PartTag, Stat, Tag, Upload
+from ckptsync.transfer.journal import Progress
+from ckptsync.transfer.source import SourceFile
+from ckptsync.transfer.workbench import Bench, Leftovers, choose_part_bytes, fits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where the upload of a file begins.
+
+    Attributes:
+        part_bytes: how it is cut.
+        base: a file in the bucket whose parts are the same where their digests are; None when there is none.
+        base_is_ours: `base` is an earlier attempt of this very save, to be named rather than copied.
+        upload: unfinished, to be continued.
+        held: the parts it has, with their digests; a digest is empty when unknown.
+    """
+
+    part_bytes: int
+    base: FileEntry | None = None
+    base_is_ours: bool = False
+    upload: Upload | None = None
+    held: Mapping[int, tuple[str, PartTag]] = field(default_factory=dict)
+
+
+def find_start(
+    file: SourceFile, bench: Bench, progress: Progress, previous: FileEntry | None, leftovers: Leftovers
+) -> Start:
+    """Find out what the bucket has of a file.
+
+    Args:
+        file: the source.
+        bench: where to.
+        progress: what the journal on this machine knows.
+        previous: the file as the snapshot before has it.
+        leftovers: what the bucket has of earlier attempts.
+    """
+    return _Search(file, bench).start(progress, previous, leftovers)
+
+
+def described(file: SourceFile, key: str, tag: Tag, part_bytes: int, parts: tuple[str, ...]) -> FileEntry:
+    """A file as the manifest will list it."""
+    return FileEntry(
+        path=file.path,
+        size=file.size,
+        mode=file.mode,
+        mtime_ns=file.identity.mtime_ns,
+        key=key,
+        tag=tag,
+        part_bytes=part_bytes if parts else 0,
+        parts=parts,
+    )
+
+
+class _Search:
+    """Looks for what the bucket has of one file."""
+
+    def __init__(self, file: SourceFile, bench: Bench) -> None:
+        self.file = file
+        self.bench = bench
+        self.part_bytes = choose_part_bytes(file.size, bench.transfer.part_bytes, bench.store.traits, file.path)
+
+    def start(self, progress: Progress, previous: FileEntry | None, leftovers: Leftovers) -> Start:
+        """Look in the order of what saves most."""
+        if previous is not None and not self.bench.transfer.copy_unchanged:
+            previous = None
+        upload = progress.upload or (None if progress.entry else leftovers.uploads.get(self.file.path))
+        if progress.entry is not None and self._still_there(progress.entry):
+            return self._compared_with(progress.entry, ours=True)
+        if upload is not None and (continued := self._continued(upload, progress, previous)):
+            return continued
+        if entry := self._settled(upload, progress) or self._proven(leftovers.objects.get(self.file.path), upload):
+            return self._compared_with(entry, ours=True)
+        return self._compared_with(previous, ours=False)
+
+    def _still_there(self, entry: FileEntry) -> bool:
+        """Whether a file an earlier attempt finished is in the bucket yet."""
+        try:
+            found = self.bench.store.stat(entry.key)
+        except NotFoundError:
+            return False
+        return found.size == entry.size and entry.tag in {"", found.tag}
+
+    def _compared_with(self, entry: FileEntry | None, *, ours: bool) -> Start:
+        """Compare parts with those of `entry`, cut where they were cut there."""
+        if entry is None or not entry.size or not self._can_cut(entry.part_bytes):
+            return Start(part_bytes=self.part_bytes)
+        return Start(part_bytes=entry.part_bytes, base=entry, base_is_ours=ours)
+
+    def _can_cut(self, part_bytes: int) -> bool:
+        """Whether the file may be cut so: the store takes it, and a part costs no more memory than we may use."""
+        transfer = self.bench.transfer
+        affordable = part_bytes <= max(2 * self.part_bytes, transfer.part_bytes * transfer.workers)
+        return affordable and fits(part_bytes, self.file.size, self.bench.store.traits)
+
+    def _continued(self, upload: Upload, progress: Progress, previous: FileEntry | None) -> Start | None:
+        """Keep the parts an unfinished upload has; None when it is gone."""
+        try:
+            there = self.bench.store.parts(upload)
+        except NotFoundError:
+            return None
+        part_bytes = progress.part_bytes or max((part.size for part in there.values()), default=0)
+        if not self._can_cut(part_bytes):
+            return None
+        if progress.upload is None:  # found in the bucket
+            self.bench.journal.begun(self.file.path, upload, part_bytes)
+        held: dict[int, tuple[str, PartTag]] = {}
+        for number, part in there.items():
+            digest, noted = progress.parts.get(number, ("", part))
+            if noted.tag == part.tag:
+                held[number] = (digest, noted)
+        base = previous if previous is not None and previous.part_bytes == part_bytes else None
+        return Start(part_bytes=part_bytes, base=base, upload=upload, held=held)
+
+    def _settled(self, upload: Upload | None, progress: Progress) -> FileEntry | None:
+        """Entry of a file whose upload was finished by a request that we did not live to see answered."""
+        size = sum(part.size for _, part in progress.parts.values())
+        count = part_count(size, progress.part_bytes) if progress.part_bytes else 0
+        if upload is None or not count or progress.parts.keys() != set(range(1, count + 1)):
+            return None
+        ordered = [progress.parts[number] for number in range(1, count + 1)]
+        try:
+            made = self.bench.store.finish(upload, [part for _, part in ordered])
+        except (NotFoundError, IntegrityError):
+            return None
+        if made.size != size:
+            return None
+        return FileEntry(
+            path=self.file.path,
+            size=size,
+            key=upload.key,
+            tag=made.tag,
+            part_bytes=progress.part_bytes,
+            parts=tuple(digest for digest, _ in ordered),
+        )
+
+    def _proven(self, found: Stat | None, upload: Upload | None) -> FileEntry | None:
+        """Read the file and compare it with what the service vouches for; its entry when both are the same.
+
+        An upload that was there a moment ago and is not any more may have been finished by a request of a killed process.
+        """
+        key = found.key if found else upload.key if upload else ""
+        if not key or not self.file.size:
+            return None
+        store, digests = self.bench.store, list[str]()
+
+        def chunks() -> Iterator[memoryview]:
+            for number in range(1, part_count(self.file.size, self.part_bytes) + 1):
+                offset, size = part_span(number, self.file.size, self.part_bytes)
+                with self.bench.buffers.take(size) as view:
+                    self.file.read_into(view, offset)
+                    digests.append(part_digest(view))
+                    yield view
+
+        try:
+            there = store.stat(key)
+        except NotFoundError:
+            return None
+        if (
+            there.size != self.file.size
+            or not store.vouches(there.hashes, chunks())
+            or len(digests) != part_count(self.file.size, self.part_bytes)
+        ):
+            return None
+        return described(self.file, key, there.tag, self.part_bytes, tuple(digests))
