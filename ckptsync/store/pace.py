@@ -16,10 +16,12 @@ import http.client
 import io
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+import urllib3
 
 from ckptsync.clock import SYSTEM
 from ckptsync.config import Http
@@ -32,6 +34,7 @@ ANSWER_S = 600.0
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
 """
 
+_BROKEN = (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError)
 _now_s = SYSTEM.monotonic  # sockets live in the machine's own time
 
 
@@ -96,17 +99,46 @@ class _Receiving(threading.local):
 _receiving = _Receiving()
 
 
-@contextmanager
-def receiving(pace: Pace) -> Iterator[Window]:
-    """Treat what this thread reads from paced connections as content, as long as the `with` block lasts.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What came of one content.
 
-    Content that stalls ends early, as if the service had closed the connection; no byte that came is lost.
+    Attributes:
+        count: good bytes.
+        stalled: too few came, so it was given up.
+        error: why it ended early; None when it did not, or when the service just closed the connection.
     """
+
+    count: int
+    stalled: bool = False
+    error: Exception | None = None
+
+
+def receive(answer: Any, into: memoryview, pace: Pace) -> Received:
+    """Fill `into` from the body of an answer of urllib3 as far as it goes, and give its connection back, or close it when bytes are left.
+
+    urllib3 copies whatever it reads; the answer of the standard library that it is made of does not.
+    """
+    body = getattr(answer, "_fp", None)
+    direct = body if isinstance(body, http.client.HTTPResponse) and not body.chunked else None
+    count, cause = 0, None
     _receiving.window = window = Window(pace)
     try:
-        yield window
+        while count < len(into):
+            with into[count:] as target:
+                got = (direct or answer).readinto(target)
+            if not got:
+                break
+            count += got
+    except _BROKEN as error:
+        cause = error
     finally:
         _receiving.window = None
+        if direct is not None and direct.isclosed() and count == len(into):
+            answer.release_conn()
+        else:
+            answer.close()
+    return Received(count=count, stalled=window.stalled and count < len(into), error=cause)
 
 
 class _Reader(io.RawIOBase):
@@ -162,6 +194,14 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
+class _Buffered(io.BufferedReader):
+    """Hands on what came at once: what it waited to add to that would be lost with the connection."""
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at least a byte; 0 at the end."""
+        return self.readinto1(buffer)
+
+
 class _Socket:
     """A socket whose bytes are counted; everything else of it is as it was."""
 
@@ -183,7 +223,7 @@ class _Socket:
         if mode != "rb":
             raise ValueError(f"a paced socket is not opened as {mode!r}")
         self._reader = _Reader(self._sock)
-        return self._reader if buffering == 0 else io.BufferedReader(self._reader)
+        return self._reader if buffering == 0 else _Buffered(self._reader)
 
     def head_is_over(self) -> None:
         """Go on to what comes behind the head of the answer that is being read."""

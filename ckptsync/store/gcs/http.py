@@ -24,13 +24,12 @@ from ckptsync.config import Gcs, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, StoreError, TransientError
 from ckptsync.store.base import Buffer
 from ckptsync.store.gcs.errors import UNREADABLE, Asked, broken, failure, read_refusal
-from ckptsync.store.pace import Pace, paced, receiving
+from ckptsync.store.pace import Pace, paced, receive
 
 _log = logging.getLogger("ckptsync")
 
 _OK = (HTTPStatus.OK,)
 _MOST_RENEWALS = 3
-_RECEIVE_BYTES = 1 << 20
 _SEND_BYTES = 256 << 10
 
 _RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/")
@@ -256,26 +255,14 @@ class Wire:
         Raises:
             TransientError: it broke off, or was too slow; `received` bytes are good.
         """
-        count = 0
-        cause: Exception | None = None
-        with receiving(self._pace) as window:
-            try:
-                while count < len(into):
-                    chunk = response.raw.read1(min(_RECEIVE_BYTES, len(into) - count), decode_content=False)
-                    if not chunk:
-                        break
-                    into[count : count + len(chunk)] = chunk
-                    count += len(chunk)
-            except _BROKEN as error:
-                cause = error
-            finally:
-                response.close()
-        if window.stalled and count < len(into):
+        came = receive(response.raw, into, self._pace)
+        response.close()
+        if came.stalled:
             message = f"{asked.where}: {self._pace.broken}"
-            raise TransientError(message, op=asked.op, key=asked.key, received=count) from cause
-        if cause is not None:
-            raise broken(asked, cause, received=count) from cause
-        return count
+            raise TransientError(message, op=asked.op, key=asked.key, received=came.count) from came.error
+        if came.error is not None:
+            raise broken(asked, came.error, received=came.count) from came.error
+        return came.count
 
     def read(self, asked: Asked, response: requests.Response, parse: Callable[[bytes], T]) -> T:
         """Parse an answer.

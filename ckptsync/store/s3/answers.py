@@ -25,7 +25,7 @@ AVAILABLE = checksums is not None
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]+")
-_RANGE = re.compile(r"bytes (\d+)-")
+_RANGE = re.compile(r"bytes (\d+)-(\d+)")
 _CRC64_BYTES = 8
 _PARTIAL_CONTENT = 206
 
@@ -58,6 +58,14 @@ def first_byte(answer: GetObjectOutputTypeDef, asked: int) -> int:
         return int(found[1])
     partial = answer["ResponseMetadata"]["HTTPStatusCode"] == _PARTIAL_CONTENT
     return asked if partial else 0
+
+
+def length(answer: GetObjectOutputTypeDef, most_bytes: int) -> int:
+    """Return how many bytes a body brings, at most `most_bytes`; a proxy may send it in chunks, which tell no length."""
+    if "ContentLength" in answer:
+        return min(answer["ContentLength"], most_bytes)
+    found = _RANGE.match(str(answer.get("ContentRange") or ""))
+    return min(int(found[2]) - int(found[1]) + 1, most_bytes) if found else most_bytes
 
 
 def vouched(answer: Mapping[str, object], *, whole: bool = False, md5: bool = True) -> dict[str, str]:

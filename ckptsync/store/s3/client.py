@@ -22,7 +22,7 @@ from botocore.response import StreamingBody
 from ckptsync.config import S3, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, TransientError
 from ckptsync.store.base import Buffer
-from ckptsync.store.pace import Pace, paced, receiving
+from ckptsync.store.pace import Pace, paced, receive
 from ckptsync.store.s3.errors import SDK_ERRORS, Request, is_stale, translate
 
 if TYPE_CHECKING:
@@ -112,25 +112,15 @@ class Connection:
         Raises:
             TransientError: the connection broke, or was too slow; `received` bytes at the start of `into` are good.
         """
-        count, broken = 0, ""
-        cause: Exception | None = None
-        with receiving(self._pace) as window:
-            try:
-                while count < len(into):
-                    with into[count : count + SLICE_BYTES] as target:
-                        got = body.readinto(cast("IO[bytes]", target))  # its stub is wrong
-                    if not got:
-                        break
-                    count += got
-            except SDK_ERRORS as error:
-                cause, broken = error, str(translate(error, Request(op, key, self._bucket)).args[0])
-            finally:
-                body.close()  # a body read to its end gave its connection back before
-        if window.stalled and count < len(into):
+        raw = getattr(body, "_raw_stream", body)  # the SDK's own business; only copies are spared by it
+        came = receive(raw, into, self._pace)
+        if came.stalled:
             broken = f"s3://{self._bucket}: {self._pace.broken}"
-        if broken:
-            raise TransientError(broken, op=op, key=key, received=count) from cause
-        return count
+        elif came.error is not None:
+            broken = str(translate(came.error, Request(op, key, self._bucket)).args[0])
+        else:
+            return came.count
+        raise TransientError(broken, op=op, key=key, received=came.count) from came.error
 
     def close(self) -> None:
         """Close idle connections; the next call opens new ones."""

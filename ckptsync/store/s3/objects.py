@@ -274,7 +274,7 @@ class S3Objects(Store):
 
     def _receive(self, op: str, key: str, answer: GetObjectOutputTypeDef, into: memoryview) -> int:
         """Fill `into` from an answer's body as far as it goes."""
-        wanted = min(into.nbytes, answer["ContentLength"])
+        wanted = answers.length(answer, into.nbytes)
         with into.cast("B") as view, view[:wanted] as window:
             count = self._connection.receive(op, key, answer["Body"], window)
         if count < wanted:

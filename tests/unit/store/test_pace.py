@@ -138,8 +138,52 @@ def test_content_that_stops_is_given_up(serving: Serving, open_store: Open) -> N
         caller.sock.sendall(answer + body[:400_000])
         caller.say_nothing()
 
-    error = fetch(open_store(serving(serve)), bytearray(len(CONTENT)))
-    assert 0 < error.received <= 400_000
+    into = bytearray(len(CONTENT))
+    error = fetch(open_store(serving(serve)), into)
+    assert error.received == 400_000
+    assert into[:400_000] == CONTENT[:400_000]
+
+
+def test_a_connection_whose_content_came_whole_serves_again(serving: Serving, open_store: Open) -> None:
+    def serve(caller: Caller) -> None:
+        callers.append(caller.sock)
+        caller.sock.sendall(b"".join(ranged(caller)))
+
+    callers: list[object] = []
+    store, into = open_store(serving(serve)), bytearray(700_000)
+    for offset in (0, 300_000, len(CONTENT) - 700_000):
+        assert store.get("k", memoryview(into), offset=offset, tag=Tag('"e"')) == 700_000
+        assert into == CONTENT[offset : offset + 700_000]
+    assert len(set(callers)) == 1
+
+
+def test_a_connection_with_bytes_left_does_not(serving: Serving, open_store: Open) -> None:
+    def serve(caller: Caller) -> None:
+        callers.append(caller.sock)
+        answer, body = ranged(caller)
+        caller.sock.sendall(answer.replace(b"Content-Length: 300000", b"Content-Length: 300009") + body + b"surprise!")
+
+    callers: list[object] = []
+    store, into = open_store(serving(serve)), bytearray(300_000)
+    for _ in range(2):
+        assert store.get("k", memoryview(into), tag=Tag('"e"')) == 300_000
+        assert into == CONTENT[:300_000]
+    assert len(set(callers)) == 2
+
+
+def test_content_may_come_in_chunks(serving: Serving, open_store: Open) -> None:
+    def serve(caller: Caller) -> None:
+        answer, body = ranged(caller)
+        caller.sock.sendall(answer.replace(f"Content-Length: {len(body)}".encode(), b"Transfer-Encoding: chunked"))
+        for start in range(0, len(body), 70_000):
+            piece = body[start : start + 70_000]
+            caller.sock.sendall(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        caller.sock.sendall(b"0\r\n\r\n")
+
+    store, into = open_store(serving(serve)), bytearray(700_000)
+    for _ in range(2):
+        assert store.get("k", memoryview(into), offset=9, tag=Tag('"e"')) == 700_000
+        assert into == CONTENT[9:700_009]
 
 
 def test_content_that_is_slow_but_fast_enough_comes_whole(serving: Serving, open_store: Open) -> None:
