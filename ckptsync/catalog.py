@@ -297,8 +297,11 @@ class Catalog:
             who = f"{owner.writer.host} (pid {owner.writer.pid}) since {owner.created}" if owner else "another writer"
             raise FencedError(f"{self.store.url} now belongs to {who}: epoch {newest} is newer than ours, {epoch}")
 
-    def commit(self, manifest: Manifest) -> None:
+    def commit(self, manifest: Manifest) -> bool:
         """Make a snapshot exist, by one conditional put. Safe to call again with the same manifest.
+
+        Returns:
+            Whether this call made it exist; False when it did already.
 
         Raises:
             ConfigError: it could not be read back: `Keys.check_can_commit`.
@@ -310,7 +313,7 @@ class Catalog:
         key, data = layout.manifest_key(manifest.id), encode(manifest, self.keys.signer)
         if not self.store.traits.conditional_put:
             self.store.put(key, data)
-            return
+            return True
         try:
             self.store.put(key, data, if_absent=True)
         except ConflictError as error:
@@ -320,6 +323,8 @@ class Catalog:
                 ours = False
             if not ours:
                 raise FencedError(f"another writer committed under the key of {manifest.snapshot}") from error
+            return False
+        return True
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -308,6 +308,9 @@ class FileUpload:
             return self._finished(base.key, Tag(base.tag))
         whole = base.size == self.file.size and base.size <= traits.max_copy_bytes
         if traits.copy and whole and self.upload is None:
+            if (entry := self._of_another()) is not None:
+                self.bench.tell_reused(self.file.path, self.file.size)
+                return self._finished(entry.key, Tag(entry.tag))
             key = self.bench.key(self.file.path)
             try:
                 with naming(self.file.path):
@@ -357,6 +360,9 @@ class FileUpload:
         """Make the object appear."""
         if (upload := self._begun(generation)) is None:
             return None
+        if (entry := self._of_another()) is not None:
+            self.bench.store.abort(upload)
+            return self._finished(entry.key, Tag(entry.tag))
         try:
             with naming(self.file.path):  # it happens in the task of the last part, but is not about that
                 made = self.bench.store.finish(upload, [self.tags[number] for number in range(1, self.count + 1)])
@@ -368,6 +374,19 @@ class FileUpload:
             )
             return self._begin_anew(generation, problem)
         return self._finished(upload.key, made.tag)
+
+    def _of_another(self) -> FileEntry | None:
+        """Entry of the same file when another rank, or a twin of this one, has finished it meanwhile.
+
+        It may be committed, and being read: readers hold on to its version, and would take the snapshot for damaged.
+        """
+        if not self.bench.shared:
+            return None
+        try:
+            found = self.bench.store.stat(self.bench.key(self.file.path))
+        except NotFoundError:
+            return None
+        return self._proven(found)
 
     def _finished(self, key: str, tag: Tag) -> list[Task]:
         """Hand out the entry; nothing is left to do."""

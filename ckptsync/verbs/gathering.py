@@ -21,7 +21,7 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Cost, Manifest
 from ckptsync.snapshot.report import Report, commit_id_of, decode_report, encode_report, merged, same_work
 from ckptsync.transfer.workers import map_tasks
-from ckptsync.verbs.attempts import read_attempts
+from ckptsync.verbs.attempts import folder_of, read_attempts
 from ckptsync.verbs.sending import check_sound
 
 READERS = 32
@@ -112,7 +112,7 @@ class Gathering:
         """Make the snapshot exist from all ranks' reports; of several who try, each succeeds with the same commit.
 
         Raises:
-            IncompleteError: the ranks' files do not make one tree.
+            IncompleteError: the ranks' files do not make one tree, or somebody is deleting them.
             FencedError: a newer launch or writer owns the run.
         """
         reports: Sequence[Report] = map_tasks(self.read, range(self.world), READERS)
@@ -134,11 +134,34 @@ class Gathering:
             ),
         )
         check_sound(manifest)
-        self.run.catalog.commit(manifest)
+        self._check_kept()
+        if self.run.catalog.commit(manifest):
+            try:
+                self._check_kept()  # the snapshot may have come and gone while we slept
+            except IncompleteError:
+                self.run.store.delete([layout.manifest_key(self.snapshot)])
+                raise
         self.run.observer(
             Event(kind=Kind.COMMITTED, path=manifest.snapshot, bytes=manifest.size, count=len(manifest.files))
         )
         return manifest
+
+    def _check_kept(self) -> None:
+        """Make sure that nobody deletes, or has deleted, what the ranks brought, as rm and gc do once it was committed. One listing.
+
+        Who deletes condemns first, and deletes the journals after the data: data that was there before is there still.
+
+        Raises:
+            IncompleteError: somebody does.
+        """
+        found = folder_of(self.run.store, self.snapshot)
+        there = {journal.key for journal in found.journals} if found else set[str]()
+        wanted = {layout.journal_key(self.snapshot, rank) for rank in range(self.world)}
+        if found is None or found.condemned is not None or not wanted <= there:
+            raise IncompleteError(
+                f"snapshot {self.snapshot} was committed once, and is being deleted or gone; let gc finish that, and name each "
+                "start of the job differently (--launch)"
+            )
 
 
 def gather(us: Gathering, *, timeout_s: float) -> Manifest:

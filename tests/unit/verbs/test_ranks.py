@@ -29,6 +29,7 @@ from ckptsync.store.base import StoreWrapper
 from ckptsync.verbs import gathering
 from ckptsync.verbs.gc import collect
 from ckptsync.verbs.ranks import Rank, save_rank
+from ckptsync.verbs.remove import remove
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import Saved, save
 from ckptsync.verbs.status import status
@@ -356,6 +357,7 @@ def test_a_store_without_conditional_puts_is_refused_even_with_a_single_writer(
         {"world": 100_000},
         {"launch": " "},
         {"launch": "x" * 201},
+        {"launch": "\udcff"},
         {"under": "../x"},
     ],
 )
@@ -506,3 +508,106 @@ def test_a_report_of_a_rank_that_cannot_be_is_not_counted(run: Run, save_all: An
     snapshot = layout.shared_snapshot_id(run.catalog.newest_epoch(), 5, "job-1")
     run.store.put(layout.report_key(snapshot, 7, 2), b"{}")
     assert "rank 1 (host unknown" in _refused(save_all(2, ranks=[0], timeout_s=0.0)[0])
+
+
+def test_what_is_being_deleted_is_not_committed_again(
+    run: Run, save_all: Any, committed: Saved, store: Any, killed: type[BaseException], clock: Any
+) -> None:
+    """A removal is killed when the data is gone; the reports of the ranks say that it is there."""
+    snapshot = layout.parse_snapshot_id(committed.snapshot)
+    assert snapshot is not None
+
+    def kill(verb: str, _key: str) -> None:
+        if verb == "delete" and not list(store.list(layout.data_prefix(snapshot))):
+            raise killed
+
+    store.after = kill
+    with pytest.raises(killed):
+        remove(run, committed.snapshot)
+    store.heal()
+    assert all("is being deleted" in _refused(outcome) for outcome in save_all(2, timeout_s=0.0).values())
+    assert run.catalog.latest() is None
+    clock.advance(100)
+    collect(run, None, grace_s=1.0, dry_run=False)
+    assert all(isinstance(outcome, Saved) for outcome in save_all(2).values())
+    assert not verify(run).bad
+
+
+def test_a_rank_that_slept_before_it_committed_brings_nothing_back(run: Run, save_all: Any, store: Any) -> None:
+    """Another rank commits in its place, the job goes on, retention lets go of the step; then it wakes up."""
+    save_all(2, ranks=[0], timeout_s=0.0)
+    slept: list[Outcome] = []
+
+    def sleep(verb: str, key: str) -> None:
+        if verb == "put" and key.startswith(layout.MANIFESTS) and not slept:
+            store.before = lambda *_: None
+            slept.append(save_all(2, ranks=[0], timeout_s=0.0)[0])
+            save_all(2, step=6)
+            assert len(collect(run, LatestN(1), grace_s=0.0, dry_run=False).removed) == 1
+
+    store.before = sleep
+    outcome = save_all(2, ranks=[1])[1]
+    assert isinstance(slept[0], Saved)
+    assert "is being deleted or gone" in _refused(outcome)
+    assert [listed.id.step for listed in run.catalog.listed()] == [6]
+
+
+def test_a_twin_does_not_replace_a_file_that_is_committed(run: Run, save_all: Any, store: Any) -> None:
+    """Readers hold on to its version; they would find it replaced, and the snapshot bad."""
+    committed: list[Outcome] = []
+
+    def commit_first(verb: str, key: str) -> None:
+        if verb == "begin" and key.endswith("shard-0.bin") and not committed:
+            store.before = lambda *_: None
+            committed.append(save_all(1)[0])
+            tags.extend(stat.tag for stat in store.list(layout.DATA))
+
+    tags: list[str] = []
+    store.before = commit_first
+    assert isinstance(save_all(1)[0], Saved)
+    assert isinstance(committed[0], Saved)
+    assert [stat.tag for stat in store.list(layout.DATA)] == tags
+    assert not list(store.uploads(""))
+    del run
+
+
+def test_another_number_of_ranks_after_the_commit_is_refused(save_all: Any, committed: Saved) -> None:
+    del committed
+    assert "was committed by 2 ranks" in _refused(save_all(3, ranks=[0])[0])
+
+
+def test_fewer_files_after_the_commit_are_refused(save_all: Any, committed: Saved, shards: Any) -> None:
+    del committed
+    (shards(0) / "empty").unlink()
+    assert "--launch" in _refused(save_all(2, ranks=[0])[0])
+
+
+def test_gc_knows_what_an_earlier_try_of_a_rank_wrote(
+    run: Run, save_all: Any, shards: Any, store: Any, killed: type[BaseException], source: Path, clock: Any
+) -> None:
+    def kill(verb: str, key: str) -> None:
+        if verb == "put" and key.endswith("config.json"):
+            raise killed
+
+    store.after = kill
+    died = threading.Thread(target=lambda: _swallow(killed, lambda: save_all(1)))
+    died.start()
+    died.join()
+    store.heal()
+    (shards(0) / "config.json").rename(shards(0) / "settings.json")
+    save_all(2, ranks=[0], timeout_s=0.0)
+    save(run, source, step=9)
+    clock.advance(100)
+    assert not collect(run, None, grace_s=1.0, dry_run=False).foreign
+    assert not [found.key for found in store.list(layout.DATA) if found.key.endswith("/settings.json")]
+
+
+def test_ranks_that_cut_files_differently_have_the_same_small_file(run_with: Any, shards: Any) -> None:
+    for rank in range(2):
+        run = run_with(part_bytes=MIB << rank)
+        outcome = _each([rank], lambda rank: save_rank(run, shards(rank), _two(rank), step=5))[rank]  # noqa: B023
+    assert isinstance(outcome, Saved), outcome
+
+
+def _two(rank: int) -> Rank:
+    return Rank(rank=rank, world=2, launch="job-1", timeout_s=0.0)
