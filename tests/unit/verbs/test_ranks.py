@@ -611,3 +611,42 @@ def test_ranks_that_cut_files_differently_have_the_same_small_file(run_with: Any
 
 def _two(rank: int) -> Rank:
     return Rank(rank=rank, world=2, launch="job-1", timeout_s=0.0)
+
+
+@pytest.mark.req(26)
+def test_a_launch_whose_claim_is_all_that_is_known_of_it_stays_fenced(
+    run: Run, save_all: Any, store: Any, killed: type[BaseException]
+) -> None:
+    """Its first rank died between the claim and the record of the launch."""
+
+    def kill(verb: str, key: str) -> None:
+        if verb == "put" and key.startswith(layout.LAUNCHES):
+            raise killed
+
+    store.before = kill
+    died = threading.Thread(target=lambda: _swallow(killed, lambda: save_all(1, launch="old")))
+    died.start()
+    died.join()
+    store.heal()
+    assert isinstance(save_all(1, launch="new", step=6)[0], Saved)
+    assert isinstance(save_all(1, launch="old")[0], FencedError)
+    assert isinstance(save_all(1, launch="new", step=7)[0], Saved)
+    del run
+
+
+def test_all_ranks_may_give_the_same_name(run: Run, shards: Any, store: Any, clock: Any) -> None:
+    run = replace(run, clock=SYSTEM)
+    both = threading.Barrier(2)
+
+    def wait(verb: str, key: str) -> None:
+        if verb == "list" and key.startswith(layout.ALIASES):
+            clock.advance(1)  # no two do it in the same millisecond
+        if verb == "put" and key.startswith(layout.ALIASES):
+            both.wait(30)
+
+    store.before = wait
+    outcomes = _each(
+        range(2),
+        lambda rank: save_rank(run, shards(rank), replace(_two(rank), timeout_s=60.0), step=5, alias="best"),
+    )
+    assert all(isinstance(outcome, Saved) for outcome in outcomes.values()), outcomes
