@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -26,6 +28,7 @@ from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.signature import Keys, PublicKey
 from ckptsync.store.base import StoreWrapper
+from ckptsync.transfer.source import Identity
 from ckptsync.verbs import gathering
 from ckptsync.verbs.gc import collect
 from ckptsync.verbs.ranks import Rank, save_rank
@@ -650,3 +653,34 @@ def test_all_ranks_may_give_the_same_name(run: Run, shards: Any, store: Any, clo
         lambda rank: save_rank(run, shards(rank), replace(_two(rank), timeout_s=60.0), step=5, alias="best"),
     )
     assert all(isinstance(outcome, Saved) for outcome in outcomes.values()), outcomes
+
+
+def test_a_twin_whose_file_changed_unnoticed_does_not_touch_what_is_committed(
+    run_with: Any, shards: Any, save_all: Any, store: Any, tmp_path: Path
+) -> None:
+    """A write through a memory map shows in no time of the file: what was promised is not what is sent."""
+    run, twin = run_with(workers=1), tmp_path / "twin"
+    shutil.copytree(shards(0), twin)
+    committed: list[Outcome] = []
+
+    def commit_first(verb: str, key: str) -> None:
+        if verb == "begin" and key.endswith("shard-0.bin") and not committed:
+            store.before = lambda *_: None
+            committed.append(save_all(1)[0])
+            times = (twin / "shard-0.bin").stat()
+            with (twin / "shard-0.bin").open("r+b") as file:
+                file.seek(2 * MIB - 1)
+                file.write(b"!")
+            os.utime(twin / "shard-0.bin", ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    store.before = commit_first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Identity,
+            "of",
+            classmethod(lambda cls, found: cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, 0)),
+        )
+        with pytest.raises(IncompleteError, match="differs between ranks"):
+            save_rank(replace(run, clock=SYSTEM), twin, Rank(rank=0, world=1, launch="job-1", timeout_s=5), step=5)
+    assert isinstance(committed[0], Saved)
+    assert not verify(run).bad
