@@ -70,12 +70,21 @@ class Gathering:
                 ) from error
 
     def read(self, rank: int) -> Report:
-        """Read what a rank brought.
+        """Read what a rank brought, once more when a bit may have flipped on the way.
 
         Raises:
             NotFoundError: it has not reported.
-            ManifestError: its report is damaged.
+            ManifestError: its report is damaged, or not signed as required.
         """
+        with suppress(ManifestError):
+            return self._read(rank)
+        try:
+            return self._read(rank)
+        except ManifestError as error:
+            raise ManifestError(f"the report of rank {rank} of {self.snapshot} cannot be used: {error}") from error
+
+    def _read(self, rank: int) -> Report:
+        """Read and decode."""
         key = layout.report_key(self.snapshot, rank, self.world)
         data = read_record(self.run.store, key, MAX_MANIFEST_BYTES)
         return decode_report(data, self.snapshot, rank, self.world, self.run.catalog.keys.required)

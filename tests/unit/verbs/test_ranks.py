@@ -340,7 +340,22 @@ def test_a_damaged_report_is_an_error_not_a_commit(run: Run, save_all: Callable[
     run.store.put(layout.report_key(snapshot, 0, 2), b"{}")
     outcome = save_all(2, ranks=[1])[1]
     assert isinstance(outcome, ManifestError)
+    assert "the report of rank 0" in str(outcome)
     assert run.catalog.latest() is None
+
+
+def test_a_report_that_comes_damaged_once_is_read_again(run: Run, save_all: Any, store: Any) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    key = layout.report_key(layout.shared_snapshot_id(run.catalog.newest_epoch(), 5, "job-1"), 0, 2)
+    good = run.store.read(key)
+
+    def heal(verb: str, read: str) -> None:
+        if verb == "get" and read == key:
+            store.put(key, good)
+
+    run.store.put(key, good.replace(b"shard-0", b"shard-1"))
+    store.after = heal
+    assert isinstance(save_all(2, ranks=[1])[1], Saved)
 
 
 def test_a_store_without_conditional_puts_is_refused_even_with_a_single_writer(
