@@ -61,8 +61,11 @@ class Catalog:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def commit(self, manifest: Manifest) -> None:
+    def commit(self, manifest: Manifest) -> bool:
         """Make a snapshot exist, by one conditional put. Safe to call again with the same manifest.
+
+        Returns:
+            Whether this call made it exist; False when it did already.
 
         Raises:
             ConfigError: it could not be read back: `Keys.check_can_commit`.
@@ -74,7 +77,7 @@ class Catalog:
         key, data = layout.manifest_key(manifest.id), encode(manifest, self.keys.signer)
         if not self.store.traits.conditional_put:
             self.store.put(key, data)
-            return
+            return True
         try:
             self.store.put(key, data, if_absent=True)
         except ConflictError as error:
@@ -84,6 +87,8 @@ class Catalog:
                 ours = False
             if not ours:
                 raise FencedError(f"another writer committed under the key of {manifest.snapshot}") from error
+            return False
+        return True
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

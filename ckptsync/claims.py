@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from itertools import islice
 from typing import Annotated
 
 import msgspec
@@ -146,10 +147,23 @@ class Claims:
         if newest is None or newest.launch != launch:
             if self._was_launched(launch):
                 self.check_not_fenced(epoch - 1)
+            self._check_not_claimed(launch)
             newest = self._launch(launch, epoch)
         if not self._was_launched(launch):  # else its ranks could not tell, later, that a newer one overtook them
             self.store.put(layout.launch_key(launch), b"")
         return newest
+
+    def _check_not_claimed(self, launch: str) -> None:
+        """Make sure that no rank of a launch claimed the run and died before it could put that down.
+
+        Raises:
+            FencedError: one has, and a newer launch or writer came since.
+        """
+        recent = islice(self.store.list(layout.WRITERS, limit=KEPT_CLAIMS), KEPT_CLAIMS)
+        for epoch in filter(None, (layout.epoch_of_writer_key(found.key) for found in recent)):
+            claim = self.writer(epoch)
+            if claim is not None and claim.launch == launch:
+                self.check_not_fenced(epoch)
 
     def _launch(self, launch: str, epoch: int) -> Claim:
         """Claim an epoch behind `epoch` for a launch, or take part in the claim of another of its ranks."""

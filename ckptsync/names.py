@@ -197,7 +197,8 @@ def promote(catalog: Catalog, snapshot: SnapshotId, name: str, *, force: bool = 
     try:
         catalog.store.put(layout.alias_key(name, version), data, if_absent=catalog.store.traits.conditional_put)
     except ConflictError as error:
-        if (now := read_alias(catalog, name)) != alias:
+        now = read_alias(catalog, name)
+        if now is None or now.snapshot != alias.snapshot:
             stands_for = now.snapshot if now else "nothing"
             raise ConflictError(f"alias {name!r} was set to {stands_for} meanwhile; look and promote again") from error
     return alias

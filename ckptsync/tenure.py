@@ -32,29 +32,26 @@ class Tenure:
 
         Raises:
             FencedError: a newer writer has claimed the run since the first call.
-            ConfigError: the epoch is shared with the other ranks of a launch, and taking the next one would fence them.
+            ConfigError: the epoch is shared with the other ranks of a launch, of which one may have a twin thought dead: only
+                all of them together may commit in it, and taking the next one would fence them.
         """
         with self._lock:
             if not self._epoch or claims.newest_epoch() < self._epoch:  # the run may have been deleted and begun anew
                 self._epoch, self._launch = claims.claim().epoch, ""
             else:
                 claims.check_not_fenced(self._epoch)
+                if self._launch:
+                    raise ConfigError(
+                        f"this process saves as a rank of launch {self._launch!r}, and would shut the other ranks out by saving "
+                        "alone; save with all ranks, or alone as the only rank of another launch"
+                    )
                 if step <= self._step:
-                    self._epoch = self._next(claims, step)
+                    self._epoch = claims.claim_next(self._epoch).epoch
             self._step = step
             return self._epoch
 
-    def _next(self, claims: Claims, step: int) -> int:
-        """Take the next epoch, for a step that does not rise."""
-        if self._launch:
-            raise ConfigError(
-                f"step {step} does not come after step {self._step}, which this process saved as a rank of launch "
-                f"{self._launch!r}; saved by itself it would shut the other ranks out"
-            )
-        return claims.claim_next(self._epoch).epoch
-
-    def join(self, claims: Claims, launch: str, step: int) -> int:
-        """Return the epoch in which all ranks of a launch save; a later save of this process by itself is in it as well.
+    def join(self, claims: Claims, launch: str) -> int:
+        """Return the epoch in which all ranks of a launch save; from now on this process saves as one of them.
 
         Raises:
             FencedError: a newer launch or writer owns the run.
@@ -63,6 +60,5 @@ class Tenure:
         """
         epoch = claims.join(launch).epoch
         with self._lock:
-            self._step = max(step, self._step) if epoch == self._epoch else step
             self._epoch, self._launch = epoch, launch
         return epoch

@@ -15,7 +15,7 @@ from msgspec import Meta
 from ckptsync.errors import IncompleteError, ManifestError
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.envelope import UNREADABLE, seal, unseal
-from ckptsync.snapshot.layout import SnapshotId, check_path, data_prefix, parse_snapshot_id
+from ckptsync.snapshot.layout import SnapshotId, check_path, data_key, parse_snapshot_id
 from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Provenance, Writer
 from ckptsync.snapshot.signature import PublicKey, Signer
 
@@ -92,8 +92,8 @@ def decode_report(
         raise ManifestError(f"another report stands under the key of rank {rank} of {world} of {snapshot}")
     for entry in report.entries:
         check_path(entry.path)
-        if isinstance(entry, FileEntry) and not entry.key.startswith(data_prefix(snapshot)):
-            raise ManifestError(f"report of rank {rank} names an object outside {snapshot}: {entry.key!r}")
+        if isinstance(entry, FileEntry) and entry.key != data_key(snapshot, entry.path):
+            raise ManifestError(f"report of rank {rank} names {entry.key!r} for {entry.path}, which is not its place")
     return report
 
 
@@ -129,5 +129,6 @@ def commit_id_of(reports: Sequence[Report]) -> str:
 def _content(entry: Entry) -> tuple[object, ...]:
     """What must be the same where two ranks have a path."""
     if isinstance(entry, FileEntry):
-        return "file", entry.path, entry.size, entry.part_bytes, entry.parts
+        cut = entry.part_bytes if len(entry.parts) > 1 else 0  # of a single part it says nothing
+        return "file", entry.path, entry.size, cut, entry.parts
     return (type(entry).__name__, entry.path, getattr(entry, "target", ""))

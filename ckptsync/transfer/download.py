@@ -89,19 +89,26 @@ class Reader:
             entry: the file.
             number: 1-based part number.
             window: memory to read through, 1 byte or more, at most as long as the part.
-            tag: version of the object all parts are read from.
+            tag: version of the object all parts are read from; when it was replaced, the one that is there then. Whichever it
+                is, the part is good only when its digest says so.
             keep: given the part piece by piece. The last piece, which of a part no longer than `window` is the whole, is
                 given only when the part is good; those before it are worth nothing unless this returns.
 
         Raises:
             IntegrityError: bad twice; names file and part.
-            ConflictError: the object was replaced.
+            ConflictError: the object was replaced twice.
         """
         size = part_span(number, entry.size, entry.part_bytes)[1]
         problem = ""
         for attempt in range(2):
-            with naming(entry.path, part=number, parts=len(entry.parts)):
-                count, digest = self._read(entry, number, window, tag, keep)
+            try:
+                with naming(entry.path, part=number, parts=len(entry.parts)):
+                    count, digest = self._read(entry, number, window, tag, keep)
+            except ConflictError:
+                if attempt:
+                    raise
+                tag = self.pin(entry)
+                continue
             if count == size and digest == entry.parts[number - 1]:
                 self.received.add(received=size, refetched=attempt)
                 self.observer(Event(kind=Kind.RECEIVED, path=entry.path, bytes=size))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ckptsync.errors import IntegrityError, NotFoundError
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
-from ckptsync.store.base import PartTag, Stat, Tag, Upload
+from ckptsync.store.base import PartTag, Tag, Upload
 from ckptsync.transfer.journal import Progress
 from ckptsync.transfer.source import SourceFile
 from ckptsync.transfer.workbench import Bench, Leftovers, choose_part_bytes, fits
@@ -62,6 +62,30 @@ def described(file: SourceFile, key: str, tag: Tag, part_bytes: int, parts: tupl
     )
 
 
+def proven(file: SourceFile, bench: Bench, key: str, part_bytes: int) -> FileEntry | None:
+    """Read a file and compare it with what the service vouches for under a key; its entry when both are the same."""
+    digests: list[str] = []
+
+    def chunks() -> Iterator[memoryview]:
+        for number in range(1, part_count(file.size, part_bytes) + 1):
+            offset, size = part_span(number, file.size, part_bytes)
+            with bench.buffers.take(size) as view:
+                file.read_into(view, offset)
+                digests.append(part_digest(view))
+                yield view
+
+    if not file.size:
+        return None
+    try:
+        there = bench.store.stat(key)
+    except NotFoundError:
+        return None
+    same = there.size == file.size and bench.store.vouches(there.hashes, chunks())
+    if not same or len(digests) != part_count(file.size, part_bytes):
+        return None
+    return described(file, key, there.tag, part_bytes, tuple(digests))
+
+
 class _Search:
     """Looks for what the bucket has of one file."""
 
@@ -79,7 +103,12 @@ class _Search:
             return self._compared_with(progress.entry, ours=True)
         if upload is not None and (continued := self._continued(upload, progress, previous)):
             return continued
-        if entry := self._settled(upload, progress) or self._proven(leftovers.objects.get(self.file.path), upload):
+        # an upload that was there a moment ago and is not any more may have been finished by a request of a killed process
+        found = leftovers.objects.get(self.file.path) or upload
+        entry = self._settled(upload, progress) or (
+            proven(self.file, self.bench, found.key, self.part_bytes) if found else None
+        )
+        if entry is not None:
             return self._compared_with(entry, ours=True)
         return self._compared_with(previous, ours=False)
 
@@ -143,33 +172,3 @@ class _Search:
             part_bytes=progress.part_bytes,
             parts=tuple(digest for digest, _ in ordered),
         )
-
-    def _proven(self, found: Stat | None, upload: Upload | None) -> FileEntry | None:
-        """Read the file and compare it with what the service vouches for; its entry when both are the same.
-
-        An upload that was there a moment ago and is not any more may have been finished by a request of a killed process.
-        """
-        key = found.key if found else upload.key if upload else ""
-        if not key or not self.file.size:
-            return None
-        store, digests = self.bench.store, list[str]()
-
-        def chunks() -> Iterator[memoryview]:
-            for number in range(1, part_count(self.file.size, self.part_bytes) + 1):
-                offset, size = part_span(number, self.file.size, self.part_bytes)
-                with self.bench.buffers.take(size) as view:
-                    self.file.read_into(view, offset)
-                    digests.append(part_digest(view))
-                    yield view
-
-        try:
-            there = store.stat(key)
-        except NotFoundError:
-            return None
-        if (
-            there.size != self.file.size
-            or not store.vouches(there.hashes, chunks())
-            or len(digests) != part_count(self.file.size, self.part_bytes)
-        ):
-            return None
-        return described(self.file, key, there.tag, self.part_bytes, tuple(digests))

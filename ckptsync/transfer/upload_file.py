@@ -22,7 +22,7 @@ from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import PartTag, Stat, Tag, Upload
 from ckptsync.transfer.journal import Progress
-from ckptsync.transfer.resume import Start, described, find_start
+from ckptsync.transfer.resume import Start, described, find_start, proven
 from ckptsync.transfer.source import SourceFile
 from ckptsync.transfer.workbench import Bench, Leftovers
 from ckptsync.transfer.workers import Task
@@ -147,10 +147,7 @@ class FileUpload:
             return found
         if found.size == len(view) == store.get(key, view, tag=found.tag) and part_digest(view) == self.digests[0]:
             return found
-        raise IncompleteError(
-            f"{self.file.path} differs between ranks: another one has saved other content under that name; "
-            "let each rank save its own files below a folder of its own (--under)"
-        ) from cause
+        raise _differs(self.file.path) from cause
 
     def _send(self, number: int, digest: str, view: memoryview, generation: int) -> Iterable[Task] | None:
         """Send one part; tasks to begin anew when the upload is gone, None when there is nothing more to do about it."""
@@ -210,6 +207,9 @@ class FileUpload:
             return self._finished(base.key, Tag(base.tag))
         whole = base.size == self.file.size and base.size <= traits.max_copy_bytes
         if traits.copy and whole and self.upload is None:
+            if (entry := self._of_another()) is not None:
+                self.bench.tell_reused(self.file.path, self.file.size)
+                return self._finished(entry.key, Tag(entry.tag))
             key = self.bench.key(self.file.path)
             try:
                 with naming(self.file.path):
@@ -259,6 +259,9 @@ class FileUpload:
         """Make the object appear."""
         if (upload := self._begun(generation)) is None:
             return None
+        if (entry := self._of_another()) is not None:
+            self.bench.store.abort(upload)
+            return self._finished(entry.key, Tag(entry.tag))
         try:
             with naming(self.file.path):  # it happens in the task of the last part, but is not about that
                 made = self.bench.store.finish(upload, [self.tags[number] for number in range(1, self.count + 1)])
@@ -270,6 +273,39 @@ class FileUpload:
             )
             return self._begin_anew(generation, problem)
         return self._finished(upload.key, made.tag)
+
+    def _of_another(self) -> FileEntry | None:
+        """Entry of the same file when another rank, or a twin of this one, has finished it meanwhile.
+
+        It may be committed, and being read: readers hold on to its version, and would take the snapshot for damaged.
+
+        Raises:
+            IncompleteError: what is there is not what we have now, though it was when we promised it.
+        """
+        if not self.bench.shared:
+            return None
+        key, part_bytes = self.bench.key(self.file.path), self.start.part_bytes
+        try:
+            found = self.bench.store.stat(key)
+        except NotFoundError:
+            return None
+        if found.size != self.file.size:
+            return None
+        if (entry := proven(self.file, self.bench, key, part_bytes)) is None and self._reads_alike(found):
+            entry = described(self.file, key, found.tag, part_bytes, tuple(self.digests))
+        if entry is None:
+            raise _differs(self.file.path)
+        return entry
+
+    def _reads_alike(self, found: Stat) -> bool:
+        """Read a whole object back, and compare it with the parts that we have hashed."""
+        for number, digest in enumerate(self.digests, 1):
+            offset, size = part_span(number, self.file.size, self.start.part_bytes)
+            with self.bench.buffers.take(size) as view:
+                count = self.bench.store.get(found.key, view, offset=offset, tag=found.tag)
+                if count != size or part_digest(view) != digest:
+                    return False
+        return True
 
     def _finished(self, key: str, tag: Tag) -> list[Task]:
         """Hand out the entry; nothing is left to do."""
@@ -302,6 +338,14 @@ class FileUpload:
         if upload is not None:
             self.bench.store.abort(upload)
         return self.tasks()
+
+
+def _differs(path: str) -> IncompleteError:
+    """Say that another rank was first with other content."""
+    return IncompleteError(
+        f"{path} differs between ranks: another one has saved other content under that name; "
+        "let each rank save its own files below a folder of its own (--under)"
+    )
 
 
 def start_file(

@@ -21,7 +21,7 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Cost, Manifest
 from ckptsync.snapshot.report import Report, commit_id_of, decode_report, encode_report, merged, same_work
 from ckptsync.transfer.workers import map_tasks
-from ckptsync.verbs.attempts import read_attempts
+from ckptsync.verbs.attempts import folder_of, read_attempts
 from ckptsync.verbs.sending import check_sound
 
 READERS = 32
@@ -70,12 +70,21 @@ class Gathering:
                 ) from error
 
     def read(self, rank: int) -> Report:
-        """Read what a rank brought.
+        """Read what a rank brought, once more when a bit may have flipped on the way.
 
         Raises:
             NotFoundError: it has not reported.
-            ManifestError: its report is damaged.
+            ManifestError: its report is damaged, or not signed as required.
         """
+        with suppress(ManifestError):
+            return self._read(rank)
+        try:
+            return self._read(rank)
+        except ManifestError as error:
+            raise ManifestError(f"the report of rank {rank} of {self.snapshot} cannot be used: {error}") from error
+
+    def _read(self, rank: int) -> Report:
+        """Read and decode."""
         key = layout.report_key(self.snapshot, rank, self.world)
         data = read_record(self.run.store, key, MAX_MANIFEST_BYTES)
         return decode_report(data, self.snapshot, rank, self.world, self.run.catalog.keys.required)
@@ -112,7 +121,7 @@ class Gathering:
         """Make the snapshot exist from all ranks' reports; of several who try, each succeeds with the same commit.
 
         Raises:
-            IncompleteError: the ranks' files do not make one tree.
+            IncompleteError: the ranks' files do not make one tree, or somebody is deleting them.
             FencedError: a newer launch or writer owns the run.
         """
         reports: Sequence[Report] = map_tasks(self.read, range(self.world), READERS)
@@ -134,11 +143,34 @@ class Gathering:
             ),
         )
         check_sound(manifest)
-        self.run.catalog.commit(manifest)
+        self._check_kept()
+        if self.run.catalog.commit(manifest):
+            try:
+                self._check_kept()  # the snapshot may have come and gone while we slept
+            except IncompleteError:
+                self.run.store.delete([layout.manifest_key(self.snapshot)])
+                raise
         self.run.observer(
             Event(kind=Kind.COMMITTED, path=manifest.snapshot, bytes=manifest.size, count=len(manifest.files))
         )
         return manifest
+
+    def _check_kept(self) -> None:
+        """Make sure that nobody deletes, or has deleted, what the ranks brought, as rm and gc do once it was committed. One listing.
+
+        Who deletes condemns first, and deletes the journals after the data: data that was there before is there still.
+
+        Raises:
+            IncompleteError: somebody does.
+        """
+        found = folder_of(self.run.store, self.snapshot)
+        there = {journal.key for journal in found.journals} if found else set[str]()
+        wanted = {layout.journal_key(self.snapshot, rank) for rank in range(self.world)}
+        if found is None or found.condemned is not None or not wanted <= there:
+            raise IncompleteError(
+                f"snapshot {self.snapshot} was committed once, and is being deleted or gone; let gc finish that, and name each "
+                "start of the job differently (--launch)"
+            )
 
 
 def gather(us: Gathering, *, timeout_s: float) -> Manifest:

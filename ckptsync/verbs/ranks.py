@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckptsync import names
 from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, ConflictError, IncompleteError, ManifestError, NotFoundError, naming
-from ckptsync.records import this_writer, timestamp
+from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
-from ckptsync.snapshot.manifest import Cost, DirectoryEntry, Entry, FileEntry, LinkEntry
+from ckptsync.snapshot.attempt import MAX_ATTEMPT_BYTES, decode_attempt
+from ckptsync.snapshot.manifest import Cost, DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.snapshot.report import Report
 from ckptsync.store.base import Stat, Upload
+from ckptsync.store.tree import is_text
 from ckptsync.tenure import Tenure
-from ckptsync.transfer.journal import Journal, journal_path, open_journal
+from ckptsync.transfer.journal import journal_path, open_journal
 from ckptsync.transfer.source import SourceFile, SourceTree
-from ckptsync.transfer.workbench import Leftovers, Tally
+from ckptsync.transfer.workbench import NOTHING_LEFT, Leftovers, Tally
 from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.compare import same_content
 from ckptsync.verbs.gathering import Gathering, gather
@@ -56,7 +59,7 @@ class Rank:
                 f"rank {self.rank} of {self.world} makes no sense; ranks count from 0, and there are at most "
                 f"{layout.MAX_WORLD}"
             )
-        if not self.launch.strip() or len(self.launch) > layout.MAX_LAUNCH_LETTERS:
+        if not self.launch.strip() or len(self.launch) > layout.MAX_LAUNCH_LETTERS or not is_text(self.launch):
             raise ConfigError(
                 "this start of the job has no usable name; give all ranks the same one, another at every start "
                 "(--launch, CKPTSYNC_LAUNCH)"
@@ -124,11 +127,13 @@ def _save(
     if alias is not None:
         layout.alias_prefix(alias)
     tree = checked_tree(run, source, step, under=rank.under)
-    epoch = tenure.join(run.catalog.claims, rank.launch, step)
+    epoch = tenure.join(run.catalog.claims, rank.launch)
     snapshot = layout.shared_snapshot_id(epoch, step, rank.launch)
     us = Gathering(run=run, snapshot=snapshot, rank=rank.rank, world=rank.world)
     tally = Tally()
-    if (manifest := us.committed()) is None:
+    if (manifest := us.committed()) is not None:
+        _check_ours(us, manifest, tree)
+    else:
         _check_order(us)
         us.reported()
         if not _is_done(us, tree):
@@ -141,6 +146,22 @@ def _save(
     _check_same(us, manifest.entries, tree, beside=True)
     names.name_committed(run.catalog, snapshot, alias)
     return saved(manifest, tally, run.clock.monotonic() - begun_s)
+
+
+def _check_ours(us: Gathering, manifest: Manifest, tree: SourceTree) -> None:
+    """Make sure that a snapshot which was committed before we came is the one that we have a part in.
+
+    Raises:
+        IncompleteError: it was made by another number of ranks, or this rank has brought other files to it.
+    """
+    if len(manifest.ranks) != us.world:
+        raise IncompleteError(
+            f"step {us.snapshot.step} of this launch was committed by {len(manifest.ranks)} ranks, and rank {us.rank} says that "
+            f"there are {us.world}; name each start of the job differently (--launch)"
+        )
+    with suppress(NotFoundError, ManifestError):  # gc deletes reports of what is committed long since
+        if {entry.path for entry in us.read(us.rank).entries} != _paths(tree):
+            raise _other_files(us)
 
 
 def _check_order(us: Gathering) -> None:
@@ -161,8 +182,11 @@ def _bring(us: Gathering, tree: SourceTree, sending: Sending, described: Descrip
     """Send our files, and say what they are."""
     run = us.run
     parent = run.catalog.newest_readable()
-    leftovers = _leftovers(us, tree, sending.journal)
-    sending.announce(tree)
+    if us.snapshot not in sending.journal.attempts:
+        sending.journal.forget()
+    earlier = _earlier(us)
+    leftovers = NOTHING_LEFT if earlier is None else _leftovers(us, tree)
+    sending.announce(tree, earlier or ())
     _promise(us, tree)
     entries = sending.send(tree, parent, leftovers)
     check_at_rest(tree, entries, always=run.config.transfer.reread_source)
@@ -210,15 +234,20 @@ def _promise(us: Gathering, tree: SourceTree) -> None:
     map_tasks(promise, large, run.config.transfer.workers)
 
 
-def _leftovers(us: Gathering, tree: SourceTree, journal: Journal) -> Leftovers:
-    """What an earlier try of this rank left in the bucket, when it is known that there was one."""
-    if us.snapshot not in journal.attempts:
-        journal.forget()
-    store = us.run.store
+def _earlier(us: Gathering) -> tuple[tuple[str, int], ...] | None:
+    """Path and size of what an earlier try of this rank, which may be alive, has announced; None when there was none."""
+    key = layout.journal_key(us.snapshot, us.rank)
     try:
-        store.stat(layout.journal_key(us.snapshot, us.rank))
+        return decode_attempt(read_record(us.run.store, key, MAX_ATTEMPT_BYTES), us.snapshot).files
     except NotFoundError:
-        return Leftovers(uploads={}, objects={})
+        return None
+    except ManifestError:
+        return ()
+
+
+def _leftovers(us: Gathering, tree: SourceTree) -> Leftovers:
+    """What an earlier try of this rank left in the bucket."""
+    store = us.run.store
     objects: dict[str, Stat] = {}
     uploads: dict[str, Upload] = {}
     for file in tree.files:
@@ -261,15 +290,26 @@ def _check_same(us: Gathering, entries: tuple[Entry, ...], tree: SourceTree, *, 
     there = {entry.path: entry for entry in entries}
     ours: list[Entry] = [*tree.links, *tree.directories]
     same = (
-        (beside or there.keys() == {entry.path for entry in ours} | {file.path for file in tree.files})
+        (beside or there.keys() == _paths(tree))
         and all(_is_alike(there.get(entry.path), entry) for entry in ours)
         and all(_holds(there.get(file.path), file) for file in tree.files)
     )
     if not same:
-        raise IncompleteError(
-            f"rank {us.rank} has saved other files as step {us.snapshot.step} in this launch before; name each start of "
-            "the job differently (--launch)"
-        )
+        raise _other_files(us)
+
+
+def _paths(tree: SourceTree) -> set[str]:
+    """All that a tree has, by path."""
+    others: list[Entry] = [*tree.links, *tree.directories]
+    return {file.path for file in tree.files} | {entry.path for entry in others}
+
+
+def _other_files(us: Gathering) -> IncompleteError:
+    """Say that this is not what the rank has brought before."""
+    return IncompleteError(
+        f"rank {us.rank} has saved other files as step {us.snapshot.step} in this launch before; name each start of "
+        "the job differently (--launch)"
+    )
 
 
 def _is_alike(there: Entry | None, ours: Entry) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,11 +91,17 @@ class Sending:
     tally: Tally
     rank: int | None = None
 
-    def announce(self, tree: SourceTree) -> None:
-        """Tell the bucket what may be written; before any data is."""
+    def announce(self, tree: SourceTree, earlier: Sequence[tuple[str, int]] = ()) -> None:
+        """Tell the bucket what may be written; before any data is.
+
+        Args:
+            tree: what we have.
+            earlier: path and size of what the record that we replace names; gc could not know it otherwise.
+        """
+        ours = {file.path: file.size for file in tree.files}
         attempt = Attempt(
             snapshot=str(self.snapshot),
-            files=tuple((file.path, file.size) for file in tree.files),
+            files=tuple((dict(earlier) | ours).items()),
             created=timestamp(self.run.clock),
             writer=this_writer(),
             rank=self.rank,

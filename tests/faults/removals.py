@@ -237,6 +237,23 @@ MUTATIONS = (
         test="tests/unit/verbs/test_ranks.py::test_a_twin_of_a_rank_with_other_content_never_writes_under_its_keys",
     ),
     Mutation(
+        name="a rank that slept brings nothing back that was deleted",
+        file="verbs/gathering.py",
+        changes=(
+            (
+                "                self._check_kept()  # the snapshot may have come and gone while we slept\n",
+                "                pass\n",
+            ),
+        ),
+        test="tests/unit/verbs/test_ranks.py::test_a_rank_that_slept_before_it_committed_brings_nothing_back",
+    ),
+    Mutation(
+        name="a twin of a rank replaces no file that is committed",
+        file="transfer/upload_file.py",
+        changes=(("        if not self.bench.shared:\n            return None\n", "        return None\n"),),
+        test="tests/unit/verbs/test_ranks.py::test_a_twin_does_not_replace_a_file_that_is_committed",
+    ),
+    Mutation(
         name="a launch that was overtaken stays so",
         file="claims.py",
         changes=(

@@ -83,32 +83,23 @@ def test_a_zombie_that_saves_again_sends_nothing(run_with: Callable[..., Run], s
 @pytest.mark.req(25, 26)
 def test_who_was_overtaken_as_a_rank_does_not_take_the_run_back_by_itself(claims: Claims) -> None:
     zombie = Tenure()
-    assert zombie.join(claims, "first", 5) == 1
-    assert Tenure().join(claims, "second", 5) == 2
-    for step in (5, 6):
-        with pytest.raises(FencedError, match="epoch 2 is newer than ours, 1"):
-            zombie.epoch_for(claims, step)
+    assert zombie.join(claims, "first") == 1
+    assert Tenure().join(claims, "second") == 2
+    with pytest.raises(FencedError, match="epoch 2 is newer than ours, 1"):
+        zombie.epoch_for(claims, 6)
     assert claims.newest_epoch() == 2
 
 
-def test_a_rank_saves_by_itself_in_the_epoch_of_its_launch(claims: Claims) -> None:
+@pytest.mark.req(25, 26)
+def test_a_rank_does_not_save_by_itself(claims: Claims) -> None:
     ours, other = Tenure(), Tenure()
-    assert [one.join(claims, "job", 5) for one in (ours, other)] == [1, 1]
-    assert ours.epoch_for(claims, 6) == 1
-    assert other.join(claims, "job", 7) == 1
-    assert ours.join(claims, "job", 4) == 1
-    with pytest.raises(
-        ConfigError, match="step 6 does not come after step 6, which this process saved as a rank of launch 'job'"
-    ):
-        ours.epoch_for(claims, 6)
-    assert claims.newest_epoch() == 1
-
-
-def test_a_new_launch_may_take_over_what_a_process_saved_by_itself(claims: Claims) -> None:
-    ours = Tenure()
-    ours.epoch_for(claims, 5)
-    assert ours.join(claims, "job", 1) == 2
-    assert ours.epoch_for(claims, 2) == 2
+    ours.epoch_for(claims, 9)
+    assert [one.join(claims, "job") for one in (ours, other, ours)] == [2, 2, 2]
+    for one in (ours, other):
+        with pytest.raises(ConfigError, match="this process saves as a rank of launch 'job'"):
+            one.epoch_for(claims, 10)
+    assert claims.newest_epoch() == 2
+    assert ours.join(claims, "the end") == 3
 
 
 def test_threads_of_a_process_take_turns(run_with: Callable[..., Run], source: Path) -> None:

@@ -93,10 +93,32 @@ def test_an_object_replaced_meanwhile_is_found_out(store: Any, fetch: Fetch, ent
 
     store.before = replace
     before = open_descriptors()
-    with pytest.raises(IntegrityError, match="model was replaced in the bucket"):
+    with pytest.raises(IntegrityError, match="part 2 of 5 of model is not what was committed"):
         fetch(entry, workers=1)
     assert (out / "model").read_bytes()[:PART] == DATA[:PART]
     assert open_descriptors() == before
+
+
+def test_an_object_replaced_meanwhile_by_the_same_content_is_as_good(
+    store: Any, fetch: Fetch, entry: FileEntry, out: Path
+) -> None:
+    def replace(verb: str, key: str) -> None:
+        if verb == "get" and store.count()["get"] == 2:
+            store.inner.put(key, DATA)
+
+    store.before = replace
+    fetch(entry, workers=1)
+    assert (out / "model").read_bytes() == DATA
+
+
+def test_an_object_replaced_again_and_again_is_found_out(store: Any, fetch: Fetch, entry: FileEntry) -> None:
+    def replace(verb: str, key: str) -> None:
+        if verb == "get":
+            store.inner.put(key, DATA)
+
+    store.before = replace
+    with pytest.raises(IntegrityError, match="model was replaced in the bucket"):
+        fetch(entry, workers=1)
 
 
 @pytest.mark.parametrize("parts", [1, 5])

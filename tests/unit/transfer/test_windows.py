@@ -69,7 +69,7 @@ def test_every_window_is_of_one_version(store: Any, reader: Reader, tmp_path: Pa
             store.inner.put(key, os.urandom(3 * PAGE))
 
     store.after = replace
-    with pytest.raises(IntegrityError, match="was replaced"):
+    with pytest.raises(IntegrityError, match="is not what was committed"):
         download_files([describe(content, 1 << 40)], tmp_path, reader, workers=1)
 
 

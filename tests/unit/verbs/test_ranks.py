@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -26,9 +28,11 @@ from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.signature import Keys, PublicKey
 from ckptsync.store.base import StoreWrapper
+from ckptsync.transfer.source import Identity
 from ckptsync.verbs import gathering
 from ckptsync.verbs.gc import collect
 from ckptsync.verbs.ranks import Rank, save_rank
+from ckptsync.verbs.remove import remove
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import Saved, save
 from ckptsync.verbs.status import status
@@ -336,7 +340,22 @@ def test_a_damaged_report_is_an_error_not_a_commit(run: Run, save_all: Callable[
     run.store.put(layout.report_key(snapshot, 0, 2), b"{}")
     outcome = save_all(2, ranks=[1])[1]
     assert isinstance(outcome, ManifestError)
+    assert "the report of rank 0" in str(outcome)
     assert run.catalog.latest() is None
+
+
+def test_a_report_that_comes_damaged_once_is_read_again(run: Run, save_all: Any, store: Any) -> None:
+    save_all(2, ranks=[0], timeout_s=0.0)
+    key = layout.report_key(layout.shared_snapshot_id(run.catalog.claims.newest_epoch(), 5, "job-1"), 0, 2)
+    good = run.store.read(key)
+
+    def heal(verb: str, read: str) -> None:
+        if verb == "get" and read == key:
+            store.put(key, good)
+
+    run.store.put(key, good.replace(b"shard-0", b"shard-1"))
+    store.after = heal
+    assert isinstance(save_all(2, ranks=[1])[1], Saved)
 
 
 def test_a_store_without_conditional_puts_is_refused_even_with_a_single_writer(
@@ -356,6 +375,7 @@ def test_a_store_without_conditional_puts_is_refused_even_with_a_single_writer(
         {"world": 100_000},
         {"launch": " "},
         {"launch": "x" * 201},
+        {"launch": "\udcff"},
         {"under": "../x"},
     ],
 )
@@ -506,3 +526,176 @@ def test_a_report_of_a_rank_that_cannot_be_is_not_counted(run: Run, save_all: An
     snapshot = layout.shared_snapshot_id(run.catalog.claims.newest_epoch(), 5, "job-1")
     run.store.put(layout.report_key(snapshot, 7, 2), b"{}")
     assert "rank 1 (host unknown" in _refused(save_all(2, ranks=[0], timeout_s=0.0)[0])
+
+
+def test_what_is_being_deleted_is_not_committed_again(
+    run: Run, save_all: Any, committed: Saved, store: Any, killed: type[BaseException], clock: Any
+) -> None:
+    """A removal is killed when the data is gone; the reports of the ranks say that it is there."""
+    snapshot = layout.parse_snapshot_id(committed.snapshot)
+    assert snapshot is not None
+
+    def kill(verb: str, _key: str) -> None:
+        if verb == "delete" and not list(store.list(layout.data_prefix(snapshot))):
+            raise killed
+
+    store.after = kill
+    with pytest.raises(killed):
+        remove(run, committed.snapshot)
+    store.heal()
+    assert all("is being deleted" in _refused(outcome) for outcome in save_all(2, timeout_s=0.0).values())
+    assert run.catalog.latest() is None
+    clock.advance(100)
+    collect(run, None, grace_s=1.0, dry_run=False)
+    assert all(isinstance(outcome, Saved) for outcome in save_all(2).values())
+    assert not verify(run).bad
+
+
+def test_a_rank_that_slept_before_it_committed_brings_nothing_back(run: Run, save_all: Any, store: Any) -> None:
+    """Another rank commits in its place, the job goes on, retention lets go of the step; then it wakes up."""
+    save_all(2, ranks=[0], timeout_s=0.0)
+    slept: list[Outcome] = []
+
+    def sleep(verb: str, key: str) -> None:
+        if verb == "put" and key.startswith(layout.MANIFESTS) and not slept:
+            store.before = lambda *_: None
+            slept.append(save_all(2, ranks=[0], timeout_s=0.0)[0])
+            save_all(2, step=6)
+            assert len(collect(run, LatestN(1), grace_s=0.0, dry_run=False).removed) == 1
+
+    store.before = sleep
+    outcome = save_all(2, ranks=[1])[1]
+    assert isinstance(slept[0], Saved)
+    assert "is being deleted or gone" in _refused(outcome)
+    assert [listed.id.step for listed in run.catalog.listed()] == [6]
+
+
+def test_a_twin_does_not_replace_a_file_that_is_committed(run: Run, save_all: Any, store: Any) -> None:
+    """Readers hold on to its version; they would find it replaced, and the snapshot bad."""
+    committed: list[Outcome] = []
+
+    def commit_first(verb: str, key: str) -> None:
+        if verb == "begin" and key.endswith("shard-0.bin") and not committed:
+            store.before = lambda *_: None
+            committed.append(save_all(1)[0])
+            tags.extend(stat.tag for stat in store.list(layout.DATA))
+
+    tags: list[str] = []
+    store.before = commit_first
+    assert isinstance(save_all(1)[0], Saved)
+    assert isinstance(committed[0], Saved)
+    assert [stat.tag for stat in store.list(layout.DATA)] == tags
+    assert not list(store.uploads(""))
+    del run
+
+
+def test_another_number_of_ranks_after_the_commit_is_refused(save_all: Any, committed: Saved) -> None:
+    del committed
+    assert "was committed by 2 ranks" in _refused(save_all(3, ranks=[0])[0])
+
+
+def test_fewer_files_after_the_commit_are_refused(save_all: Any, committed: Saved, shards: Any) -> None:
+    del committed
+    (shards(0) / "empty").unlink()
+    assert "--launch" in _refused(save_all(2, ranks=[0])[0])
+
+
+def test_gc_knows_what_an_earlier_try_of_a_rank_wrote(
+    run: Run, save_all: Any, shards: Any, store: Any, killed: type[BaseException], source: Path, clock: Any
+) -> None:
+    def kill(verb: str, key: str) -> None:
+        if verb == "put" and key.endswith("config.json"):
+            raise killed
+
+    store.after = kill
+    died = threading.Thread(target=lambda: _swallow(killed, lambda: save_all(1)))
+    died.start()
+    died.join()
+    store.heal()
+    (shards(0) / "config.json").rename(shards(0) / "settings.json")
+    save_all(2, ranks=[0], timeout_s=0.0)
+    save(run, source, step=9)
+    clock.advance(100)
+    assert not collect(run, None, grace_s=1.0, dry_run=False).foreign
+    assert not [found.key for found in store.list(layout.DATA) if found.key.endswith("/settings.json")]
+
+
+def test_ranks_that_cut_files_differently_have_the_same_small_file(run_with: Any, shards: Any) -> None:
+    for rank in range(2):
+        run = run_with(part_bytes=MIB << rank)
+        outcome = _each([rank], lambda rank: save_rank(run, shards(rank), _two(rank), step=5))[rank]  # noqa: B023
+    assert isinstance(outcome, Saved), outcome
+
+
+def _two(rank: int) -> Rank:
+    return Rank(rank=rank, world=2, launch="job-1", timeout_s=0.0)
+
+
+@pytest.mark.req(26)
+def test_a_launch_whose_claim_is_all_that_is_known_of_it_stays_fenced(
+    run: Run, save_all: Any, store: Any, killed: type[BaseException]
+) -> None:
+    """Its first rank died between the claim and the record of the launch."""
+
+    def kill(verb: str, key: str) -> None:
+        if verb == "put" and key.startswith(layout.LAUNCHES):
+            raise killed
+
+    store.before = kill
+    died = threading.Thread(target=lambda: _swallow(killed, lambda: save_all(1, launch="old")))
+    died.start()
+    died.join()
+    store.heal()
+    assert isinstance(save_all(1, launch="new", step=6)[0], Saved)
+    assert isinstance(save_all(1, launch="old")[0], FencedError)
+    assert isinstance(save_all(1, launch="new", step=7)[0], Saved)
+    del run
+
+
+def test_all_ranks_may_give_the_same_name(run: Run, shards: Any, store: Any, clock: Any) -> None:
+    run = replace(run, clock=SYSTEM)
+    both = threading.Barrier(2)
+
+    def wait(verb: str, key: str) -> None:
+        if verb == "list" and key.startswith(layout.ALIASES):
+            clock.advance(1)  # no two do it in the same millisecond
+        if verb == "put" and key.startswith(layout.ALIASES):
+            both.wait(30)
+
+    store.before = wait
+    outcomes = _each(
+        range(2),
+        lambda rank: save_rank(run, shards(rank), replace(_two(rank), timeout_s=60.0), step=5, alias="best"),
+    )
+    assert all(isinstance(outcome, Saved) for outcome in outcomes.values()), outcomes
+
+
+def test_a_twin_whose_file_changed_unnoticed_does_not_touch_what_is_committed(
+    run_with: Any, shards: Any, save_all: Any, store: Any, tmp_path: Path
+) -> None:
+    """A write through a memory map shows in no time of the file: what was promised is not what is sent."""
+    run, twin = run_with(workers=1), tmp_path / "twin"
+    shutil.copytree(shards(0), twin)
+    committed: list[Outcome] = []
+
+    def commit_first(verb: str, key: str) -> None:
+        if verb == "begin" and key.endswith("shard-0.bin") and not committed:
+            store.before = lambda *_: None
+            committed.append(save_all(1)[0])
+            times = (twin / "shard-0.bin").stat()
+            with (twin / "shard-0.bin").open("r+b") as file:
+                file.seek(2 * MIB - 1)
+                file.write(b"!")
+            os.utime(twin / "shard-0.bin", ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    store.before = commit_first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Identity,
+            "of",
+            classmethod(lambda cls, found: cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, 0)),
+        )
+        with pytest.raises(IncompleteError, match="differs between ranks"):
+            save_rank(replace(run, clock=SYSTEM), twin, Rank(rank=0, world=1, launch="job-1", timeout_s=5), step=5)
+    assert isinstance(committed[0], Saved)
+    assert not verify(run).bad
