@@ -6,8 +6,7 @@ nothing of Google's library retries behind our back, except the fetching of an a
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -17,7 +16,6 @@ from ckptsync.config import Gcs, Http
 from ckptsync.errors import (
     ConfigError,
     ConflictError,
-    CredentialsError,
     IntegrityError,
     NotFoundError,
     TransientError,
@@ -27,24 +25,11 @@ from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Uploa
 from ckptsync.store.pace import Pace
 
 try:
-    import google.auth
-    import google.auth.credentials
-    import google.auth.exceptions
-    import google.auth.transport.requests
     import google_crc32c
-    import requests
 
     from ckptsync.store.gcs import json_api, xml_api
-    from ckptsync.store.gcs.http import (
-        Body,
-        Line,
-        TokenRefusedError,
-        Wire,
-        connect_anonymously,
-        endpoint,
-        expected_bytes,
-        new_session,
-    )
+    from ckptsync.store.gcs.http import Body, Wire, connect_anonymously, endpoint, expected_bytes
+    from ckptsync.store.gcs.login import connect_with_login
     from ckptsync.store.gcs.names import Place
 except ImportError as missing:
     raise ConfigError("gs:// needs google-cloud-storage: pip install 'ckptsync[gcs]'") from missing
@@ -52,7 +37,6 @@ except ImportError as missing:
 # Source: https://cloud.google.com/storage/quotas (one name may change once a second)
 TRAITS = Traits(copy_part=False, min_part_bytes=5 << 20, max_copy_bytes=5 << 40, rewrite_pause_s=1.0)
 
-_SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 _JSON = "/storage/v1"
 _PAGE = 1000
 _HASH_BYTES = 64 << 10
@@ -95,7 +79,7 @@ class GcsStore(Store):
         self._connections = connections
         address, anonymous = endpoint(options)
         pace = Pace.of(http, bandwidth)
-        connect = connect_anonymously if anonymous else partial(_connect, http=http)
+        connect = connect_anonymously if anonymous else partial(connect_with_login, http=http)
         self._wire = Wire(partial(connect, address, options.project, connections, pace=pace), http, pace)
 
     def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> Stat:
@@ -349,57 +333,3 @@ def _crc32c(data: Buffer) -> int:
         for start in range(0, len(view), _HASH_BYTES):
             crc = google_crc32c.extend(crc, bytes(view[start : start + _HASH_BYTES]))
     return crc
-
-
-def _connect(
-    address: str | None, project: str | None, connections: int, *, http: Http, pace: Pace | None = None
-) -> Line:
-    """Open a session with the credentials Google's library finds.
-
-    Source: https://cloud.google.com/docs/authentication/application-default-credentials
-    """
-    timeout = (http.connect_timeout_s, http.read_timeout_s)
-    request = partial(google.auth.transport.requests.Request(new_session(1, pace=pace)), timeout=timeout)
-    try:
-        # google.auth wants its own class there, but calls it only; its AuthorizedSession passes a partial too
-        credentials, _ = google.auth.default(_SCOPES, request=request, quota_project_id=project)  # type: ignore[arg-type]
-        universe = credentials.universe_domain
-    except Exception as error:
-        raise _login_failure(error) from error
-    session = new_session(connections, project, pace=pace)
-    session.auth = _Login(credentials, request)
-    return Line(session, address or f"https://storage.{universe}", anonymous=False)
-
-
-class _Login(requests.auth.AuthBase):
-    """Puts an access token on each request; fetches a new one, in one thread, when it runs out."""
-
-    def __init__(self, credentials: google.auth.credentials.Credentials, request: Callable[..., object]) -> None:
-        self._credentials = credentials
-        self._request = request
-        self._lock = threading.Lock()
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        try:
-            with self._lock:
-                self._credentials.before_request(  # type: ignore[no-untyped-call]
-                    self._request, request.method, request.url, request.headers
-                )
-        except Exception as error:
-            raise _login_failure(error) from error
-        return request
-
-
-_FIND = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
-
-
-def _login_failure(error: Exception) -> Exception:
-    """Turn a failure of Google's authentication library into the error it means."""
-    failures = google.auth.exceptions
-    if isinstance(error, failures.DefaultCredentialsError):
-        return CredentialsError(f"no usable Google credentials were found; {_FIND}")
-    if isinstance(error, failures.TransportError) or getattr(error, "retryable", False):
-        return TransientError("no access token could be fetched from Google for the moment")
-    if isinstance(error, failures.RefreshError):
-        return TokenRefusedError(f"Google does not renew the access token of these credentials; {_FIND}")
-    return CredentialsError(f"the Google credentials cannot be used ({type(error).__name__}); {_FIND}")

@@ -34,8 +34,7 @@ from ckptsync.errors import (
     TransientError,
 )
 from ckptsync.store.base import PartTag, Tag, Upload
-from ckptsync.store.gcs import GcsStore
-from ckptsync.store.gcs import store as gcs
+from ckptsync.store.gcs import GcsStore, login
 from ckptsync.store.gcs.errors import Asked, broken
 from ckptsync.store.gcs.http import Line, Wire, new_session
 
@@ -352,7 +351,7 @@ def with_tokens(of: GcsStore, url: str, failure: Exception | None = None) -> Non
 
     def connect() -> Line:
         session = new_session(2)
-        session.auth = gcs._Login(Token(failure), lambda: None)
+        session.auth = login._Login(Token(failure), lambda: None)
         return Line(session, url, anonymous=False)
 
     of._wire = Wire(connect, Http())
@@ -453,8 +452,8 @@ class Metadata(BaseHTTPRequestHandler):
 LOGIN = """
 import requests
 from ckptsync.config import Http
-from ckptsync.store.gcs import store as gcs
-line = gcs._connect(None, None, 2, http=Http())
+from ckptsync.store.gcs import login
+line = login.connect_with_login(None, None, 2, http=Http())
 prepared = line.session.prepare_request(requests.Request("GET", line.endpoint))
 print(line.endpoint, prepared.headers["Authorization"], line.anonymous)
 """
@@ -466,7 +465,7 @@ def test_a_virtual_machines_own_credentials(tmp_path: Path) -> None:
         host = f"127.0.0.1:{metadata.server_address[1]}"
         environ = {**os.environ, "GCE_METADATA_HOST": host, "GCE_METADATA_IP": host, "CLOUDSDK_CONFIG": str(tmp_path)}
         environ.pop("GOOGLE_APPLICATION_CREDENTIALS", None)
-        environ["PYTHONPATH"] = str(Path(gcs.__file__).parents[2])
+        environ["PYTHONPATH"] = str(Path(login.__file__).parents[2])
         # Google's library reads that address once, when it is imported
         ran = subprocess.run([sys.executable, "-c", LOGIN], env=environ, capture_output=True, text=True, check=False)
         metadata.shutdown()
