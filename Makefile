@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := tests/constraints.txt
 TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
-EXTRAS := s3,gcs,fsspec,sign
+EXTRAS := s3,gcs,fsspec,sign,zstd
 ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # The first of these that is 3.11 or newer; `make PYTHON=/path/to/python` takes another.

@@ -99,6 +99,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
         workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`.
         copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.
+        compress: `zstd` packs files where a sample of them shows that it saves a tenth or more; what is packed can be read
+            by ckptsync alone, and needs the extra `zstd` on both sides.
         max_bytes_per_s: cap on payload, up and down together, 1 MiB or more a second; None for none.
         reread_source: read every file again before the commit. Without it a change is noticed by the file's times, which
             the kernel sets late, or on tmpfs never, when a file is written to through a memory map.
@@ -107,6 +109,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     part_bytes: Annotated[int, Meta(ge=5 * MIB, le=5 << 30)] = 16 * MIB
     workers: Annotated[int, Meta(ge=1, le=256)] = 8
     copy_unchanged: bool = True
+    compress: Literal["none", "zstd"] = "none"
     max_bytes_per_s: Annotated[int, Meta(ge=MIB)] | None = None
     reread_source: bool = False
 

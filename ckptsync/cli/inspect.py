@@ -51,7 +51,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     """Columns of one snapshot."""
     from ckptsync.cli.output import metrics, size, when
 
-    notes = [*(["pinned"] if row.pinned else []), *row.aliases, row.problem]
+    stored = [f"{size(row.bytes_stored)} stored"] if row.bytes_stored not in {0, row.bytes} else []
+    notes = [*(["pinned"] if row.pinned else []), *row.aliases, *stored, row.problem]
     return (
         row.snapshot,
         str(row.step),
@@ -79,6 +80,7 @@ def show(options: Options, run: str, snap: str) -> None:
 
 def _as_json(manifest: Manifest) -> dict[str, object]:
     """The manifest with the field names of `ls`, and its files, links and directories as `entries`."""
+    from msgspec import UNSET
     from msgspec.structs import asdict
 
     from ckptsync.snapshot.manifest import FileEntry
@@ -86,8 +88,8 @@ def _as_json(manifest: Manifest) -> dict[str, object]:
     entries = [
         {
             "type": entry.__struct_config__.tag,
-            **asdict(entry),
-            **({"digest": entry.digest} if isinstance(entry, FileEntry) else {}),
+            **{name: value for name, value in asdict(entry).items() if value is not UNSET},
+            **({"digest": entry.digest, "stored": entry.stored_size} if isinstance(entry, FileEntry) else {}),
         }
         for entry in manifest.entries
     ]
@@ -98,6 +100,7 @@ def _as_json(manifest: Manifest) -> dict[str, object]:
         "created": manifest.created,
         "kind": manifest.kind,
         "bytes": manifest.size,
+        "bytes_stored": manifest.stored_size,
         "files": len(manifest.files),
         "metrics": manifest.metrics,
         "meta": manifest.meta,
@@ -115,13 +118,14 @@ def _summary(manifest: Manifest) -> Iterable[str]:
     from ckptsync.cli.output import count, duration, facts, metrics, size, when
 
     made, cost = manifest.provenance, manifest.cost
+    stored = f", {size(manifest.stored_size)} stored" if manifest.stored_size != manifest.size else ""
     return facts(
         {
             "snapshot": manifest.snapshot,
             "step": str(manifest.id.step),
             "epoch": str(manifest.id.epoch),
             "created": when(manifest.created),
-            "size": f"{size(manifest.size)} in {count(len(manifest.files), 'file')}",
+            "size": f"{size(manifest.size)} in {count(len(manifest.files), 'file')}{stored}",
             "metrics": metrics(manifest.metrics),
             "meta": " ".join(f"{name}={text}" for name, text in manifest.meta.items()),
             "parent": manifest.parent,
@@ -142,7 +146,8 @@ def _entries(entries: Iterable[Entry]) -> Iterable[str]:
     rows: list[tuple[str, ...]] = []
     for entry in entries:
         if isinstance(entry, FileEntry):
-            rows.append((size(entry.size), f"{entry.mode:04o}", entry.digest[:_DIGEST_SHOWN], entry.path))
+            packed = f" ({size(entry.stored_size)} stored)" if entry.packing else ""
+            rows.append((size(entry.size), f"{entry.mode:04o}", entry.digest[:_DIGEST_SHOWN], f"{entry.path}{packed}"))
         elif isinstance(entry, LinkEntry):
             rows.append(("link", "", "", f"{entry.path} -> {entry.target}"))
         else:

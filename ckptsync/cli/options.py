@@ -301,6 +301,13 @@ copy: Decorator = _option(
     help="Copy unchanged parts on the server instead of sending them.  [default: copy]",
 )
 
+compress: Decorator = _option(
+    "--compress",
+    type=click.Choice(["none", "zstd"]),
+    callback=_sets("transfer.compress"),
+    help="Pack files where a sample shows that it saves a tenth or more.  [default: none]",
+)
+
 
 class Positional(click.Argument):
     """A position every call must fill; RUN and PATH may come from the environment instead."""

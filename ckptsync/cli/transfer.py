@@ -12,6 +12,7 @@ from ckptsync.cli.options import (
     MAX_STEP,
     Decorator,
     Options,
+    compress,
     converted,
     copy,
     max_rate,
@@ -98,6 +99,7 @@ def _rank(*, rank: int | None, world: int | None, launch: str | None, under: str
     workers,
     part_size,
     max_rate,
+    compress,
     copy,
     state_dir,
     store,
@@ -197,9 +199,10 @@ def _committed(saved: Saved) -> str:
     """Say what was committed."""
     from ckptsync.cli.output import count, duration, size
 
+    stored = f"{size(saved.bytes_stored)} stored, " if saved.bytes_stored != saved.bytes else ""
     return (
         f"committed {saved.snapshot}: step {saved.step}, {count(saved.files, 'file')}, {size(saved.bytes)} "
-        f"({size(saved.bytes_sent)} sent, {size(saved.bytes_reused)} reused) in {duration(saved.seconds)}"
+        f"({stored}{size(saved.bytes_sent)} sent, {size(saved.bytes_reused)} reused) in {duration(saved.seconds)}"
     )
 
 

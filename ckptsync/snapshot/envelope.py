@@ -55,13 +55,13 @@ def seal(name: str, version: int, body: bytes, signer: Signer | None = None) -> 
     return msgspec.json.encode(envelope, order="sorted")
 
 
-def unseal(data: bytes, name: str, version: int, required: tuple[PublicKey, ...] = ()) -> bytes:
-    """Return the record in an object's content, believing nothing.
+def unseal(data: bytes, name: str, newest: int, required: tuple[PublicKey, ...] = ()) -> tuple[bytes, int]:
+    """Return the record in an object's content and the version of its format, believing nothing.
 
     Args:
         data: the object's content.
         name: the format it must have.
-        version: the version of that.
+        newest: the latest version of that which is understood; those before it, from 1 on, are as well.
         required: keys of which one must have signed it; none means that a signature is not looked at.
 
     Raises:
@@ -73,11 +73,12 @@ def unseal(data: bytes, name: str, version: int, required: tuple[PublicKey, ...]
         raise ManifestError(f"{what} of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
     try:
         head = _head.decode(data)
-        if (head.format, head.version) != (name, version):
-            kind = VersionError if head.format == name and head.version > version else ManifestError
+        version = head.version
+        if head.format != name or not 1 <= version <= newest:
+            kind = VersionError if head.format == name and version > newest else ManifestError
             raise kind(
-                f"{what} is of format {head.format!r} version {head.version}; "
-                f"this ckptsync reads {name!r} version {version}: install a newer ckptsync"
+                f"{what} is of format {head.format!r} version {version}; "
+                f"this ckptsync reads {name!r} version {newest}: install a newer ckptsync"
             )
         envelope = _decoder.decode(data)
     except UNREADABLE as error:
@@ -87,4 +88,4 @@ def unseal(data: bytes, name: str, version: int, required: tuple[PublicKey, ...]
         raise ManifestError(f"{what} is damaged: its digest does not match")
     signature = None if envelope.signature is msgspec.UNSET else bytes(envelope.signature)
     check_signature(signature, required, name, version, body)
-    return body
+    return body, version

@@ -15,12 +15,15 @@ import msgspec
 from msgspec import Meta
 
 from ckptsync.errors import ConfigError, ManifestError
-from ckptsync.snapshot.digest import DIGEST_BYTES, file_digest, part_count
+from ckptsync.snapshot.digest import DIGEST_BYTES, file_digest, part_count, part_span
+from ckptsync.snapshot.encoding import Encoding
 from ckptsync.snapshot.envelope import UNREADABLE, seal, unseal
 from ckptsync.snapshot.layout import SnapshotId, check_path, parse_snapshot_id
 from ckptsync.snapshot.signature import PublicKey, Signer
 
 FORMAT, VERSION = "ckptsync-manifest", 1
+PACKED_VERSION = 2
+"""Of manifests with a packed file: who knows the first version alone must stop there, not take the snapshot for damaged."""
 # Why these: docs/design/format.md, Limits. Each is refused before the memory it would cost is taken.
 MAX_ENTRIES = 2_000_000
 MAX_FOLDERS = 1_000_000
@@ -48,6 +51,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         tag: the service's version of that object when it was written, empty when unknown; a copy is pinned to it.
         part_bytes: where it is cut; every part but the last is so long. 0 when it is empty.
         parts: BLAKE3 of each part, in order.
+        encoding: how its object is packed; unset when that is the file as it is.
     """
 
     path: str
@@ -58,11 +62,28 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tag: str = ""
     part_bytes: _Natural
     parts: tuple[_Digest, ...]
+    encoding: Encoding | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def digest(self) -> str:
         """Digest of the whole file, 64 hex digits."""
         return file_digest(self.parts)
+
+    @property
+    def packing(self) -> Encoding | None:
+        """How its object is packed, None when that is the file as it is."""
+        return None if self.encoding is msgspec.UNSET else self.encoding
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of its object."""
+        return self.size if self.encoding is msgspec.UNSET else self.encoding.size
+
+    def stored_span(self, number: int) -> tuple[int, int]:
+        """Return offset and size in bytes of part `number` (1-based) in its object."""
+        if self.encoding is msgspec.UNSET:
+            return part_span(number, self.size, self.part_bytes)
+        return self.encoding.span(number)
 
 
 class LinkEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="symlink"):
@@ -183,6 +204,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def stored_size(self) -> int:
+        """Bytes of all their objects."""
+        return sum(file.stored_size for file in self.files)
+
+    @property
+    def version(self) -> int:
+        """The format's version that can say all this."""
+        return PACKED_VERSION if any(file.packing for file in self.files) else VERSION
+
 
 class _Outline(msgspec.Struct, frozen=True, kw_only=True):
     """A manifest whose entries are not read yet."""
@@ -201,7 +232,7 @@ def encode(manifest: Manifest, signer: Signer | None = None) -> bytes:
         manifest: what to commit.
         signer: signs it; None leaves it unsigned.
     """
-    return seal(FORMAT, VERSION, msgspec.json.encode(manifest, order="sorted"), signer)
+    return seal(FORMAT, manifest.version, msgspec.json.encode(manifest, order="sorted"), signer)
 
 
 def decode(data: bytes, snapshot: SnapshotId | None = None, *, required: tuple[PublicKey, ...] = ()) -> Manifest:
@@ -216,7 +247,7 @@ def decode(data: bytes, snapshot: SnapshotId | None = None, *, required: tuple[P
         ManifestError: damaged, of another format version, not signed as required, over a limit, or unsafe; the sentence
             says which.
     """
-    body = unseal(data, FORMAT, VERSION, required)
+    body, version = unseal(data, FORMAT, PACKED_VERSION, required)
     try:
         _check_outline(data, body)
         manifest = _decoder.decode(body)
@@ -224,6 +255,8 @@ def decode(data: bytes, snapshot: SnapshotId | None = None, *, required: tuple[P
         raise ManifestError(f"manifest cannot be understood: {error}") from error
     if snapshot is not None and manifest.snapshot != str(snapshot):
         raise ManifestError(f"manifest of {manifest.snapshot} stands under the key of {snapshot}")
+    if manifest.version > version:
+        raise ManifestError(f"manifest of version {version} has a packed file, which only version {PACKED_VERSION} has")
     check_entries(manifest)
     return manifest
 
@@ -299,6 +332,8 @@ def _check_file(entry: FileEntry) -> None:
         raise ManifestError(f"file {entry.path!r} needs {expected} part digests and has {len(entry.parts)}")
     if not all(_HEX.fullmatch(part) for part in entry.parts):
         raise ManifestError(f"file {entry.path!r} has a part digest that is not BLAKE3 in hex")
+    if entry.packing and not (entry.size and entry.packing.fits(entry.size, entry.part_bytes)):
+        raise ManifestError(f"file {entry.path!r} cannot be packed into parts that end where its manifest says")
 
 
 def link_stays_inside(path: str, target: str) -> bool:

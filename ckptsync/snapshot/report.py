@@ -83,7 +83,7 @@ def decode_report(
     Raises:
         ManifestError: damaged, not signed as required, or it names objects outside its attempt; the sentence says which.
     """
-    body = unseal(data, FORMAT, VERSION, required)
+    body, _ = unseal(data, FORMAT, VERSION, required)
     try:
         report = _decoder.decode(body)
     except UNREADABLE as error:
@@ -94,6 +94,8 @@ def decode_report(
         check_path(entry.path)
         if isinstance(entry, FileEntry) and entry.key != data_key(snapshot, entry.path):
             raise ManifestError(f"report of rank {rank} names {entry.key!r} for {entry.path}, which is not its place")
+        if isinstance(entry, FileEntry) and entry.packing:
+            raise ManifestError(f"report of rank {rank} has a packed file, {entry.path}; ranks do not pack")
     return report
 
 

@@ -5,6 +5,8 @@ again. Parts not yet written are holes, which are recognised without reading the
 
 A part that is larger than a buffer is read in windows: memory follows our own options, never what a manifest says. Of such a part
 all but the last window are on the disk before its digest is known, in a file that nobody sees before every part is good.
+
+A packed part needs room for its stored bytes as well; it is unpacked within that, and hashed as it was before it was packed.
 """
 
 from __future__ import annotations
@@ -12,17 +14,20 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ckptsync.config import Transfer
 from ckptsync.errors import ConflictError, IntegrityError, NotFoundError, naming
 from ckptsync.events import Event, Kind, Observer
 from ckptsync.snapshot.digest import part_hasher, part_span
+from ckptsync.snapshot.encoding import BLOCK_BYTES, packed_bound
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store, Tag
 from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.packing import need_zstandard, unpack
 from ckptsync.transfer.target import disk_errors
 from ckptsync.transfer.workers import Task, run_tasks
 
@@ -32,7 +37,7 @@ class Received:
     """Counts of one download; safe for many threads.
 
     Attributes:
-        bytes_received: payload fetched and found good.
+        bytes_received: payload fetched and found good, as it is stored.
         bytes_kept: payload that was on the disk already, verified.
         parts_received: good parts fetched.
         parts_refetched: parts that were bad at the first try.
@@ -78,9 +83,10 @@ class Reader:
     observer: Observer
     received: Received
 
-    def window(self, size: int) -> int:
-        """How long a view a part of `size` bytes is read through."""
-        return min(size, self.buffers.size_bytes)
+    def window(self, entry: FileEntry, number: int) -> int:
+        """How long a view a part is read through."""
+        size = part_span(number, entry.size, entry.part_bytes)[1]
+        return min(size + (entry.stored_span(number)[1] if entry.packing else 0), self.buffers.size_bytes)
 
     def fetch(self, entry: FileEntry, number: int, window: memoryview, tag: Tag | None, keep: Keep = _drop) -> None:
         """Read one part, a second time when its digest does not match.
@@ -88,10 +94,10 @@ class Reader:
         Args:
             entry: the file.
             number: 1-based part number.
-            window: memory to read through, 1 byte or more, at most as long as the part.
+            window: memory to read through, 1 byte or more, at most as long as the part; of a packed part as long as `window` says.
             tag: version of the object all parts are read from; when it was replaced, the one that is there then. Whichever it
                 is, the part is good only when its digest says so.
-            keep: given the part piece by piece. The last piece, which of a part no longer than `window` is the whole, is
+            keep: given the part piece by piece. The last piece, which of a part that goes into `window` is the whole, is
                 given only when the part is good; those before it are worth nothing unless this returns.
 
         Raises:
@@ -103,14 +109,15 @@ class Reader:
         for attempt in range(2):
             try:
                 with naming(entry.path, part=number, parts=len(entry.parts)):
-                    count, digest = self._read(entry, number, window, tag, keep)
+                    read = self._read_packed if entry.packing else self._read
+                    count, digest = read(entry, number, window, tag, keep)
             except ConflictError:
                 if attempt:
                     raise
                 tag = self.pin(entry)
                 continue
             if count == size and digest == entry.parts[number - 1]:
-                self.received.add(received=size, refetched=attempt)
+                self.received.add(received=entry.stored_span(number)[1], refetched=attempt)
                 self.observer(Event(kind=Kind.RECEIVED, path=entry.path, bytes=size))
                 return
             problem = "is not what was committed" if count == size else f"ends after {count} of {size} bytes"
@@ -135,24 +142,72 @@ class Reader:
             if is_last:
                 return done, hasher.hexdigest()
 
+    def _read_packed(
+        self, entry: FileEntry, number: int, window: memoryview, tag: Tag | None, keep: Keep
+    ) -> tuple[int, str]:
+        """Read and unpack a part once; how many bytes it made, and their digest."""
+        assert entry.packing  # noqa: S101  only called with one
+        offset, size = part_span(number, entry.size, entry.part_bytes)
+        at, stored = entry.packing.span(number)
+        hasher, done = part_hasher(), 0
+        room, rest = _divided(window, size, stored)
+        source = _Stored(self.store, entry.key, at, stored, tag=tag, window=rest)
+        for piece in unpack(source.read, size, entry.packing.shuffle, room):
+            hasher.update(piece)
+            if done + len(piece) == size and hasher.hexdigest() != entry.parts[number - 1]:
+                return size, hasher.hexdigest()
+            keep(piece, offset + done)
+            done += len(piece)
+        return done, hasher.hexdigest()
+
     def pin(self, entry: FileEntry) -> Tag | None:
         """Return the version all parts of a file must come from; None when one request fetches it whole.
 
         Raises:
             IntegrityError: the object is gone or of another size.
         """
-        if len(entry.parts) <= 1 and self.window(entry.size) == entry.size:
+        if not entry.parts:
+            return None
+        once = entry.size + (entry.stored_size if entry.packing else 0)
+        if len(entry.parts) == 1 and self.window(entry, 1) == once:
             return None
         try:
             with naming(entry.path):
                 found = self.store.stat(entry.key)
         except NotFoundError as error:
             raise IntegrityError(f"{entry.path} is missing from the bucket (key {entry.key!r})") from error
-        if found.size != entry.size:
+        if found.size != entry.stored_size:
             raise IntegrityError(
-                f"{entry.path} has {found.size} bytes in the bucket instead of {entry.size} (key {entry.key!r})"
+                f"{entry.path} has {found.size} bytes in the bucket instead of {entry.stored_size} (key {entry.key!r})"
             )
         return found.tag
+
+
+def _divided(window: memoryview, size: int, stored: int) -> tuple[memoryview, memoryview]:
+    """Divide memory between a part and its stored bytes; where it is too small for both, each goes through its half in pieces."""
+    if len(window) >= size + stored:
+        return window[:size], window[size:]
+    half = max(len(window) // 2 // BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES)
+    return window[:half], window[half:]
+
+
+class _Stored:
+    """The stored bytes of a part, fetched through a window when they are asked for."""
+
+    def __init__(self, store: Store, key: str, offset: int, size: int, *, tag: Tag | None, window: memoryview) -> None:
+        self._get = partial(store.get, key, tag=tag)
+        self._next, self._end = offset, offset + size
+        self._window = window
+        self._there = window[:0]
+
+    def read(self, count: int) -> memoryview:
+        """Return at most `count` further bytes, none at the end of the part or of the object."""
+        if not self._there:
+            wanted = self._window[: self._end - self._next]
+            self._there = wanted[: self._get(wanted, offset=self._next)] if wanted else wanted
+            self._next = self._next + len(wanted) if len(self._there) == len(wanted) else self._end
+        piece, self._there = self._there[:count], self._there[count:]
+        return piece
 
 
 class _Target:
@@ -186,7 +241,7 @@ class _Target:
     def _part(self, number: int) -> None:
         """Keep one part when it is there and good, else fetch and write it."""
         size = part_span(number, self.entry.size, self.entry.part_bytes)[1]
-        with self.reader.buffers.take(self.reader.window(size)) as window:
+        with self.reader.buffers.take(self.reader.window(self.entry, number)) as window:
             if self._is_there(number, window):
                 self.reader.received.add(kept=size)
                 self.reader.observer(Event(kind=Kind.SKIPPED, path=self.entry.path, bytes=size))
@@ -251,6 +306,25 @@ def _is_hole(descriptor: int, offset: int, size: int) -> bool:
         return os.lseek(descriptor, offset, os.SEEK_DATA) >= offset + size
     except OSError as error:
         return error.errno == errno.ENXIO
+
+
+def check_readable(entries: Iterable[FileEntry]) -> None:
+    """Make sure that what packed files need is installed.
+
+    Raises:
+        ConfigError: one is packed, and `zstandard` is not there.
+    """
+    if any(entry.packing for entry in entries):
+        need_zstandard()
+
+
+def reading_buffers(entries: Sequence[FileEntry], transfer: Transfer) -> Buffers:
+    """Return memory to read files through: by our own options, twice as much where files are packed."""
+    largest = max((min(entry.part_bytes, entry.size) for entry in entries), default=0)
+    largest = min(max(largest, 1), transfer.part_bytes)
+    if any(entry.packing for entry in entries):
+        largest = max(largest + packed_bound(largest), 2 * BLOCK_BYTES)
+    return Buffers(transfer.workers, largest)
 
 
 def download_files(entries: Iterable[FileEntry], folder: Path, reader: Reader, *, workers: int) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from ckptsync.events import Event, Kind, Observer
+from ckptsync.snapshot.encoding import Shuffle
 from ckptsync.snapshot.envelope import UNREADABLE
 from ckptsync.snapshot.layout import SnapshotId, parse_snapshot_id
 from ckptsync.snapshot.manifest import FileEntry
@@ -33,6 +34,7 @@ class _Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
     key: str
     upload: str
     part_bytes: int
+    shuffle: Shuffle | None = None
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, tag="part"):
@@ -64,12 +66,14 @@ class Progress:
         part_bytes: where that upload cuts the file, 0 when unknown.
         parts: digest and tag by part number, as far as this machine recorded them.
         entry: set once the file was whole in the bucket.
+        shuffle: how that upload packs its parts, None when it does not.
     """
 
     upload: Upload | None = None
     part_bytes: int = 0
     parts: dict[int, tuple[str, PartTag]] = field(default_factory=dict)
     entry: FileEntry | None = None
+    shuffle: Shuffle | None = None
 
 
 class Journal:
@@ -106,7 +110,9 @@ class Journal:
             if snapshot := parse_snapshot_id(record.snapshot):
                 self.attempts.append(snapshot)
         elif isinstance(record, _Begun):
-            self.files[record.path] = Progress(Upload(key=record.key, id=record.upload), record.part_bytes)
+            self.files[record.path] = Progress(
+                upload=Upload(key=record.key, id=record.upload), part_bytes=record.part_bytes, shuffle=record.shuffle
+            )
         elif isinstance(record, _Finished):
             self.files[record.entry.path] = Progress(entry=record.entry)
         else:
@@ -119,9 +125,9 @@ class Journal:
         """Note that an attempt begins."""
         self._append(_Attempt(snapshot=str(snapshot)))
 
-    def begun(self, path: str, upload: Upload, part_bytes: int) -> None:
-        """Note that a file's multipart upload is open."""
-        self._append(_Begun(path=path, key=upload.key, upload=upload.id, part_bytes=part_bytes))
+    def begun(self, path: str, upload: Upload, part_bytes: int, shuffle: Shuffle | None = None) -> None:
+        """Note that a file's multipart upload is open, and how its parts are packed, if they are."""
+        self._append(_Begun(path=path, key=upload.key, upload=upload.id, part_bytes=part_bytes, shuffle=shuffle))
 
     def part(self, path: str, upload: Upload, digest: str, tag: PartTag) -> None:
         """Note that a part is in the bucket."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+
+from msgspec import UNSET, UnsetType
 
 from ckptsync.errors import (
     ConflictError,
@@ -19,10 +22,12 @@ from ckptsync.errors import (
 )
 from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
+from ckptsync.snapshot.encoding import Encoding
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import PartTag, Stat, Tag, Upload
 from ckptsync.transfer.journal import Progress
-from ckptsync.transfer.resume import Start, described, find_start, proven
+from ckptsync.transfer.packing import Piece, room_bytes
+from ckptsync.transfer.resume import Start, described, encoded, find_start, least_bytes, proven
 from ckptsync.transfer.source import SourceFile
 from ckptsync.transfer.workbench import Bench, Leftovers
 from ckptsync.transfer.workers import Task
@@ -74,37 +79,48 @@ class FileUpload:
         """Make an object of no bytes."""
         nothing = memoryview(bytearray())
         self.file.read_into(nothing, 0)
-        self._put(nothing)
+        self._put(Piece(nothing, 0, None, 0))
 
     def _part(self, number: int, generation: int) -> Iterable[Task] | None:
         """Read and hash one part, and send it unless the bucket has it."""
         if generation != self.restarts:
             return None
         offset, size = part_span(number, self.file.size, self.start.part_bytes)
-        with self.bench.buffers.take(size) as view:
-            self.file.read_into(view, offset)
-            digest = self.digests[number - 1] = part_digest(view)
-            if (tag := self._held_tag(number, digest, view)) is not None:
+        with self._piece(number) as piece:
+            self.file.read_into(piece.plain, offset)
+            digest = self.digests[number - 1] = part_digest(piece.plain)
+            if (tag := self._held_tag(number, digest, piece)) is not None:
                 self._keep(number, tag, generation)
-                self.bench.tell_reused(self.file.path, size)
+                self.bench.tell_reused(self.file.path, size, tag.size)
             elif self._is_in_base(number, digest) and not (self.bench.shared and self.count == 1):
                 with self.lock:
                     if generation == self.restarts:
                         self.unchanged.append(number)
             elif self.count == 1 and self.upload is None:
-                return self._put(view)
-            elif (again := self._send(number, digest, view, generation)) is not None:
+                return self._put(piece)
+            elif (again := self._send(number, digest, piece, generation)) is not None:
                 return again
         return self._part_done(generation)
 
-    def _held_tag(self, number: int, digest: str, view: memoryview) -> PartTag | None:
+    @contextmanager
+    def _piece(self, number: int) -> Iterator[Piece]:
+        """Lend memory for a part, in which it is packed as well."""
+        size, shuffle = part_span(number, self.file.size, self.start.part_bytes)[1], self.start.shuffle
+        with self.bench.buffers.take(room_bytes(size, shuffle)) as room:
+            yield Piece(room, size, shuffle, least_bytes(self.bench, number, self.count))
+
+    def _held_tag(self, number: int, digest: str, piece: Piece) -> PartTag | None:
         """Tag of a part when the unfinished upload has exactly these bytes."""
         known, tag = self.start.held.get(number, ("", None))
-        if tag is None or tag.size != len(view):
+        if tag is None or tag.size < least_bytes(self.bench, number, self.count):
+            return None
+        if known and self.start.shuffle:
+            return tag if known == digest else None
+        if tag.size != len(piece.stored):
             return None
         if known:
             return tag if known == digest else None
-        if not self.bench.store.vouches(tag.hashes, [view]):
+        if not self.bench.store.vouches(tag.hashes, [piece.stored]):
             return None
         self._note_part(digest, tag)
         return tag
@@ -121,9 +137,9 @@ class FileUpload:
         base = self.start.base
         return base is not None and number <= len(base.parts) and base.parts[number - 1] == digest
 
-    def _put(self, view: memoryview) -> list[Task]:
+    def _put(self, piece: Piece) -> list[Task]:
         """Send a file of one part; nothing is left to do."""
-        key = self.bench.key(self.file.path)
+        key, view = self.bench.key(self.file.path), piece.stored
         try:
             made = self.bench.store.put(key, view, if_absent=self.bench.shared)
         except ConflictError as error:
@@ -133,8 +149,8 @@ class FileUpload:
             self.bench.tell_reused(self.file.path, len(view))
         else:
             if view:
-                self.bench.tell_sent(self.file.path, len(view))
-        return self._finished(key, made.tag)
+                self.bench.tell_sent(self.file.path, self.file.size, len(view))
+        return self._finished(key, made.tag, encoded(self.start.shuffle if view else None, [len(view)]))
 
     def _replica(self, key: str, view: memoryview, cause: ConflictError) -> Stat:
         """Look at what another rank, or a try of ours whose answer was lost, has put there: it must be the same.
@@ -149,17 +165,17 @@ class FileUpload:
             return found
         raise _differs(self.file.path) from cause
 
-    def _send(self, number: int, digest: str, view: memoryview, generation: int) -> Iterable[Task] | None:
+    def _send(self, number: int, digest: str, piece: Piece, generation: int) -> Iterable[Task] | None:
         """Send one part; tasks to begin anew when the upload is gone, None when there is nothing more to do about it."""
         try:
             if (upload := self._begun(generation)) is None:
                 return None
-            tag = self.bench.store.put_part(upload, number, view)
+            tag = self.bench.store.put_part(upload, number, piece.stored)
         except NotFoundError as error:
             return self._begin_anew(generation, error)
         if self._keep(number, tag, generation):
             self._note_part(digest, tag)
-        self.bench.tell_sent(self.file.path, len(view))
+        self.bench.tell_sent(self.file.path, len(piece.plain), len(piece.stored))
         return None
 
     def _begun(self, generation: int) -> Upload | None:
@@ -172,7 +188,7 @@ class FileUpload:
                 return None
             if self.upload is None:
                 self.upload = self.bench.store.begin(self.bench.key(self.file.path))
-                self.bench.journal.begun(self.file.path, self.upload, self.start.part_bytes)
+                self.bench.journal.begun(self.file.path, self.upload, self.start.part_bytes, self.start.shuffle)
             return self.upload
 
     def _note_part(self, digest: str, tag: PartTag) -> None:
@@ -203,9 +219,9 @@ class FileUpload:
         base, traits = self.start.base, self.bench.store.traits
         assert base is not None  # noqa: S101  only reached when every part was found in it
         if self.start.base_is_ours and base.size == self.file.size:
-            self.bench.tell_reused(self.file.path, self.file.size)
-            return self._finished(base.key, Tag(base.tag))
-        whole = base.size == self.file.size and base.size <= traits.max_copy_bytes
+            self.bench.tell_reused(self.file.path, self.file.size, base.stored_size)
+            return self._finished(base.key, Tag(base.tag), base.encoding)
+        whole = base.size == self.file.size and base.stored_size <= traits.max_copy_bytes
         if traits.copy and whole and self.upload is None:
             if (entry := self._of_another()) is not None:
                 self.bench.tell_reused(self.file.path, self.file.size)
@@ -218,9 +234,9 @@ class FileUpload:
                 raise
             except StoreError as error:
                 return self._begin_anew(generation, error)
-            if copied.size == self.file.size:
-                self.bench.tell_reused(self.file.path, self.file.size)
-                return self._finished(key, copied.tag)
+            if copied.size == base.stored_size:
+                self.bench.tell_reused(self.file.path, self.file.size, copied.size)
+                return self._finished(key, copied.tag, base.encoding)
         with self.lock:
             self.left = self.count
         return [partial(self._named, self._copy_part, number, generation) for number in range(1, self.count + 1)]
@@ -229,29 +245,39 @@ class FileUpload:
         """Copy an unchanged part on the server, or send it where that cannot be done."""
         if generation != self.restarts:
             return None
-        store, base = self.bench.store, self.start.base
         offset, size = part_span(number, self.file.size, self.start.part_bytes)
-        if base is not None and store.traits.copy_part and base.size >= store.traits.min_part_bytes:
+        if (base := self._copied_from(number)) is not None:
             try:
                 if (upload := self._begun(generation)) is None:
                     return None
-                tag = store.copy_part(upload, number, base.key, offset, size, tag=Tag(base.tag) or None)
+                span = base.stored_span(number)
+                tag = self.bench.store.copy_part(upload, number, base.key, *span, tag=Tag(base.tag) or None)
             except _NOT_OURS_TO_SOLVE:
                 raise
             except StoreError as error:
                 return self._begin_anew(generation, error)
             if self._keep(number, tag, generation):
                 self._note_part(self.digests[number - 1], tag)
-            self.bench.tell_reused(self.file.path, size)
+            self.bench.tell_reused(self.file.path, size, tag.size)
         else:
-            with self.bench.buffers.take(size) as view:
-                self.file.read_into(view, offset)
-                digest = self.digests[number - 1] = part_digest(view)
+            with self._piece(number) as piece:
+                self.file.read_into(piece.plain, offset)
+                digest = self.digests[number - 1] = part_digest(piece.plain)
                 if self.count == 1:
-                    return self._put(view)
-                if (again := self._send(number, digest, view, generation)) is not None:
+                    return self._put(piece)
+                if (again := self._send(number, digest, piece, generation)) is not None:
                     return again
         return self._part_done(generation)
+
+    def _copied_from(self, number: int) -> FileEntry | None:
+        """The file that a part can be copied from: packed the same way as this one is, or neither."""
+        base, traits = self.start.base, self.bench.store.traits
+        if base is None or not traits.copy_part or base.stored_size < traits.min_part_bytes:
+            return None
+        if (base.packing.shuffle if base.packing else None) != self.start.shuffle:
+            return None
+        # what is packed may be short where it was the last part
+        return base if base.stored_span(number)[1] >= least_bytes(self.bench, number, self.count) else None
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -267,12 +293,11 @@ class FileUpload:
                 made = self.bench.store.finish(upload, [self.tags[number] for number in range(1, self.count + 1)])
         except (NotFoundError, IntegrityError) as error:
             return self._begin_anew(generation, error)
-        if made.size != self.file.size:
-            problem = IntegrityError(
-                f"{self.file.path} has {made.size} bytes in the bucket instead of {self.file.size}"
-            )
+        sizes = [self.tags[number].size for number in range(1, self.count + 1)]
+        if made.size != (stored := sum(sizes) if self.start.shuffle else self.file.size):
+            problem = IntegrityError(f"{self.file.path} has {made.size} bytes in the bucket instead of {stored}")
             return self._begin_anew(generation, problem)
-        return self._finished(upload.key, made.tag)
+        return self._finished(upload.key, made.tag, encoded(self.start.shuffle, sizes))
 
     def _of_another(self) -> FileEntry | None:
         """Entry of the same file when another rank, or a twin of this one, has finished it meanwhile.
@@ -307,9 +332,9 @@ class FileUpload:
                     return False
         return True
 
-    def _finished(self, key: str, tag: Tag) -> list[Task]:
+    def _finished(self, key: str, tag: Tag, encoding: Encoding | UnsetType = UNSET) -> list[Task]:
         """Hand out the entry; nothing is left to do."""
-        entry = described(self.file, key, tag, self.start.part_bytes, tuple(self.digests))
+        entry = described(self.file, key, tag, self.start.part_bytes, tuple(self.digests), encoding)
         self.bench.journal.finished(entry)
         self.bench.observer(Event(kind=Kind.FILE_DONE, path=self.file.path, bytes=self.file.size, count=1))
         self.done(entry)

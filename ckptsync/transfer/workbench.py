@@ -21,8 +21,8 @@ class Tally:
     """Counts of one upload; safe for many threads.
 
     Attributes:
-        bytes_sent: payload that crossed the network.
-        bytes_reused: payload that was in the bucket already or was copied there.
+        bytes_sent: payload that crossed the network, as it is stored.
+        bytes_reused: payload that was in the bucket already or was copied there, as it is stored.
         parts_sent: requests that carried payload.
     """
 
@@ -85,14 +85,19 @@ class Bench:
     check_not_fenced: Callable[[], None] = lambda: None
     shared: bool = False
 
-    def tell_sent(self, path: str, size: int) -> None:
-        """Count and tell a part that was sent."""
-        self.tally.sent(size)
+    @property
+    def packs(self) -> bool:
+        """Whether files may be packed. Not where other ranks may write the same keys: the same content must then be the same bytes."""
+        return self.transfer.compress != "none" and not self.shared
+
+    def tell_sent(self, path: str, size: int, stored: int | None = None) -> None:
+        """Count a part that was sent as it is stored, which is `size` unless told, and tell it as it is in the file."""
+        self.tally.sent(size if stored is None else stored)
         self.observer(Event(kind=Kind.SENT, path=path, bytes=size))
 
-    def tell_reused(self, path: str, size: int) -> None:
-        """Count and tell bytes that were not sent."""
-        self.tally.reused(size)
+    def tell_reused(self, path: str, size: int, stored: int | None = None) -> None:
+        """Count bytes that were not sent as they are stored, and tell them as they are in the file."""
+        self.tally.reused(size if stored is None else stored)
         self.observer(Event(kind=Kind.REUSED, path=path, bytes=size))
 
     def key(self, path: str) -> str:

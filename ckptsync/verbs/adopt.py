@@ -116,6 +116,7 @@ def adopt(
         epoch=claim.epoch,
         files=len(entries),
         bytes=manifest.size,
+        bytes_stored=manifest.size,
         bytes_sent=0,
         bytes_reused=manifest.size,
         parts_sent=0,

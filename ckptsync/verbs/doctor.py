@@ -39,6 +39,7 @@ _PACKAGES = (
     "google-cloud-storage",
     "fsspec",
     "cryptography",
+    "zstandard",
     "torch",
 )
 _A_FEW_PERCENT = 1e-6

@@ -32,6 +32,7 @@ class Row:
         epoch: which writer of the run.
         created: RFC 3339, UTC; empty when unknown.
         bytes: of all files; planned ones when it is incomplete, 0 when unknown.
+        bytes_stored: of their objects, less where they are compressed; 0 when it is not committed.
         files: regular files, likewise.
         metrics: None stands for values that are no numbers.
         state: `quarantined` when it was found bad or its manifest is damaged, `newer-format` when only a newer ckptsync reads it,
@@ -46,6 +47,7 @@ class Row:
     epoch: int
     created: str
     bytes: int = 0
+    bytes_stored: int = 0
     files: int = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
     state: Literal["committed", "incomplete", "newer-format", "quarantined"]
@@ -147,6 +149,7 @@ def _row(run: Run, found: _Found, *, pinned: bool, aliases: tuple[str, ...]) -> 
                 epoch=found.id.epoch,
                 created=manifest.created,
                 bytes=manifest.size,
+                bytes_stored=manifest.stored_size,
                 files=len(manifest.files),
                 metrics=manifest.metrics,
                 state="committed",

@@ -25,8 +25,7 @@ from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
-from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received, download_files
+from ckptsync.transfer.download import Reader, Received, check_readable, download_files, reading_buffers
 from ckptsync.transfer.folders import check_distinct, check_space, disk_bytes, make_removable, remove_tree
 from ckptsync.transfer.target import (
     Landing,
@@ -65,7 +64,7 @@ class Restored:
         epoch: which writer of the run.
         files: regular files restored.
         bytes: their size.
-        bytes_sent: payload fetched by this call.
+        bytes_sent: payload fetched by this call, as it is stored.
         bytes_reused: payload that was on the disk already, verified.
         parts_sent: requests that carried payload.
         seconds: this call.
@@ -112,7 +111,7 @@ def restore(
         NoSnapshotError: there is none, or not the one asked for.
         IntegrityError: every snapshot tried was bad.
         VersionError: a newer ckptsync wrote the latest; an older one is restored only when it is asked for.
-        ConfigError: the target or a pattern cannot be used.
+        ConfigError: the target or a pattern cannot be used, or nothing is there to unpack packed files with.
         DiskError: the disk is full or read-only.
         StoreError: the bucket failed for good; what was fetched is used by the next call.
     """
@@ -295,6 +294,7 @@ def _spare_the_run(run: Run, entries: Sequence[Entry], target: Path) -> None:
 def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received) -> None:
     """Bring every entry below the place's tree, durable."""
     files = [entry for entry in entries if isinstance(entry, FileEntry)]
+    check_readable(files)
     folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
     with disk_errors(place.holder):
         make_removable(place.tree)  # a killed restore may have been at the modes already
@@ -349,9 +349,9 @@ def _check_sizes(run: Run, files: Sequence[FileEntry]) -> None:
             found = run.store.stat(file.key)
         except NotFoundError as error:
             raise IntegrityError(f"{file.path} is missing from the bucket (key {file.key!r})") from error
-        if found.size != file.size:
+        if found.size != file.stored_size:
             raise IntegrityError(
-                f"{file.path} has {found.size} bytes in the bucket instead of {file.size} (key {file.key!r})"
+                f"{file.path} has {found.size} bytes in the bucket instead of {file.stored_size} (key {file.key!r})"
             )
 
     map_tasks(check, files, run.config.transfer.workers)
@@ -374,9 +374,7 @@ def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
 def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Received) -> None:
     """Fetch files with the run's own limits."""
     transfer = run.config.transfer
-    largest = max((min(file.part_bytes, file.size) for file in files), default=0)
-    buffers = Buffers(transfer.workers, min(max(largest, 1), max(transfer.part_bytes, 1)))
-    reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=received)
+    reader = Reader(store=run.store, buffers=reading_buffers(files, transfer), observer=run.observer, received=received)
     download_files(files, folder, reader, workers=transfer.workers)
 
 

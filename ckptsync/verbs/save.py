@@ -33,7 +33,8 @@ class Saved:
         epoch: which writer of the run.
         files: regular files in it.
         bytes: their size.
-        bytes_sent: payload this call sent.
+        bytes_stored: size of their objects, less where they are compressed.
+        bytes_sent: payload this call sent, as it is stored.
         bytes_reused: payload that was in the bucket already or was copied there.
         parts_sent: requests that carried payload.
         seconds: this call.
@@ -45,6 +46,7 @@ class Saved:
     epoch: int
     files: int
     bytes: int
+    bytes_stored: int
     bytes_sent: int
     bytes_reused: int
     parts_sent: int
@@ -134,6 +136,7 @@ def saved(manifest: Manifest, tally: Tally, seconds: float) -> Saved:
         epoch=manifest.id.epoch,
         files=len(manifest.files),
         bytes=manifest.size,
+        bytes_stored=manifest.stored_size,
         bytes_sent=tally.bytes_sent,
         bytes_reused=tally.bytes_reused,
         parts_sent=tally.parts_sent,

@@ -25,6 +25,7 @@ from ckptsync.snapshot.manifest import (
 )
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.journal import Journal
+from ckptsync.transfer.packing import need_zstandard, room_bytes
 from ckptsync.transfer.source import SourceTree, scan
 from ckptsync.transfer.upload import upload_files
 from ckptsync.transfer.workbench import Bench, Leftovers, Tally, choose_part_bytes
@@ -61,9 +62,11 @@ def checked_tree(run: Run, source: Path, step: int, *, under: str = "") -> Sourc
         under: the folder of the snapshot it goes into; empty for its root.
 
     Raises:
-        ConfigError: the source or the step cannot be used.
+        ConfigError: the source or the step cannot be used, or nothing is there to compress with.
     """
     some_id = SnapshotId(1, step, "x" * 8)
+    if run.config.transfer.compress != "none":
+        need_zstandard()
     if run.directory and run.directory.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"the run {run.directory} lies inside {source}, which cannot hold a copy of itself")
     tree = scan(source, now_ns=int(run.clock.now() * 1e9)).below(under)
@@ -123,11 +126,14 @@ class Sending:
         """
         run, transfer = self.run, self.run.config.transfer
         run.observer(Event(kind=Kind.PLANNED, bytes=tree.size, count=len(tree.files)))
+        packs = transfer.compress != "none"
+        if packs and self.rank is not None:
+            run.observer(Event(kind=Kind.NOTICE, message="ranks do not compress: their files are stored as they are"))
         bench = Bench(
             store=run.store,
             snapshot=self.snapshot,
             transfer=transfer,
-            buffers=Buffers(transfer.workers, transfer.part_bytes),
+            buffers=Buffers(transfer.workers, room_bytes(transfer.part_bytes, 1 if packs else None)),
             journal=self.journal,
             observer=run.observer,
             tally=self.tally,

@@ -18,8 +18,7 @@ from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag
-from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received
+from ckptsync.transfer.download import Reader, Received, check_readable, reading_buffers
 from ckptsync.transfer.workers import Task, run_tasks
 from ckptsync.verbs.lease import Leases
 from ckptsync.verbs.quarantine import quarantine as quarantine_it
@@ -116,7 +115,7 @@ def verify(
         quarantine: False leaves the quarantine as it is.
 
     Raises:
-        ConfigError: `percent` or `seed` is out of range.
+        ConfigError: `percent` or `seed` is out of range, or nothing is there to unpack packed files with.
         NoSnapshotError: nothing committed fits.
         ManifestError: the manifest is damaged.
         StoreError: a request failed for good.
@@ -160,10 +159,12 @@ def _found(run: Run, snapshot: str) -> SnapshotId:
 
 def _read(run: Run, chosen: Iterable[tuple[FileEntry, Sequence[int]]], findings: _Findings) -> None:
     """Fetch and hash."""
-    transfer = run.config.transfer
+    transfer, chosen = run.config.transfer, list(chosen)
+    files = [entry for entry, parts in chosen if parts]
+    check_readable(files)
     reader = Reader(
         store=run.store,
-        buffers=Buffers(transfer.workers, transfer.part_bytes),
+        buffers=reading_buffers(files, transfer),
         observer=run.observer,
         received=Received(),
     )
@@ -211,17 +212,17 @@ def _check_file(reader: Reader, entry: FileEntry, parts: Sequence[int], findings
     except NotFoundError:
         findings.add(entry.path, 0, f"missing from the bucket (key {entry.key!r})")
         return ()
-    if found.size != entry.size:
-        reason = f"{found.size} bytes in the bucket instead of {entry.size} (key {entry.key!r})"
+    if found.size != entry.stored_size:
+        reason = f"{found.size} bytes in the bucket instead of {entry.stored_size} (key {entry.key!r})"
         findings.add(entry.path, 0, reason)
-    there = (number for number in parts if part_span(number, entry.size, entry.part_bytes)[0] < found.size)
+    there = (number for number in parts if entry.stored_span(number)[0] < found.size)
     return [partial(_check_part, reader, entry, number, found.tag, findings) for number in there]
 
 
 def _check_part(reader: Reader, entry: FileEntry, number: int, tag: Tag, findings: _Findings) -> None:
     """Read one part."""
     size = part_span(number, entry.size, entry.part_bytes)[1]
-    with reader.buffers.take(reader.window(size)) as window:
+    with reader.buffers.take(reader.window(entry, number)) as window:
         try:
             reader.fetch(entry, number, window, tag)
         except IntegrityError as error:

@@ -92,7 +92,7 @@ def test_status_of_a_run_and_of_none(call: Call, ask: Ask, saved: Path) -> None:
 
 
 def test_status_tells_what_is_newer_and_cannot_be_read(call: Call, ask: Ask, saved: Path) -> None:
-    manifest_of(saved, 200).write_text('{"format":"ckptsync-manifest","version":2}')
+    manifest_of(saved, 200).write_text('{"format":"ckptsync-manifest","version":3}')
     (found,) = ask("status", saved)
     assert (found["step"], [bad["step"] for bad in found["unreadable"]]) == (100, [200])
     assert "unreadable  step 200 (00000002-000000000200-" in call("status", saved).stdout

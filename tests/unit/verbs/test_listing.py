@@ -71,7 +71,7 @@ def test_damage_is_quarantined_and_said(run: Any, make: Any) -> None:
 
 
 def test_a_later_format_is_not_called_damage(run: Any, make: Any) -> None:
-    run.store.put(layout.manifest_key(make.snapshot(1)), b'{"format":"ckptsync-manifest","version":2}')
+    run.store.put(layout.manifest_key(make.snapshot(1)), b'{"format":"ckptsync-manifest","version":3}')
     (row,) = rows(run)
     assert row.state == "newer-format"
     assert "install a newer ckptsync" in row.problem

@@ -247,7 +247,7 @@ def test_when_the_only_one_is_bad_no_other_is_spoken_of(
 def _of_a_later_format(run: Run, store: Any) -> None:
     """Let the newest manifest be one that only a newer ckptsync reads."""
     key = next(run.catalog.listed()).stat.key
-    store.inner.put(key, b'{"format":"ckptsync-manifest","sha3":"x","snapshot":{},"version":2}')
+    store.inner.put(key, b'{"format":"ckptsync-manifest","sha3":"x","snapshot":{},"version":3}')
 
 
 def test_a_snapshot_of_a_later_format_is_no_damage(
@@ -255,7 +255,7 @@ def test_a_snapshot_of_a_later_format_is_no_damage(
 ) -> None:
     """Else an old program would quietly go back to an old step."""
     _of_a_later_format(run, store)
-    with pytest.raises(VersionError, match=r"version 2; this ckptsync reads .* install a newer ckptsync"):
+    with pytest.raises(VersionError, match=r"version 3; this ckptsync reads .* install a newer ckptsync"):
         restore(run, target)
     assert not target.exists()
     with pytest.raises(VersionError):

@@ -43,7 +43,7 @@ def test_newer_ones_that_cannot_be_read_are_told(run: Any, make: Any, clock: Any
     make.snapshot(1)
     bad, newer = make.snapshot(2), make.snapshot(3)
     run.store.put(layout.manifest_key(bad), b"{}")
-    run.store.put(layout.manifest_key(newer), b'{"format":"ckptsync-manifest","version":2}')
+    run.store.put(layout.manifest_key(newer), b'{"format":"ckptsync-manifest","version":3}')
     clock.advance(60)
     first, second = status(run).unreadable
     assert (first.snapshot, first.step, first.age_s) == (str(newer), 3, 60)
