@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from ckptsync.snapshot.encoding import Shuffle
+from ckptsync.snapshot.encoding import BLOCK_BYTES, Shuffle
 from ckptsync.transfer.packing import LEVEL, shuffled
 from ckptsync.transfer.source import SourceFile
 
 SMALLEST_BYTES = 64 << 10
 """Smaller files cost a request and little else."""
-_SAMPLE_BYTES = 256 << 10
-_SAMPLES = 8
-_EVERY_BYTES = 4 << 20
+_SAMPLES = 4
+_EVERY_BYTES = 16 << 20
 _ALIGNED_BYTES = 64
 """Frameworks lay tensors at multiples of this."""
 MOST_KEPT = 0.9
 """Less than a tenth saved is not worth the CPU."""
-_SHUFFLE_SAVES = 0.02
+_SHUFFLE_SAVES = 0.01
+"""Less, and elements are taken for smaller ones, or left in their order, which costs nothing."""
 _SHUFFLES: tuple[Shuffle, ...] = (1, 2, 4, 8)
 
 
@@ -25,7 +25,7 @@ def best_shuffle(file: SourceFile) -> Shuffle | None:
     Decided by sizes alone, never by times, so that a killed upload that is continued without its journal is packed the same way.
 
     Args:
-        file: the source; at most 2 MiB of it are read.
+        file: the source; at most four blocks of it are read.
 
     Raises:
         SourceChangedError: the file is no longer the one first seen.
@@ -35,7 +35,7 @@ def best_shuffle(file: SourceFile) -> Shuffle | None:
 
     if file.size < SMALLEST_BYTES:
         return None
-    sample_bytes = min(_SAMPLE_BYTES, file.size)
+    sample_bytes = min(BLOCK_BYTES, file.size)  # of another size they would be packed better or worse than the file
     sample = memoryview(bytearray(sample_bytes))
     compressor = zstandard.ZstdCompressor(level=LEVEL)
     packed = dict.fromkeys(_SHUFFLES, 0)
@@ -45,8 +45,9 @@ def best_shuffle(file: SourceFile) -> Shuffle | None:
         file.read_into(sample, offset - offset % _ALIGNED_BYTES)
         for shuffle in _SHUFFLES:
             packed[shuffle] += len(compressor.compress(shuffled(sample, shuffle)))
-    best = min(_SHUFFLES, key=packed.__getitem__)
     whole = count * sample_bytes
-    if packed[1] - packed[best] < _SHUFFLE_SAVES * whole:
-        best = 1
+    best = _SHUFFLES[0]
+    for shuffle in _SHUFFLES:
+        if packed[best] - packed[shuffle] >= _SHUFFLE_SAVES * whole:
+            best = shuffle
     return best if packed[best] <= MOST_KEPT * whole else None
