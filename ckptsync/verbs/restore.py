@@ -232,6 +232,7 @@ def _selected(manifest: Manifest, include: Sequence[str]) -> tuple[Entry, ...]:
 def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[str]) -> tuple[Received, list[Path]]:
     """Fetch one snapshot and put it in place; returns counts and what was kept."""
     entries = _selected(manifest, include)
+    check_readable(entry for entry in entries if isinstance(entry, FileEntry))
     if manifest.kind == "file":
         target = target / entries[0].path if target.is_dir() else target
     else:
@@ -294,7 +295,6 @@ def _spare_the_run(run: Run, entries: Sequence[Entry], target: Path) -> None:
 def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received) -> None:
     """Bring every entry below the place's tree, durable."""
     files = [entry for entry in entries if isinstance(entry, FileEntry)]
-    check_readable(files)
     folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
     with disk_errors(place.holder):
         make_removable(place.tree)  # a killed restore may have been at the modes already

@@ -54,7 +54,9 @@ def packing(run_with: Callable[..., Run]) -> Callable[..., Run]:
 
 
 def manifest_of(run: Run, saved: Saved) -> Manifest:
-    return run.catalog.get(snapshot) if (snapshot := layout.parse_snapshot_id(saved.snapshot)) else pytest.fail()
+    snapshot = layout.parse_snapshot_id(saved.snapshot)
+    assert snapshot is not None
+    return run.catalog.get(snapshot)
 
 
 def model(run: Run, saved: Saved) -> FileEntry:
