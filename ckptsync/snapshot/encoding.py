@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from itertools import pairwise
 from sys import byteorder
 from typing import Annotated, Literal
 
@@ -20,7 +19,7 @@ END_DIGITS = 16
 MAX_PACKED_PART_BYTES = 1 << 30
 
 Shuffle = Literal[1, 2, 4, 8]
-_Ends = Annotated[str, Meta(pattern="^([0-9a-f]{16})+$")]
+_Ends = Annotated[str, Meta(pattern="^[0-9a-f]+$")]
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,10 +57,13 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ends.byteswap()
         if len(ends) != -(-size // part_bytes):
             return False
-        most = packed_bound(part_bytes)
-        last = size - (len(ends) - 1) * part_bytes
-        sizes = [end - begin for begin, end in pairwise((0, *ends))]
-        return min(sizes) > 0 and max(sizes) <= most and sizes[-1] <= packed_bound(last)
+        most, last = packed_bound(part_bytes), packed_bound(size - (len(ends) - 1) * part_bytes)
+        begin = 0
+        for end in ends:
+            if not 0 < end - begin <= most:
+                return False
+            begin = end
+        return self.span(len(ends))[1] <= last
 
 
 def encoding_of(shuffle: Shuffle, sizes: Iterable[int]) -> Encoding:

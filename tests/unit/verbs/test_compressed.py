@@ -550,4 +550,4 @@ def test_without_zstandard_a_sentence_names_the_extra(
     assert not run.catalog.quarantined()
     assert restore(run, target, include=["config*"]).files == 1  # nothing packed in it
     assert restore(run, target, snapshot="6").files == 4
-    assert save(run, source, step=9).bytes_sent > SIZE
+    assert save(run, source, step=9).bytes_sent == SIZE  # the rest is copied
