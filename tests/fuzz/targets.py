@@ -24,6 +24,7 @@ from ckptsync.redaction import redacted
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import decode_attempt, encode_attempt
 from ckptsync.snapshot.digest import part_digest
+from ckptsync.snapshot.encoding import BLOCK_BYTES, Shuffle, packed_bound
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FORMAT, decode, encode, link_stays_inside
 from ckptsync.store import open_store
@@ -31,7 +32,9 @@ from ckptsync.store.gcs import errors as gcs_errors
 from ckptsync.store.gcs import json_api, xml_api
 from ckptsync.store.memory import MemoryStore
 from ckptsync.transfer.journal import Journal
+from ckptsync.transfer.packing import pack, unpack
 
+SHUFFLES: tuple[Shuffle, ...] = (1, 2, 4, 8)
 ID = "00000001-000000000007-abcdefgh"
 _BODY = (
     b'{"snapshot":"%s","commit_id":"c","created":"t","writer":{"host":"h","pid":1},"metrics":{"loss":0.5,"nan":null},'
@@ -40,11 +43,18 @@ _BODY = (
 ) % (ID.encode(), b"0" * 64, b"1" * 64)
 
 
-def _sealed(body: bytes) -> bytes:
-    return b'{"blake3":"%s","format":"%s","manifest":%s,"version":1}' % (
+_PACKED = _BODY.replace(
+    b'"]},{"type":"symlink"',
+    b'"],"encoding":{"name":"zstd","shuffle":2,"ends":"000000000000000a0000000000000014"}},{"type":"symlink"',
+)
+
+
+def _sealed(body: bytes, version: int = 1) -> bytes:
+    return b'{"blake3":"%s","format":"%s","manifest":%s,"version":%d}' % (
         part_digest(body).encode(),
         FORMAT.encode(),
         body,
+        version,
     )
 
 
@@ -58,6 +68,24 @@ def manifest(data: bytes) -> None:
 def sealed_manifest(data: bytes) -> None:
     """The value of `manifest`, in an envelope whose digest is right: what a stranger would send."""
     manifest(_sealed(data))
+
+
+def packed_manifest(data: bytes) -> None:
+    """The same of the version that has packed files."""
+    manifest(_sealed(data, 2))
+
+
+def packed_part(data: bytes) -> None:
+    """The stored bytes of a part, and how it is said to be shuffled; never more comes out than it is said to be."""
+    head, stored = data[:1], memoryview(data[1:])
+    shuffle = SHUFFLES[(head or b"\0")[0] % len(SHUFFLES)]
+    size, left, room = 100_000, [stored], memoryview(bytearray(BLOCK_BYTES))
+
+    def read(count: int) -> memoryview:
+        piece, left[0] = left[0][:count], left[0][count:]
+        return piece
+
+    assert sum(len(piece) for piece in unpack(read, size, shuffle, room)) in {0, size}
 
 
 def attempt(data: bytes) -> None:
@@ -190,10 +218,17 @@ class Target:
     seeds: tuple[bytes, ...]
 
 
+def _packed(number: int) -> bytes:
+    content = b"".join(number.to_bytes(4, "little") for number in range(25_000))
+    return bytes(pack(memoryview(content), memoryview(bytearray(packed_bound(len(content)))), SHUFFLES[number]))
+
+
 _WRITER = b'"writer":{"host":"h","pid":1}'
 TARGETS: Mapping[str, Target] = {
     "manifest": Target(manifest, (_sealed(_BODY), _sealed(_BODY)[:-1] + b',"signature":{"key":"","value":""}}')),
     "sealed_manifest": Target(sealed_manifest, (_BODY,)),
+    "packed_manifest": Target(packed_manifest, (_PACKED,)),
+    "packed_part": Target(packed_part, tuple(bytes([number]) + _packed(number) for number in range(len(SHUFFLES)))),
     "attempt": Target(attempt, (b'{"snapshot":"%s","created":"","files":[["d/f",3]],%s}' % (ID.encode(), _WRITER),)),
     "claim": Target(claim, (b'{"epoch":1,"nonce":"n","created":"",%s}' % _WRITER,)),
     "alias": Target(alias, (b'{"name":"best","snapshot":"%s","version":1,"created":""}' % ID.encode(),)),

@@ -104,13 +104,15 @@ def test_an_argument_beats_the_environment_which_beats_the_file(
 
 def test_every_option_lands_where_it_belongs(configured: Callable[..., Config]) -> None:
     arguments = """
-        --workers 3 --part-size 6MiB --max-rate 50MiB --no-copy --state-dir journals --single-writer
+        --workers 3 --part-size 6MiB --max-rate 50MiB --compress zstd --no-copy --state-dir journals --single-writer
         --endpoint-url http://h:1 --region r --profile p --project j --set gcs.anonymous=true
     """
     assert configured(*arguments.split()) == Config(
         s3=S3(endpoint_url="http://h:1", region="r", profile="p"),
         gcs=Gcs(endpoint_url="http://h:1", project="j", anonymous=True),
-        transfer=Transfer(workers=3, part_bytes=6 << 20, copy_unchanged=False, max_bytes_per_s=50 << 20),
+        transfer=Transfer(
+            workers=3, part_bytes=6 << 20, copy_unchanged=False, compress="zstd", max_bytes_per_s=50 << 20
+        ),
         single_writer=True,
         state_dir="journals",
     )

@@ -172,7 +172,7 @@ def test_hostile_frames_cost_no_more_than_the_part(
     assert not target.exists()
 
 
-def test_a_part_of_a_gibibyte_costs_our_buffers(run: Run, forge: Callable[..., None], target: Path) -> None:
+def test_a_part_of_a_gibibyte_costs_our_buffers(run: Run, forge: Callable[..., None]) -> None:
     """However large a part the manifest names, it goes through the memory that our options allow."""
     forge(bomb(), size=1 << 30, part_bytes=1 << 30)
     tracemalloc.start()
