@@ -187,7 +187,7 @@ def _divided(window: memoryview, size: int, stored: int) -> tuple[memoryview, me
     """Divide memory between a part and its stored bytes; where it is too small for both, each goes through its half in pieces."""
     if len(window) >= size + stored:
         return window[:size], window[size:]
-    half = max(len(window) // 2 // BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES)
+    half = len(window) // 2  # a block or more, as `reading_buffers` sees to
     return window[:half], window[half:]
 
 

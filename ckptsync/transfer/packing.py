@@ -116,10 +116,10 @@ def unpack(read: Read, size: int, shuffle: Shuffle, room: memoryview) -> Iterato
         read: gives the stored bytes in order; what it raises is passed on.
         size: bytes of the part.
         shuffle: as it was packed.
-        room: writable, as long as the part, or a number of whole blocks.
+        room: writable, as long as the part, or a block or more.
 
     Yields:
-        Pieces that fill `room`, and the rest. Fewer bytes than `size` in all when what was read is no such part: the piece in which
+        Whole blocks, as many as `room` holds, and at last the rest. Fewer bytes than `size` in all when what was read is no such part: the piece in which
         that shows, and all behind it, is missing.
     """
     import zstandard  # noqa: PLC0415

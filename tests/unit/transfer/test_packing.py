@@ -162,6 +162,17 @@ def test_bombs_cost_no_more_memory_or_time_than_the_part(stored: bytes) -> None:
     assert time.process_time() - begun_s < 2
 
 
+def test_a_window_larger_than_a_block_is_refused() -> None:
+    """Whoever packs by the rules needs none; a decoder would take that much memory before it gave a byte."""
+    content = bytes(BLOCK_BYTES)
+    for window_log, wanted in ((20, content), (21, b"")):
+        parameters = zstandard.ZstdCompressionParameters(window_log=window_log, compression_level=1)
+        frame = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        stored = frame.compress(content) + frame.flush()
+        assert zstandard.get_frame_parameters(stored).window_size == 1 << window_log
+        assert unpacked(stored, BLOCK_BYTES, 1) == wanted
+
+
 @pytest.mark.parametrize(
     ("ends", "size", "part_bytes", "good"),
     [
@@ -175,6 +186,7 @@ def test_bombs_cost_no_more_memory_or_time_than_the_part(stored: bytes) -> None:
         ([packed_bound(100)], 100, 100, True),
         ([packed_bound(100) + 1], 100, 100, False),
         ([10, 10 + packed_bound(50) + 1], 150, 100, False),
+        ([packed_bound(100) + 1, packed_bound(100) + 11], 200, 100, False),
         ([(1 << 64) - 1], 100, 100, False),
         ([10], 1 << 40, 1 << 40, False),
     ],

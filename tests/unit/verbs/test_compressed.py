@@ -160,17 +160,50 @@ def test_a_killed_upload_is_continued_part_by_part(
     comes_back(run)
 
 
+@pytest.mark.parametrize("verb", ["finish", "put"])
 def test_a_journal_spares_packing_what_is_there(
-    packing: Callable[..., Run], store: Any, source: Path, killed: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    packing: Callable[..., Run],
+    store: Any,
+    source: Path,
+    killed: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
 ) -> None:
     run = packing(workers=1)
-    store.fail("finish", killed)
+
+    def kill(called: str, key: str) -> None:
+        if called == verb and (verb == "finish" or key.startswith("manifests/")):
+            raise killed
+
+    store.before = kill
     with pytest.raises(killed):
         save(run, source, step=7)
     store.heal()
     monkeypatch.setattr("ckptsync.transfer.packing.pack", None)
     save(run, source, step=7)
     assert "put_part" not in store.count()
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
+def test_a_file_that_is_empty_when_its_upload_is_continued(
+    packing: Callable[..., Run],
+    store: Any,
+    source: Path,
+    killed: type[BaseException],
+    comes_back: Callable[[Run], None],
+    *,
+    lost: bool,
+) -> None:
+    run = packing(workers=1)
+    store.fail("put_part", killed, after=3)
+    with pytest.raises(killed):
+        save(run, source, step=7)
+    store.heal()
+    if lost:
+        journal(run, source).unlink()
+    (source / "model.bin").write_bytes(b"")
+    save(run, source, step=7)
+    comes_back(run)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
