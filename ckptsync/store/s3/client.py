@@ -24,6 +24,7 @@ from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, Transi
 from ckptsync.store.base import Buffer
 from ckptsync.store.pace import Pace, paced, receive
 from ckptsync.store.s3.errors import SDK_ERRORS, Request, is_stale, translate
+from ckptsync.store.s3.lean import lean
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -186,7 +187,7 @@ class Connection:
         except ValueError as error:
             raise ConfigError(f"s3://{self._bucket}: the endpoint or region cannot be used: {error}") from error
         _set_pace(client, self._pace)
-        return client
+        return lean(client, session.get_credentials(), self._bucket)
 
     def _renew(self, mine: _InProcess, client: S3Client | None) -> bool:
         """Drop the client whose credentials expired; False when that has been tried often enough."""
