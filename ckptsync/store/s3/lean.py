@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
+import urllib3
 from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSPreparedRequest, AWSRequest
+from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError, NoCredentialsError
 from botocore.parsers import create_parser
 
@@ -91,9 +94,9 @@ class LeanClient:
             status = answer.status_code
             if status < HTTPStatus.MULTIPLE_CHOICES:
                 return _read(answer, streamed=operation == "GetObject")
-            error = _refusal(answer, operation)
-            if not _may_be_elsewhere(error):
-                raise error
+            refusal = _refusal(answer)
+            if not _may_be_elsewhere(refusal):
+                raise ClientError(refusal, operation)
         if hasattr(body, "seek"):
             body.seek(0)
         sent = params if body is None else {**params, "Body": body}
@@ -136,10 +139,6 @@ def lean(client: S3Client, credentials: Credentials | None, bucket: str) -> S3Cl
     return cast("S3Client", LeanClient(client, credentials, _address(client, bucket).removesuffix(_SOME_KEY)))
 
 
-class _StopError(Exception):
-    """Keeps the SDK from sending."""
-
-
 def _address(client: S3Client, bucket: str) -> str:
     """Where the SDK would look for an object named `_SOME_KEY`. Asks nobody.
 
@@ -147,14 +146,16 @@ def _address(client: S3Client, bucket: str) -> str:
     """
     urls: list[str] = []
 
-    def stop(request: AWSPreparedRequest, **_: object) -> None:
+    def answer(request: AWSPreparedRequest, **_: object) -> AWSResponse:
         urls.append(request.url)
-        raise _StopError
+        return AWSResponse(
+            request.url, HTTPStatus.OK, HTTPHeaders(), urllib3.HTTPResponse(BytesIO(), preload_content=False)
+        )
 
-    client.meta.events.register_first("before-send.s3.HeadObject", stop)
-    with suppress(_StopError):
-        client.head_object(Bucket=bucket, Key=_SOME_KEY)
-    client.meta.events.unregister("before-send.s3.HeadObject", stop)
+    events: Any = client.meta.events
+    events.register_first("before-send.s3.HeadObject", answer)
+    client.head_object(Bucket=bucket, Key=_SOME_KEY)
+    events.unregister("before-send.s3.HeadObject", answer)
     return urls[0]
 
 
@@ -177,18 +178,17 @@ def _read(answer: Any, *, streamed: bool) -> dict[str, Any]:
     return found
 
 
-def _refusal(answer: Any, operation: str) -> ClientError:
-    """The SDK's error for an answer."""
-    told = {"status_code": answer.status_code, "headers": answer.headers, "body": answer.content}
-    return ClientError(_parser.parse(told, None), operation)
+def _refusal(answer: Any) -> Any:
+    """What the service says of an error, as the SDK reads it."""
+    return _parser.parse({"status_code": answer.status_code, "headers": answer.headers, "body": answer.content}, None)
 
 
-def _may_be_elsewhere(error: ClientError) -> bool:
+def _may_be_elsewhere(refusal: Any) -> bool:
     """Whether the SDK might find the bucket in another region.
 
     Source: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
     """
-    code, status = error.response["Error"].get("Code"), error.response["ResponseMetadata"]["HTTPStatusCode"]
+    code, status = refusal["Error"].get("Code"), refusal["ResponseMetadata"]["HTTPStatusCode"]
     moved = {
         "PermanentRedirect",
         "TemporaryRedirect",
