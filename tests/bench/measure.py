@@ -132,6 +132,7 @@ def environment(cloud: Cloud, place: Place) -> dict[str, str]:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "RCLONE_CONFIG": os.devnull,
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it asks Google itself, over gRPC, what kind of bucket it is
     }
     if cloud == "gcs":
         told["STORAGE_EMULATOR_HOST"] = place.endpoint

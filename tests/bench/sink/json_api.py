@@ -14,6 +14,8 @@ from bench.sink.xml_api import iso
 
 _OBJECT = re.compile(r"/b/(?P<bucket>[^/]+)/o(?:/(?P<key>[^/]+))?")
 _REWRITE = re.compile(r"/b/(?P<bucket>[^/]+)/o/(?P<key>[^/]+)/(?:rewriteTo|copyTo)/b/(?P<to>[^/]+)/o/(?P<name>[^/]+)")
+_MOVE = re.compile(r"/b/(?P<bucket>[^/]+)/o/(?P<key>[^/]+)/moveTo/o/(?P<name>[^/]+)")
+_BUCKET = re.compile(r"/b/(?P<bucket>[^/]+)")
 _CONTENT_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-(?P<last>\d+)|\*)/(?P<size>\d+|\*)")
 _PAGE = 1000
 _MOST_METADATA_BYTES = 1 << 16
@@ -45,10 +47,22 @@ def _route(state: State, wire: Connection, request: Request) -> None:
     elif found:
         wire.drop_body(request)
         _list(state, wire, request, unquote(found["bucket"]))
+    elif found := _MOVE.fullmatch(path):
+        bucket, key, name = (unquote(part) for part in found.groups())
+        _rewrite(state, wire, request, bucket, key, bucket, name)
+        state.delete(bucket, key)
     else:
         wire.drop_body(request)
-        name = path.rpartition("/")[2]
+        _bucket(wire, request, path)
+
+
+def _bucket(wire: Connection, request: Request, path: str) -> None:
+    """What clients ask to see whether a bucket is there."""
+    if request.method == "GET" and (found := _BUCKET.fullmatch(path)):
+        name = found["bucket"]
         _json(wire, {"kind": "storage#bucket", "name": name, "id": name, "location": "US", "storageClass": "STANDARD"})
+    else:
+        _error(wire, 404, "notFound")
 
 
 def _json(wire: Connection, value: object, status: int = 200) -> None:
@@ -177,9 +191,12 @@ def _rewrite(state: State, wire: Connection, request: Request, bucket: str, key:
         _error(wire, 404, "notFound")
         return
     made = state.store(to, name, found.content, told=found.told, in_parts=found.in_parts)
-    size = str(made.size)
     resource = _resource(request, to, name, made)
-    _json(wire, {"done": True, "objectSize": size, "totalBytesRewritten": size, "resource": resource})
+    if "/moveTo/" in request.raw_path:
+        _json(wire, resource)
+    else:
+        size = resource["size"]
+        _json(wire, {"done": True, "objectSize": size, "totalBytesRewritten": size, "resource": resource})
 
 
 def _upload(state: State, wire: Connection, request: Request, bucket: str) -> None:
@@ -241,14 +258,14 @@ def _continue(state: State, wire: Connection, request: Request) -> None:
     told = _CONTENT_RANGE.fullmatch(request.headers.get("content-range", ""))
     if told and told["first"] is None and told["size"] == "*":
         wire.drop_body(request)
-        _incomplete(wire, upload)
+        _incomplete(wire, request, upload)
         return
     content = state.take(wire, request, upload.bucket)
     if content.size:
         upload.parts[len(upload.parts)] = (content, "", {})
         upload.received += content.size
     if told and (told["size"] == "*" or upload.received < int(told["size"])):
-        _incomplete(wire, upload)
+        _incomplete(wire, request, upload)
         return
     whole = state.joined(part for part, _, _ in upload.parts.values())
     made = _store(state, upload.bucket, upload.key, whole, upload.told, upload.condition)
@@ -256,5 +273,10 @@ def _continue(state: State, wire: Connection, request: Request) -> None:
     _json(wire, _resource(request, upload.bucket, upload.key, made))
 
 
-def _incomplete(wire: Connection, upload: Upload) -> None:
-    wire.reply(308, {"Range": f"bytes=0-{upload.received - 1}"} if upload.received else {})
+def _incomplete(wire: Connection, request: Request, upload: Upload) -> None:
+    """Tell how far an upload came; Google's Go library asks for another status, as it follows redirections by itself."""
+    headers = {"Range": f"bytes=0-{upload.received - 1}"} if upload.received else {}
+    if request.headers.get("x-guploader-no-308") == "yes":
+        wire.reply(200, {**headers, "X-Http-Status-Code-Override": "308"})
+    else:
+        wire.reply(308, headers)
