@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from bench.peers import PEERS, version_of
-
 import ckptsync
+from bench.peers import PEERS, version_of
 
 
 def facts() -> dict[str, object]:

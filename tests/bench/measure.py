@@ -21,6 +21,7 @@ from bench.processes import Running
 Direction = Literal["put", "get"]
 DIRECTIONS: tuple[Direction, ...] = ("put", "get")
 TINY_BYTES = 4096
+SEED = "seed"
 _LIMIT_S = 240.0
 
 
@@ -111,7 +112,7 @@ def same(path: Path, blob: Path) -> bool:
 
 def key_of(peer: Peer) -> str:
     """Where a client's object lies, in which its own upload put it; bare sockets fetch what was put for them."""
-    return "seed" if peer.seeded else re.sub(r"[^a-z0-9]+", "-", peer.name.lower()).strip("-")
+    return SEED if peer.seeded else re.sub(r"[^a-z0-9]+", "-", peer.name.lower()).strip("-")
 
 
 def environment(cloud: Cloud, place: Place) -> dict[str, str]:
@@ -206,13 +207,15 @@ def arguments(peer: Peer, cloud: Cloud, direction: Direction, place: Place, path
 
 def _run(command: Sequence[str], variables: dict[str, str], told: str = "") -> _Ended:
     """Run a process group to its end, or kill it when it takes too long."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, tempfile.TemporaryFile("w+") as given:
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+        tempfile.TemporaryFile("w+") as given,
+    ):
         given.write(told)
         given.seek(0)
         begun_s = time.monotonic()
-        process = subprocess.Popen(
-            command, stdin=given, stdout=out, stderr=err, env=variables, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdin=given, stdout=out, stderr=err, env=variables, start_new_session=True)
         timer = threading.Timer(_LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
         timer.start()
         _, status, used = os.wait4(process.pid, 0)
@@ -233,4 +236,3 @@ def _reason(ended: _Ended, place: Place) -> str:
     lines = [line.strip() for line in (ended.complaint or ended.output).splitlines() if line.strip()]
     words = (lines[-1] if lines else f"exit code {ended.status}").replace(str(place.folder), "…")
     return words.replace(str(ROOT), "…")[:200]
-

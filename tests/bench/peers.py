@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -61,10 +61,21 @@ class Peer:
 
 CLOUDS: tuple[Cloud, ...] = ("s3", "gcs")
 PEERS = (
-    Peer("bare socket", "own", "", "bare.py", "file", clouds=CLOUDS, seeded=True, note="lower bound: no hash, no retry"),
+    Peer(
+        "bare socket", "own", "", "bare.py", "file", clouds=CLOUDS, seeded=True, note="lower bound: no hash, no retry"
+    ),
     Peer("bare socket, blake3", "own", "", "bare.py", "file-blake3", clouds=CLOUDS, seeded=True),
     Peer("bare socket, memory", "own", "", "bare.py", "memory", clouds=CLOUDS, target="memory", seeded=True),
-    Peer("bare socket, memory, blake3", "own", "", "bare.py", "memory-blake3", clouds=CLOUDS, target="memory", seeded=True),
+    Peer(
+        "bare socket, memory, blake3",
+        "own",
+        "",
+        "bare.py",
+        "memory-blake3",
+        clouds=CLOUDS,
+        target="memory",
+        seeded=True,
+    ),
     Peer(OURS, "own", "", "ours.py", "file", clouds=CLOUDS, note="`save` and `restore`, with their default settings"),
     Peer("ckptsync, memory", "own", "", "ours.py", "memory", clouds=CLOUDS, target="memory", note="the engine alone"),
     Peer("boto3", "sdk", "boto3", "boto3_files.py", note="`upload_file`, `download_file`"),

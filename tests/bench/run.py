@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from bench import machine, page, shapes, suite
 from bench.peers import CLOUDS, ROOT, chosen
 from bench.suite import MIB, PLAIN, say
-
 from ckptsync.config import parse_size
 
 OUT = ROOT / "build" / "bench"
@@ -27,10 +26,12 @@ def main() -> int:
         for cloud in options.cloud
         if options.loopback
     ]
-    for cloud in options.cloud:
-        for shape in shapes.SHAPES:
-            if not options.shapes or shape.name.replace(" ", "") in options.shapes:
-                tables.append(shapes.table(cloud, shape, options.size, options.rounds, options.peers, OUT))
+    tables += [
+        shapes.table(cloud, shape, options.size, options.rounds, options.peers, OUT)
+        for cloud in options.cloud
+        for shape in shapes.SHAPES
+        if not options.shapes or shape.name.replace(" ", "") in options.shapes
+    ]
     results = {
         "machine": machine.facts(),
         "arguments": sys.argv[1:],

@@ -54,7 +54,7 @@ def missing(shape: Shape) -> str:
 def table(cloud: Cloud, shape: Shape, size: int, rounds: int, wanted: Sequence[str], out: Path) -> dict[str, Any]:
     """Measure over one way; one that cannot be had here is told with the reason."""
     peers, size, rounds = peers_of(cloud, wanted), min(shape.size, size), min(ROUNDS, rounds)
-    nothing = {"cloud": cloud, "shape": asdict(shape), "size": size, "rounds": 0, "samples": []}
+    nothing: dict[str, Any] = {"cloud": cloud, "shape": asdict(shape), "size": size, "rounds": 0, "samples": []}
     if reason := missing(shape):
         suite.say(f"{shape.name}: {reason}")
         return {**nothing, "missing": reason}

@@ -34,7 +34,7 @@ class Line:
 
     def ask(self, method: str, target: str, headers: str, body: memoryview | None = None) -> memoryview:
         """Send a request, read the answer's head into the buffer's end; what came behind it."""
-        self.sock.sendall(f"{method} {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n".encode())
+        self.sock.sendall(f"{method} {target} HTTP/1.1\r\nHost: x\r\nAuthorization: none\r\n{headers}\r\n\r\n".encode())
         if body is not None:
             self.sock.sendall(body)
         head = bytearray()

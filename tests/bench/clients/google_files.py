@@ -14,7 +14,9 @@ from meter import WARM_BYTES, Job, Move, main
 def connect(job: Job) -> tuple[Move, Move]:
     """Make a client without credentials; the transfer manager's processes make theirs from the environment."""
     os.environ["STORAGE_EMULATOR_HOST"] = job.endpoint
-    client = storage.Client(project="bench", credentials=AnonymousCredentials(), client_options={"api_endpoint": job.endpoint})
+    client = storage.Client(
+        project="bench", credentials=AnonymousCredentials(), client_options={"api_endpoint": job.endpoint}
+    )
     bucket = client.bucket(job.bucket)
 
     def put(key: str, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from bench.sink import state as state_of
 from bench.sink.state import Content, PreconditionError, State, Stored, Upload
@@ -90,19 +90,13 @@ def _resource(request: Request, bucket: str, key: str, stored: Stored) -> dict[s
         "storageClass": "STANDARD",
         "timeCreated": iso(stored.modified_s),
         "updated": iso(stored.modified_s),
-        "mediaLink": f"{here}/download/storage/v1/b/{bucket}/o/{_quoted(key)}?generation={stored.generation}&alt=media",
-        "selfLink": f"{here}/storage/v1/b/{bucket}/o/{_quoted(key)}",
+        "mediaLink": f"{here}/download/storage/v1/b/{bucket}/o/{quote(key, safe='')}?generation={stored.generation}&alt=media",
+        "selfLink": f"{here}/storage/v1/b/{bucket}/o/{quote(key, safe='')}",
         "metadata": {name.removeprefix("x-goog-meta-"): v for name, v in stored.told.items() if "-meta-" in name},
     }
     if not stored.in_parts:
         resource["md5Hash"] = state_of.md5(stored.content)
     return resource
-
-
-def _quoted(key: str) -> str:
-    from urllib.parse import quote  # noqa: PLC0415
-
-    return quote(key, safe="")
 
 
 def _condition(query: dict[str, str]) -> int | None:
@@ -168,7 +162,8 @@ def _list(state: State, wire: Connection, request: Request, bucket: str) -> None
     """One page of a listing."""
     query = request.query
     prefix, delimiter, first = query.get("prefix", ""), query.get("delimiter", ""), query.get("startOffset", "")
-    most, items, folders = int(query.get("maxResults") or _PAGE), [], dict[str, None]()
+    most, folders = int(query.get("maxResults") or _PAGE), dict[str, None]()
+    items: list[dict[str, Any]] = []
     answer: dict[str, Any] = {"kind": "storage#objects"}
     for key, stored in state.listed(bucket, prefix, query.get("pageToken", "")):
         if key < first:

@@ -31,19 +31,28 @@ class Sink:
     def __init__(self, blob: Path) -> None:
         self.state = State(blob)
         self.traffic = Traffic()
+        self._listeners: list[socket.socket] = []
 
     def listen(self, tls: ssl.SSLContext | None = None) -> int:
         """Begin to accept connections; the port."""
         listener = socket.create_server((HOST, 0), backlog=BACKLOG)
+        self._listeners.append(listener)
         threading.Thread(target=self._accept, args=(listener, tls), daemon=True).start()
         port: int = listener.getsockname()[1]
         return port
 
     def _accept(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        while True:
-            sock, _ = listener.accept()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self._serve, args=(sock, tls), daemon=True).start()
+        with suppress(OSError):  # closed
+            while True:
+                sock, _ = listener.accept()
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._serve, args=(sock, tls), daemon=True).start()
+
+    def close(self) -> None:
+        """Accept no more connections; those that are open end with their clients."""
+        for listener in self._listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
 
     def _serve(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Answer the requests of one connection."""

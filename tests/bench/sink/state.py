@@ -30,10 +30,12 @@ class Content:
     Attributes:
         pieces: in order.
         is_kept: False when what was sent is gone, and the blob stands for it.
+        digests: those computed so far, by kind.
     """
 
     pieces: tuple[Piece, ...]
     is_kept: bool = True
+    digests: dict[str, bytes] = field(default_factory=dict, compare=False)
 
     @property
     def size(self) -> int:
@@ -223,10 +225,11 @@ def crc64nvme(content: Content) -> str:
 
 
 def _digest(content: Content, kind: str) -> bytes:
-    """The digest of some kind; of what was dropped only once, for the blob's ranges do not change."""
-    if content.is_kept:
-        return _compute(content, kind)
-    return _of_ranges(tuple((piece.descriptor, piece.offset, piece.size) for piece in content.pieces), kind)
+    """The digest of some kind, computed once; of what was dropped once for all, for the blob's ranges do not change."""
+    if kind not in content.digests:
+        ranges = tuple((piece.descriptor, piece.offset, piece.size) for piece in content.pieces)
+        content.digests[kind] = _compute(content, kind) if content.is_kept else _of_ranges(ranges, kind)
+    return content.digests[kind]
 
 
 @lru_cache(maxsize=65_536)

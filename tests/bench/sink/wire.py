@@ -226,11 +226,13 @@ class Connection:
             return memory
         return memory_of(self.read_body(request))
 
-    def reply(self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"", *, size: int = -1) -> None:
+    def reply(
+        self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"", *, size: int = -1
+    ) -> None:
         """Send an answer; `size` is that of a body which follows, or which a HEAD does not get."""
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Other')}", f"Date: {formatdate(usegmt=True)}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        if status != 204:  # noqa: PLR2004  has no body by definition
+        if status != 204:
             lines.append(f"Content-Length: {len(body) if size < 0 else size}")
         self.sock.sendall("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
 

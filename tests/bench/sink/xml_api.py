@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from email.utils import formatdate
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree as ET
@@ -60,10 +61,7 @@ def _stamp(modified_s: float) -> str:
 
 def iso(modified_s: float) -> str:
     """A time as both services write it in XML and JSON."""
-    seconds, part = divmod(modified_s, 1)
-    from time import gmtime, strftime  # noqa: PLC0415
-
-    return f"{strftime('%Y-%m-%dT%H:%M:%S', gmtime(seconds))}.{int(part * 1000):03d}Z"
+    return datetime.fromtimestamp(modified_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _allowed(request: Request) -> Callable[[Stored | None], bool]:
@@ -106,7 +104,7 @@ def _object_headers(request: Request, stored: Stored, *, is_whole: bool) -> dict
         told.pop("x-amz-checksum-crc64nvme", None)
     elif "x-amz-checksum-crc64nvme" in told:
         headers["x-amz-checksum-type"] = "FULL_OBJECT"
-    if request.headers.get("host", "").startswith("storage.") or not request.headers.get("authorization"):
+    if "authorization" not in request.headers:  # Google's, where nobody signs
         headers["x-goog-generation"] = str(stored.generation)
         headers["x-goog-metageneration"] = "1"
         headers["x-goog-stored-content-length"] = str(stored.size)
@@ -124,8 +122,7 @@ def _put(state: State, wire: Connection, request: Request, bucket: str, key: str
 
 def _copy(state: State, wire: Connection, request: Request, bucket: str, key: str) -> None:
     wire.drop_body(request)
-    source = unquote(request.headers["x-amz-copy-source"]).lstrip("/").partition("?")[0].partition("/")
-    if (found := state.find(source[0], source[2])) is None:
+    if (found := _source(state, request)) is None:
         _error(wire, 404, "NoSuchKey")
         return
     made = state.store(bucket, key, found.content, etag=found.etag, told=found.told, in_parts=found.in_parts)
@@ -175,19 +172,40 @@ def _begin(state: State, wire: Connection, request: Request, bucket: str, key: s
 
 def _put_part(state: State, wire: Connection, request: Request, bucket: str, key: str) -> None:
     del key
-    content = state.take(wire, request, bucket)
+    content = _copied_part(state, wire, request) or state.take(wire, request, bucket)
     if (upload := state.uploads.get(request.query["uploadId"])) is None:
         _error(wire, 404, "NoSuchUpload")
         return
     number = int(request.query["partNumber"])
-    if not content.is_kept:  # where it probably lies in what is uploaded: all parts but the last have one size
+    if (
+        not content.is_kept and "x-amz-copy-source" not in request.headers
+    ):  # where it probably lies in what is uploaded: all parts but the last have one size
         largest = max((part.size for part, _, _ in upload.parts.values()), default=content.size)
         content = state.of_blob(content.size, (number - 1) * max(largest, content.size))
     etag, told = _etag(request, content) or f'"{state.number():032x}-1"', _echo(request)
     upload.parts[number] = (content, etag, told)
     if "authorization" not in request.headers and "x-goog-hash" not in told:
         told = {"x-goog-hash": f"crc32c={state_of.crc32c(content)}"}
-    wire.reply(200, {"ETag": etag, **told})
+    if "x-amz-copy-source" in request.headers:
+        _xml(wire, "CopyPartResult", f"<ETag>{etag}</ETag>")
+    else:
+        wire.reply(200, {"ETag": etag, **told})
+
+
+def _copied_part(state: State, wire: Connection, request: Request) -> Content | None:
+    """A range of another object, where one is named that is there."""
+    if (source := _source(state, request)) is None:
+        return None
+    wire.drop_body(request)
+    first, _, last = request.headers.get("x-amz-copy-source-range", "").removeprefix("bytes=").partition("-")
+    end = int(last) + 1 if last else source.size
+    return Content(tuple(source.content.cut(int(first or 0), end)), source.content.is_kept)
+
+
+def _source(state: State, request: Request) -> Stored | None:
+    """The object that is to be copied."""
+    bucket, _, key = unquote(request.headers.get("x-amz-copy-source", "")).lstrip("/").partition("?")[0].partition("/")
+    return state.find(bucket, key)
 
 
 def _list_parts(state: State, wire: Connection, request: Request, bucket: str, key: str) -> None:
@@ -285,7 +303,9 @@ def _list(state: State, wire: Connection, request: Request, bucket: str) -> None
                 continue
             folders.add(folder)
         if count == most:
-            inner += f"<NextContinuationToken>{encode(last)}</NextContinuationToken><NextMarker>{encode(last)}</NextMarker>"
+            inner += (
+                f"<NextContinuationToken>{encode(last)}</NextContinuationToken><NextMarker>{encode(last)}</NextMarker>"
+            )
             break
         count, last = count + 1, key
         if folder and folder != key + delimiter:
@@ -298,5 +318,7 @@ def _list(state: State, wire: Connection, request: Request, bucket: str) -> None
             )
     cut = "true" if "<NextMarker>" in inner else "false"
     encoding = "<EncodingType>url</EncodingType>" if encode is quote else ""
-    head = f"<Name>{bucket}</Name><Prefix>{encode(prefix)}</Prefix><KeyCount>{count}</KeyCount><MaxKeys>{most}</MaxKeys>"
+    head = (
+        f"<Name>{bucket}</Name><Prefix>{encode(prefix)}</Prefix><KeyCount>{count}</KeyCount><MaxKeys>{most}</MaxKeys>"
+    )
     _xml(wire, "ListBucketResult", f"{head}{encoding}<IsTruncated>{cut}</IsTruncated>{inner}")
