@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.peers import CLIENTS, ROOT, Cloud, Peer, python_of
+from bench.peers import CLIENTS, ROOT, Cloud, Peer, python_of, version_of
 from bench.processes import Running
 
 Direction = Literal["put", "get"]
@@ -90,7 +90,7 @@ class _Ended:
 def measure(peer: Peer, cloud: Cloud, direction: Direction, place: Place, *, check: bool = False) -> Sample:
     """Let a client move the blob, or fetch what it put before; `check` compares what came with the blob."""
     sample = Sample(peer=peer.name, cloud=cloud, direction=direction, size=place.size)
-    if not python_of(peer.environment):
+    if peer.package and not version_of(peer):
         return replace(sample, error="could not be installed")
     path = place.blob if direction == "put" else place.folder / "fetched"
     sink_before_s = place.sink.cpu_s()

@@ -41,7 +41,7 @@ METHOD = """\
 - A client in Python connects and moves one tiny object first; then its processor time (user and system, children included) is taken before and
   after. A command is run for a tiny object too, and that is subtracted. What start and warm-up cost is a column of its own.
 - Files lie in memory (`/dev/shm`), and a file is fetched into a new one each time: its pages are part of the cost, for everybody.
-  Rows with *memory* have their bytes in memory already, and fetch into memory.
+  Rows with *memory* have their bytes in memory already, which counts in their peak, and fetch into memory.
 - Everybody runs with default settings, but for the rows that say otherwise. ckptsync hashes every byte with BLAKE3, both ways, and `save`
   and `restore` are whole: claim, listing, journal, commit. On Google Cloud Storage a `save` waits a second before its commit,
   because the service changes one name but once a second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENTS = ROOT / ".venvs" / "bench"
+ENVIRONMENTS = Path(os.environ.get("CKPTSYNC_TEST_SERVERS") or ROOT / ".venvs") / "bench"
 CLIENTS = Path(__file__).parent / "clients"
 CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 REQUIREMENTS = {
@@ -141,28 +142,32 @@ def chosen(cloud: Cloud, wanted: Sequence[str]) -> list[Peer]:
 
 @cache
 def python_of(environment: str) -> str:
-    """The interpreter of an environment, which is made when it is not there; empty when it cannot be made."""
+    """The interpreter of an environment, which is made when it is not there or was made for other versions."""
     if environment == "own":
         return sys.executable
     folder = ENVIRONMENTS / environment
-    stamp = folder / ".installed"
+    stamp, python = folder / ".installed", folder / "bin" / "python"
     wanted = CONSTRAINTS.read_text() + " ".join(REQUIREMENTS[environment])
-    python = folder / "bin" / "python"
     if stamp.is_file() and stamp.read_text() == wanted:
         return str(python)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    install = [str(python), "-m", "pip", "install", "-qq", "-c", str(CONSTRAINTS), *REQUIREMENTS[environment]]
-    if subprocess.run(install, check=False).returncode:
-        return ""
-    stamp.write_text(wanted)
+    if _installs(python, REQUIREMENTS[environment]):
+        stamp.write_text(wanted)
+    else:
+        for requirement in REQUIREMENTS[environment]:  # so that one that cannot be had costs no other its place
+            _installs(python, [requirement])
     return str(python)
 
 
+def _installs(python: Path, requirements: Sequence[str]) -> bool:
+    """Whether these packages can be had, in the versions of `constraints.txt`."""
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-qq", "-c", str(CONSTRAINTS)]
+    return not subprocess.run([*command, *requirements], check=False).returncode
+
+
+@cache
 def version_of(peer: Peer) -> str:
-    """The installed version of a peer's package."""
-    if not peer.package or not (python := python_of(peer.environment)):
-        return ""
+    """The installed version of a peer's package; empty when it is not installed, or has none."""
     code = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
-    return subprocess.run(
-        [python, "-c", code, peer.package], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    command = [python_of(peer.environment), "-c", code, peer.package]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() if peer.package else ""

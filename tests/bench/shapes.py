@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import suite
-from bench.peers import Cloud, Peer, chosen
+from bench.peers import Cloud, Peer, chosen, version_of
 from bench.suite import MIB, Shape
 
 SHAPES = (
@@ -62,6 +62,8 @@ def table(cloud: Cloud, shape: Shape, size: int, rounds: int, wanted: Sequence[s
         return {**nothing, "missing": "none of the peers chosen is measured over it"}
     if not shape.rate:
         return suite.table(peers, cloud, shape, size, rounds)
+    for peer in peers:
+        version_of(peer)  # installs it: the namespace has no way out
     place = out / f"inside-{os.getpid()}.json"
     job = {"cloud": cloud, "shape": shape.name, "size": size, "rounds": rounds, "peers": [peer.name for peer in peers]}
     again = [sys.executable, "-m", "bench.shapes", json.dumps(job), str(place)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import processes
 from bench.measure import DIRECTIONS, SEED, Place, Sample, measure
-from bench.peers import Cloud, Peer, python_of
+from bench.peers import Cloud, Peer, version_of
 
 MIB = 1 << 20
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
@@ -75,7 +75,7 @@ def placed(size: int, shape: Shape = PLAIN) -> Iterator[Place]:
 def table(peers: Sequence[Peer], cloud: Cloud, shape: Shape, size: int, rounds: int) -> dict[str, Any]:
     """Measure these peers; a peer that fails once is told with its reason and not tried again."""
     for peer in peers:
-        python_of(peer.environment)  # installs it, before anything is measured
+        version_of(peer)  # installs it, before anything is measured
     samples: list[Sample] = []
     failed: set[str] = set()
     with placed(size, shape) as place:
