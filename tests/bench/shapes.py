@@ -18,13 +18,13 @@ from typing import Any
 
 from bench import suite
 from bench.peers import Cloud, Peer, chosen, version_of
-from bench.suite import MIB, Shape
+from bench.suite import Shape
 
 SHAPES = (
     Shape("1 ms", delay_s=0.0005),
     Shape("20 ms", delay_s=0.010),
     Shape("100 ms", delay_s=0.050),
-    Shape("1 Gbit/s", rate="1gbit", size=128 * MIB),
+    Shape("1 Gbit/s", rate="1gbit"),
     Shape("10 Gbit/s", rate="10gbit"),
     Shape("TLS", tls=True),
 )

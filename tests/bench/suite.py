@@ -38,7 +38,7 @@ class Shape:
     delay_s: float = 0.0
     rate: str = ""
     tls: bool = False
-    size: int = 256 * MIB
+    size: int = 128 * MIB
 
 
 PLAIN = Shape("loopback")
