@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -53,6 +54,8 @@ def say(text: str) -> None:
 @contextmanager
 def placed(size: int, shape: Shape = PLAIN) -> Iterator[Place]:
     """Start a sink with a blob of so many random bytes, and the way to it."""
+    # an end by signal must not leave files in memory behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     root = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     free = shutil.disk_usage(root or tempfile.gettempdir()).free
     if free < ROOM * size:

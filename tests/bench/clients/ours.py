@@ -35,7 +35,8 @@ def connect(job: Job) -> tuple[Move, Move]:
     """Settle the options: defaults, but for where the service is."""
     scheme = "s3" if job.cloud == "s3" else "gs"
     base = f"{scheme}://{job.bucket}"
-    config = resolve({"state_dir": str(job.path.parent / "state"), job.cloud: {"endpoint_url": job.endpoint}})
+    service = {"endpoint_url": job.endpoint, **({"anonymous": True} if job.cloud == "gcs" else {})}
+    config = resolve({"state_dir": str(job.path.parent / "state"), job.cloud: service})
     return engine(base, config, job) if job.variant == "memory" else verbs(base, config, job)
 
 

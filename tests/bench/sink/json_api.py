@@ -73,9 +73,9 @@ def _error(wire: Connection, status: int, reason: str) -> None:
     _json(wire, {"error": {"code": status, "message": reason, "errors": [{"reason": reason}]}}, status)
 
 
-def _resource(request: Request, bucket: str, key: str, stored: Stored) -> dict[str, Any]:
+def _resource(wire: Connection, request: Request, bucket: str, key: str, stored: Stored) -> dict[str, Any]:
     """An object's metadata."""
-    here = f"http://{request.headers.get('host', '')}"
+    here = f"{wire.scheme}://{request.headers.get('host', '')}"
     resource = {
         "kind": "storage#object",
         "id": f"{bucket}/{key}/{stored.generation}",
@@ -129,7 +129,7 @@ def _object(state: State, wire: Connection, request: Request, bucket: str, key: 
     elif request.query.get("alt") == "media" or request.path.startswith("/download/"):
         _media(wire, request, found)
     else:
-        _json(wire, _resource(request, bucket, key, found))
+        _json(wire, _resource(wire, request, bucket, key, found))
 
 
 def _media(wire: Connection, request: Request, found: Stored) -> None:
@@ -175,7 +175,7 @@ def _list(state: State, wire: Connection, request: Request, bucket: str) -> None
         if len(items) == most:
             answer["nextPageToken"] = items[-1]["name"]
             break
-        items.append(_resource(request, bucket, key, stored))
+        items.append(_resource(wire, request, bucket, key, stored))
     _json(wire, answer | ({"items": items} if items else {}) | ({"prefixes": [*folders]} if folders else {}))
 
 
@@ -186,7 +186,7 @@ def _rewrite(state: State, wire: Connection, request: Request, bucket: str, key:
         _error(wire, 404, "notFound")
         return
     made = state.store(to, name, found.content, told=found.told, in_parts=found.in_parts)
-    resource = _resource(request, to, name, made)
+    resource = _resource(wire, request, to, name, made)
     if "/moveTo/" in request.raw_path:
         _json(wire, resource)
     else:
@@ -204,7 +204,7 @@ def _upload(state: State, wire: Connection, request: Request, bucket: str) -> No
         upload_id = state.begin(bucket, about.get("name") or key, told)
         state.uploads[upload_id].condition = _condition(query)
         place = f"{request.headers['host']}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={upload_id}"
-        wire.reply(200, {"Location": f"http://{place}", "X-GUploader-UploadID": upload_id})
+        wire.reply(200, {"Location": f"{wire.scheme}://{place}", "X-GUploader-UploadID": upload_id})
         return
     told = {"content-type": request.headers.get("content-type", "application/octet-stream")}
     if kind == "multipart":
@@ -213,7 +213,7 @@ def _upload(state: State, wire: Connection, request: Request, bucket: str) -> No
     else:
         content = state.take(wire, request, bucket)
     made = _store(state, bucket, key, content, told, _condition(query))
-    _json(wire, _resource(request, bucket, key, made))
+    _json(wire, _resource(wire, request, bucket, key, made))
 
 
 def _related(state: State, wire: Connection, request: Request, bucket: str) -> tuple[dict[str, Any], Content]:
@@ -265,7 +265,7 @@ def _continue(state: State, wire: Connection, request: Request) -> None:
     whole = state.joined(part for part, _, _ in upload.parts.values())
     made = _store(state, upload.bucket, upload.key, whole, upload.told, upload.condition)
     state.uploads.pop(upload_id, None)
-    _json(wire, _resource(request, upload.bucket, upload.key, made))
+    _json(wire, _resource(wire, request, upload.bucket, upload.key, made))
 
 
 def _incomplete(wire: Connection, request: Request, upload: Upload) -> None:

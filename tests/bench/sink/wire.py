@@ -119,6 +119,11 @@ class Connection:
     ahead: bytearray = field(default_factory=bytearray)
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(0)))
 
+    @property
+    def scheme(self) -> str:
+        """Of the addresses that the client can use."""
+        return "https" if isinstance(self.sock, ssl.SSLSocket) else "http"
+
     def request(self) -> Request | None:
         """Read a head; None when the client has closed."""
         while (end := self.ahead.find(b"\r\n\r\n")) < 0:
