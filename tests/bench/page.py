@@ -39,7 +39,8 @@ METHOD = """\
   enough for every client here. Small objects it keeps, so conditions, manifests and listings work. Its own share is in the last column. It
   verifies no signature and no checksum: clients do all of theirs.
 - A client in Python connects and moves one tiny object first; then its processor time (user and system, children included) is taken before and
-  after. A command is run for a tiny object too, and that is subtracted. What start and warm-up cost is a column of its own.
+  after. A command is run for a tiny object too, and that is subtracted; from its wall time, what it takes to tell its version. What
+  start and warm-up cost is a column of its own.
 - Files lie in memory (`/dev/shm`), and a file is fetched into a new one each time: its pages are part of the cost, for everybody.
   Rows with *memory* have their bytes in memory already, which counts in their peak, and fetch into memory.
 - Everybody runs with default settings, but for the rows that say otherwise. ckptsync hashes every byte with BLAKE3, both ways, and `save`
