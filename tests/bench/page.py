@@ -81,8 +81,9 @@ def _machine(results: Mapping[str, Any]) -> Iterator[str]:
     machine = results["machine"]
     yield (
         f"Measured on {machine['date']}: {machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, "
-        f"{machine['kernel']}, Python {machine['python']}; {results['took_s'] // 60 + 1} minutes"
+        f"{machine['kernel']}, Python {machine['python']}"
         f"{'; load before it ' + str(machine['load']) if machine['load'] > 1 else ''}."
+        f"{' **' + results['note'] + '**' if results.get('note') else ''}"
     )
     yield ""
     versions = {peer.package: results["versions"].get(peer.name, "") for peer in PEERS if peer.package}

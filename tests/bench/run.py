@@ -39,7 +39,7 @@ def main() -> int:
 def measured(options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Measure; what is there so far is written after each table."""
     tables: list[dict[str, Any]] = []
-    results: dict[str, Any] = {"machine": machine.facts(), "arguments": sys.argv[1:], "tables": tables}
+    results: dict[str, Any] = {"machine": machine.facts(), "note": options.note, "tables": tables}
     began_s = time.monotonic()
     for table in all_tables(options):
         tables.append(table)
@@ -73,6 +73,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--shapes", type=listed, default=[], help="like 20ms,1Gbit/s,TLS; `none`; all when left out")
     parser.add_argument("--no-loopback", dest="loopback", action="store_false", help="the shapes alone")
     parser.add_argument("--again", type=Path, help="measure nothing: take what such a file of results holds")
+    parser.add_argument("--note", default="", help="a sentence that the page shall say about this run")
     parser.add_argument("--page", action="store_true", help="write the page although only a part was measured")
     return parser.parse_args(arguments)
 
