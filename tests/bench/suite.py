@@ -1,0 +1,109 @@
+"""Tables: every peer over one way to the service, in rounds whose order alternates."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import processes
+from bench.measure import DIRECTIONS, SEED, Place, Sample, measure
+from bench.peers import Cloud, Peer, version_of
+
+MIB = 1 << 20
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
+ROOM = 4
+"""How many times an object must fit: the blob, what is fetched, and what torch writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One way to the service.
+
+    Attributes:
+        name: for the page.
+        delay_s: in each direction.
+        rate: as `tc` writes it; empty for none.
+        tls: whether bytes are encrypted.
+        size: bytes that are moved over it, at most.
+    """
+
+    name: str
+    delay_s: float = 0.0
+    rate: str = ""
+    tls: bool = False
+    size: int = 128 * MIB
+
+
+PLAIN = Shape("loopback")
+
+
+def say(text: str) -> None:
+    """Tell whoever waits."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def placed(size: int, shape: Shape = PLAIN) -> Iterator[Place]:
+    """Start a sink with a blob of so many random bytes, and the way to it."""
+    # an end by signal must not leave files in memory behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    root = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+    free = shutil.disk_usage(root or tempfile.gettempdir()).free
+    if free < ROOM * size:
+        raise SystemExit(f"{free // MIB} MiB are free for files; objects of {size // MIB} MiB need {ROOM} times that")
+    with tempfile.TemporaryDirectory(prefix="ckptsync-bench-", dir=root) as name, ExitStack() as stack:
+        folder = Path(name)
+        blob = folder / "blob"
+        with blob.open("wb") as file:
+            for at in range(0, size, MIB):
+                file.write(os.urandom(min(MIB, size - at)))
+        pem, authority = processes.certificate(folder) if shape.tls else (None, None)
+        sink = stack.enter_context(processes.sink(blob, pem))
+        port = sink.ports["https" if shape.tls else "http"]
+        if shape.delay_s:
+            port = stack.enter_context(processes.delayed(port, shape.delay_s)).ports["tcp"]
+        endpoint = f"{'https' if shape.tls else 'http'}://{processes.HOST}:{port}"
+        yield Place(sink, endpoint, folder, blob, size, authority)
+
+
+def table(peers: Sequence[Peer], cloud: Cloud, shape: Shape, size: int, rounds: int) -> dict[str, Any]:
+    """Measure these peers; a peer that fails once is told with its reason and not tried again."""
+    for peer in peers:
+        version_of(peer)  # installs it, before anything is measured
+    samples: list[Sample] = []
+    failed: set[str] = set()
+    with placed(size, shape) as place:
+        for number in range(rounds):
+            # afresh: ckptsync would find its parts there already, and what torch writes would fill the memory
+            processes.ask(place.sink.ports["http"], "/-/reset")
+            processes.put(place.sink.ports["http"], f"/bench/{SEED}", place.blob)
+            for peer in peers if number % 2 == 0 else reversed(peers):
+                for direction in DIRECTIONS:
+                    if peer.name in failed:
+                        break
+                    sample = measure(peer, cloud, direction, place, check=number == 0)
+                    samples.append(sample)
+                    say(f"{number + 1} {shape.name:10} {line(sample)}")
+                    if sample.error:
+                        failed.add(peer.name)
+    return {"cloud": cloud, "shape": asdict(shape), "size": size, "rounds": rounds, "samples": [*map(asdict, samples)]}
+
+
+def line(sample: Sample) -> str:
+    """One sample, to read while it goes."""
+    a_gb = 1e9 / sample.size
+    figures = sample.error or (
+        f"{sample.cpu_s * a_gb:6.2f} CPU-s/GB {sample.size / max(sample.wall_s, 1e-9) / 1e6:7.0f} MB/s"
+        f"  start {sample.start_up_cpu_s:5.2f} s  peak {sample.peak_rss_bytes // MIB:5} MiB"
+        f"  service {sample.sink_cpu_s * a_gb:5.2f}"
+    )
+    return f"{sample.cloud:3} {sample.peer:30} {sample.direction} {figures}"
