@@ -253,14 +253,17 @@ def _is_hole(descriptor: int, offset: int, size: int) -> bool:
         return error.errno == errno.ENXIO
 
 
-def download_files(entries: Iterable[FileEntry], folder: Path, reader: Reader, *, workers: int) -> None:
+def download_files(
+    entries: Iterable[FileEntry], folder: Path, reader: Reader, *, workers: int, most_workers: int = 0
+) -> None:
     """Fill files below `folder`, whose directories are there already; each is durable when this returns.
 
     Args:
         entries: checked entries of one manifest.
         folder: where to.
         reader: what to fetch with.
-        workers: parts in flight.
+        workers: threads to begin with.
+        most_workers: threads that there may be while more of them are faster.
 
     Raises:
         IntegrityError: a file is missing, or a part was bad twice.
@@ -275,7 +278,7 @@ def download_files(entries: Iterable[FileEntry], folder: Path, reader: Reader, *
         return target.start
 
     try:
-        run_tasks((task(entry) for entry in entries), workers)
+        run_tasks((task(entry) for entry in entries), workers, most_workers)
     except Exception:  # after Ctrl-C threads still write: their descriptors must not come to mean other files
         for target in list(targets):
             target.close()

@@ -45,5 +45,6 @@ def upload_files(
         progress = bench.journal.files.get(file.path) or Progress()
         return lambda: start_file(file, bench, progress, previous.get(file.path), leftovers, entries.append)
 
-    run_tasks((task(file) for file in files), bench.transfer.workers)
+    transfer = bench.transfer
+    run_tasks((task(file) for file in files), transfer.parts_in_flight, transfer.most_workers)
     return tuple(sorted(entries, key=lambda entry: entry.path))

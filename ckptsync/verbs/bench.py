@@ -96,14 +96,16 @@ def bench(run: Run, *, size_bytes: int, part_bytes: int | None = None, workers: 
     if size_bytes < 1:
         raise ConfigError(f"{size_bytes} bytes cannot be measured; it must be 1 or more")
     transfer = _transfer(run.config.transfer, part_bytes, workers)
-    buffers = Buffers(transfer.workers, transfer.part_bytes)
+    buffers = Buffers(transfer.parts_in_flight, transfer.part_bytes)
     source = _Noise(_PATH, Path(_PATH), Identity(0, 0, size_bytes, 0, 0), 0o644, os.urandom(MIB))
     with _scratch(run, size_bytes) as snapshot:
         entries: list[FileEntry] = []
         upload = _measured(run, "upload", size_bytes, lambda: entries.extend(_upload(run, source, snapshot, transfer)))
         entry = entries[0]
-        download = _measured(run, "download", size_bytes, lambda: _download(run, entry, buffers, transfer.workers))
-        verify = _measured(run, "verify", size_bytes, lambda: _hash(source, entry, buffers, transfer.workers))
+        download = _measured(
+            run, "download", size_bytes, lambda: _download(run, entry, buffers, transfer.parts_in_flight)
+        )
+        verify = _measured(run, "verify", size_bytes, lambda: _hash(source, entry, buffers, transfer.parts_in_flight))
     return upload, download, verify
 
 
@@ -175,7 +177,7 @@ def _upload(run: Run, source: SourceFile, snapshot: SnapshotId, transfer: Transf
         store=run.store,
         snapshot=snapshot,
         transfer=transfer,
-        buffers=Buffers(transfer.workers, transfer.part_bytes),
+        buffers=Buffers(transfer.parts_in_flight, transfer.part_bytes),
         journal=Journal(None, Path()),
         observer=run.observer,
         tally=Tally(),

@@ -354,7 +354,7 @@ def _check_sizes(run: Run, files: Sequence[FileEntry]) -> None:
                 f"{file.path} has {found.size} bytes in the bucket instead of {file.size} (key {file.key!r})"
             )
 
-    map_tasks(check, files, run.config.transfer.workers)
+    map_tasks(check, files, run.config.transfer.parts_in_flight)
 
 
 def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
@@ -375,9 +375,11 @@ def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Rece
     """Fetch files with the run's own limits."""
     transfer = run.config.transfer
     largest = max((min(file.part_bytes, file.size) for file in files), default=0)
-    buffers = Buffers(transfer.workers, min(max(largest, 1), max(transfer.part_bytes, 1)))
+    length = max(min(largest, transfer.part_bytes), 1)
+    # no file is longer, so that shorter buffers do, and more of them in the same memory
+    buffers = Buffers(max(transfer.parts_in_flight * transfer.part_bytes // length, 1), length)
     reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=received)
-    download_files(files, folder, reader, workers=transfer.workers)
+    download_files(files, folder, reader, workers=transfer.parts_in_flight, most_workers=transfer.most_workers)
 
 
 def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:

@@ -127,7 +127,7 @@ class Sending:
             store=run.store,
             snapshot=self.snapshot,
             transfer=transfer,
-            buffers=Buffers(transfer.workers, transfer.part_bytes),
+            buffers=Buffers(transfer.parts_in_flight, transfer.part_bytes),
             journal=self.journal,
             observer=run.observer,
             tally=self.tally,

@@ -163,13 +163,14 @@ def _read(run: Run, chosen: Iterable[tuple[FileEntry, Sequence[int]]], findings:
     transfer = run.config.transfer
     reader = Reader(
         store=run.store,
-        buffers=Buffers(transfer.workers, transfer.part_bytes),
+        buffers=Buffers(transfer.parts_in_flight, transfer.part_bytes),
         observer=run.observer,
         received=Received(),
     )
     run_tasks(
         (partial(_check_file, reader, entry, parts, findings) for entry, parts in chosen),
-        transfer.workers,
+        transfer.parts_in_flight,
+        transfer.most_workers,
     )
 
 

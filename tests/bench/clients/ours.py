@@ -76,7 +76,7 @@ class Mapped(SourceFile):
 
 def engine(base: str, config: Config, job: Job) -> tuple[Move, Move]:
     """What the verbs call to move bytes, without their requests around it."""
-    workers, part_bytes = config.transfer.workers, config.transfer.part_bytes
+    workers, part_bytes = config.transfer.parts_in_flight, config.transfer.part_bytes
     buffers = Buffers(workers, part_bytes)
     opened = open_run(f"{base}/engine-{uuid4().hex}", config, observer=unheard)
     run = opened.__enter__()  # until the process ends
