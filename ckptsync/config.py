@@ -99,6 +99,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
         workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`. None has 8, and of smaller parts or files
             as many as fit into the memory of 8, up to 32, while more of them are faster.
+        processes: that move files of up to 1 MiB where there are thousands of them, 1 to 64. None has one for each processor,
+            4 at most, but only this one where `workers` is set. A cap on the rate leaves everything to one.
         copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.
         max_bytes_per_s: cap on payload, up and down together, 1 MiB or more a second; None for none.
         reread_source: read every file again before the commit. Without it a change is noticed by the file's times, which
@@ -107,6 +109,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     part_bytes: Annotated[int, Meta(ge=5 * MIB, le=5 << 30)] = 16 * MIB
     workers: Annotated[int, Meta(ge=1, le=256)] | None = None
+    processes: Annotated[int, Meta(ge=1, le=64)] | None = None
     copy_unchanged: bool = True
     max_bytes_per_s: Annotated[int, Meta(ge=MIB)] | None = None
     reread_source: bool = False

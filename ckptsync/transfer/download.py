@@ -12,17 +12,21 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
+from ckptsync.config import Transfer
 from ckptsync.errors import ConflictError, IntegrityError, NotFoundError, naming
 from ckptsync.events import Event, Kind, Observer
 from ckptsync.snapshot.digest import part_hasher, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store, Tag
 from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.helpers import SMALL_BYTES, Crew, Helpers
+from ckptsync.transfer.pipe import Done, Fetch, Told
 from ckptsync.transfer.target import disk_errors
 from ckptsync.transfer.workers import Task, run_tasks
 
@@ -77,6 +81,17 @@ class Reader:
     buffers: Buffers
     observer: Observer
     received: Received
+
+    def hear(self, report: Told | Done) -> None:
+        """Count what a helper did, and hand its events on."""
+        if isinstance(report, Done):
+            return
+        self.observer(report.event)
+        self.received.add(
+            received=report.bytes if report.kind == Kind.RECEIVED else 0,
+            kept=report.bytes if report.kind == Kind.SKIPPED else 0,
+            refetched=report.kind == Kind.REFETCHED,
+        )
 
     def window(self, size: int) -> int:
         """How long a view a part of `size` bytes is read through."""
@@ -253,8 +268,19 @@ def _is_hole(descriptor: int, offset: int, size: int) -> bool:
         return error.errno == errno.ENXIO
 
 
+def fetch_whole(entry: FileEntry, folder: Path, reader: Reader) -> None:
+    """Fill one file below `folder`, in this thread; it is durable when this returns. Errors are those of `download_files`."""
+    target = _Target(entry, folder / entry.path, reader, done=lambda _: None)
+    try:
+        for task in target.start():
+            task()
+    except BaseException:
+        target.close()
+        raise
+
+
 def download_files(
-    entries: Iterable[FileEntry], folder: Path, reader: Reader, *, workers: int, most_workers: int = 0
+    entries: Sequence[FileEntry], folder: Path, reader: Reader, transfer: Transfer, *, crew: Crew | None = None
 ) -> None:
     """Fill files below `folder`, whose directories are there already; each is durable when this returns.
 
@@ -262,8 +288,8 @@ def download_files(
         entries: checked entries of one manifest.
         folder: where to.
         reader: what to fetch with.
-        workers: threads to begin with.
-        most_workers: threads that there may be while more of them are faster.
+        transfer: how many threads there may be.
+        crew: processes that may help; None does everything here.
 
     Raises:
         IntegrityError: a file is missing, or a part was bad twice.
@@ -277,8 +303,18 @@ def download_files(
         targets.add(target)
         return target.start
 
+    def run(some: Iterable[FileEntry]) -> None:
+        run_tasks(map(task, some), transfer.parts_in_flight, transfer.most_workers)
+
     try:
-        run_tasks((task(entry) for entry in entries), workers, most_workers)
+        if crew is None:
+            run(entries)
+        else:
+            small = {entry.path: entry for entry in entries if entry.size <= SMALL_BYTES and len(entry.parts) <= 1}
+            with Helpers(map(Fetch, small.values()), crew, hear=reader.hear, observer=reader.observer) as helpers:
+                own = (small[job.path] for job in helpers.own())
+                run(chain((entry for entry in entries if entry.path not in small), own))
+                run(small[job.path] for job in helpers.handed_back())
     except Exception:  # after Ctrl-C threads still write: their descriptors must not come to mean other files
         for target in list(targets):
             target.close()

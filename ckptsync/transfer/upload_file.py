@@ -24,7 +24,7 @@ from ckptsync.store.base import PartTag, Stat, Tag, Upload
 from ckptsync.transfer.journal import Progress
 from ckptsync.transfer.resume import Start, described, find_start, proven
 from ckptsync.transfer.source import SourceFile
-from ckptsync.transfer.workbench import Bench, Leftovers
+from ckptsync.transfer.workbench import NOTHING_LEFT, Bench, Leftovers
 from ckptsync.transfer.workers import Task
 
 _RESTARTS = 2
@@ -355,3 +355,12 @@ def start_file(
     with naming(file.path):
         start = find_start(file, bench, progress, previous, leftovers)
     return FileUpload(file, bench, start, done).tasks()
+
+
+def send_whole(file: SourceFile, bench: Bench, previous: FileEntry | None) -> FileEntry:
+    """Bring a file of which the bucket has nothing yet, in this thread."""
+    entries: list[FileEntry] = []
+    tasks = list(start_file(file, bench, Progress(), previous, NOTHING_LEFT, entries.append) or ())
+    while tasks:
+        tasks.extend(tasks.pop()() or ())
+    return entries[0]

@@ -379,7 +379,7 @@ def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Rece
     # no file is longer, so that shorter buffers do, and more of them in the same memory
     buffers = Buffers(max(transfer.parts_in_flight * transfer.part_bytes // length, 1), length)
     reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=received)
-    download_files(files, folder, reader, workers=transfer.parts_in_flight, most_workers=transfer.most_workers)
+    download_files(files, folder, reader, transfer, crew=run.crew(folder=os.fsencode(folder.absolute())))
 
 
 def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:

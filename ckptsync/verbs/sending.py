@@ -135,7 +135,8 @@ class Sending:
             shared=self.rank is not None,
         )
         previous = {file.path: file for file in parent.files} if parent else {}
-        return upload_files(tree.files, bench, previous=previous, leftovers=leftovers)
+        crew = run.crew(snapshot=str(self.snapshot), shared=bench.shared)
+        return upload_files(tree.files, bench, previous=previous, leftovers=leftovers, crew=crew)
 
 
 def check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...], *, always: bool) -> None:

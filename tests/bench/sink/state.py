@@ -18,7 +18,7 @@ from awscrt import checksums
 
 from bench.sink.wire import MIB, Connection, Piece, Request, memory_of
 
-KEPT_BYTES = MIB
+KEPT_BYTES = 4 * MIB
 KEPT_BUCKET = "kept"
 _WINDOW_BYTES = 4 * MIB
 
