@@ -92,13 +92,19 @@ class Gcs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     anonymous: bool = False
 
 
+def processors() -> int:
+    """How many this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How bytes are moved.
 
     Attributes:
         part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
-        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`. None has 8, and of smaller parts or files
-            as many as fit into the memory of 8, up to 32, while more of them are faster.
+        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`. None begins with one for each processor and
+            has more while that is faster: up to 32 in the memory of 8.
         processes: that move files of up to 1 MiB where there are thousands of them, 1 to 64. None has one for each processor,
             4 at most, but only this one where `workers` is set. A cap on the rate leaves everything to one.
         copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.
@@ -118,6 +124,11 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def parts_in_flight(self) -> int:
         """Whole parts that are moved at once, and that memory is for."""
         return 8 if self.workers is None else self.workers
+
+    @property
+    def threads(self) -> tuple[int, int]:
+        """How many a transfer begins with: one for each processor, but 2 at least and 8 at most; and how many it may have."""
+        return (max(2, min(processors(), 8)) if self.workers is None else self.workers), self.most_workers
 
     @property
     def most_workers(self) -> int:

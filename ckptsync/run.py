@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from ckptsync.catalog import Catalog
 from ckptsync.clock import SYSTEM, Clock
-from ckptsync.config import Config, resolve
+from ckptsync.config import Config, processors, resolve
 from ckptsync.events import Observer, log_observer
 from ckptsync.signing import read_keys
 from ckptsync.store import open_store
@@ -95,13 +94,7 @@ def _processes(run: Run) -> int:
         return 1
     if transfer.processes is not None:
         return transfer.processes
-    return 1 if transfer.workers is not None else min(_processors(), _MOST_PROCESSES)
-
-
-def _processors() -> int:
-    """How many this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return 1 if transfer.workers is not None else min(processors(), _MOST_PROCESSES)
 
 
 def run_on(store: Store, config: Config, *, observer: Observer = log_observer, clock: Clock = SYSTEM) -> Run:

@@ -304,7 +304,7 @@ def download_files(
         return target.start
 
     def run(some: Iterable[FileEntry]) -> None:
-        run_tasks(map(task, some), transfer.parts_in_flight, transfer.most_workers)
+        run_tasks(map(task, some), *transfer.threads)
 
     try:
         if crew is None:

@@ -75,7 +75,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         work = _sender(setup, store, reports) if setup.snapshot else _fetcher(setup, store, reports)
         transfer = setup.config.transfer
         jobs = (partial(_tried, job, work, reports) for job in _jobs(requests, reports))
-        run_tasks(jobs, transfer.parts_in_flight, transfer.most_workers)
+        run_tasks(jobs, *transfer.threads)
     reports.flush()
 
 

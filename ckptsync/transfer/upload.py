@@ -54,7 +54,7 @@ def upload_files(
         return lambda: start_file(file, bench, progress, previous.get(file.path), leftovers, entries.append)
 
     def run(some: Iterable[SourceFile]) -> None:
-        run_tasks(map(task, some), bench.transfer.parts_in_flight, bench.transfer.most_workers)
+        run_tasks(map(task, some), *bench.transfer.threads)
 
     def hear(report: Told | Done) -> None:
         if isinstance(report, Done):

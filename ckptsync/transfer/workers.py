@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 
 from ckptsync.transfer.climb import Climb
 
-_WINDOW_S = 0.25
-"""Shorter measurements say little."""
-_WINDOW_TASKS = 2
-"""Tasks of each thread that a measurement needs."""
+_FIRST_WINDOW = 0.1, 1
+_WINDOW = 0.25, 2
+"""Seconds, and tasks of each thread, that a measurement takes; the first one is rough, so that much is tried soon."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -37,8 +36,13 @@ class _Crew:
         self.changed = threading.Condition()
         self.climb = climb
         self.threads: set[threading.Thread] = set()
+        self.window = _FIRST_WINDOW
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        """Measure from now on."""
         self.tasks_done = 0
-        self.window_begun_s = time.monotonic()
+        self.begun_s, self.begun_cpu_s = time.monotonic(), time.process_time()
 
     def next_task(self) -> Task | None:
         """Wait for a task; None when all is done or something failed."""
@@ -82,13 +86,13 @@ class _Crew:
     def _measure(self) -> None:
         """Count a task; at the end of a window go on with more threads or fewer. The lock is held."""
         self.tasks_done += 1
-        if self.tasks_done < _WINDOW_TASKS * self.climb.threads:
+        least_s, tasks_each = self.window
+        lasted_s = time.monotonic() - self.begun_s
+        if lasted_s < least_s or self.tasks_done < tasks_each * self.climb.threads:
             return
-        now_s = time.monotonic()
-        if (lasted_s := now_s - self.window_begun_s) < _WINDOW_S:
-            return
-        self.climb.measured(self.tasks_done / lasted_s)
-        self.tasks_done, self.window_begun_s = 0, now_s
+        self.climb.measured(self.tasks_done / lasted_s, (time.process_time() - self.begun_cpu_s) / lasted_s)
+        self.window = _WINDOW
+        self._begin_window()
         try:
             self.hire()
         except RuntimeError:  # the system allows no more

@@ -169,8 +169,7 @@ def _read(run: Run, chosen: Iterable[tuple[FileEntry, Sequence[int]]], findings:
     )
     run_tasks(
         (partial(_check_file, reader, entry, parts, findings) for entry, parts in chosen),
-        transfer.parts_in_flight,
-        transfer.most_workers,
+        *transfer.threads,
     )
 
 

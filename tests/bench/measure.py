@@ -76,7 +76,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
+class Ended:
     """A process that has ended, and what it used with its children."""
 
     status: int
@@ -157,9 +157,9 @@ def _script(peer: Peer, cloud: Cloud, direction: Direction, place: Place, path: 
         "authority": str(place.authority or ""),
     }
     script = str(CLIENTS / peer.script)
-    ended = _run([python_of(peer.environment), script], environment(cloud, place), json.dumps(job))
+    ended = run([python_of(peer.environment), script], environment(cloud, place), json.dumps(job))
     if ended.status:
-        return {"error": _reason(ended, place)}
+        return {"error": reason(ended, place)}
     result: dict[str, Any] = json.loads(ended.output.strip().splitlines()[-1])
     return result
 
@@ -172,13 +172,13 @@ def _command(peer: Peer, cloud: Cloud, direction: Direction, place: Place, path:
     tiny = place.folder / "tiny"
     tiny.write_bytes(os.urandom(TINY_BYTES))
     variables = environment(cloud, place)
-    small = _run(arguments(peer, cloud, direction, place, tiny, f"tiny-{key_of(peer)}"), variables)
+    small = run(arguments(peer, cloud, direction, place, tiny, f"tiny-{key_of(peer)}"), variables)
     if small.status:
-        return {"error": _reason(small, place)}
-    start = _run([str(program_of(peer)), "version" if peer.command != "aws" else "--version"], variables)
-    large = _run(arguments(peer, cloud, direction, place, path, key_of(peer)), variables)
+        return {"error": reason(small, place)}
+    start = run([str(program_of(peer)), "version" if peer.command != "aws" else "--version"], variables)
+    large = run(arguments(peer, cloud, direction, place, path, key_of(peer)), variables)
     if large.status:
-        return {"error": _reason(large, place)}
+        return {"error": reason(large, place)}
     return {
         "cpu_s": max(0.0, large.cpu_s - small.cpu_s),
         "wall_s": max(0.0, large.wall_s - start.wall_s),
@@ -197,24 +197,27 @@ def arguments(peer: Peer, cloud: Cloud, direction: Direction, place: Place, path
     program = str(program_of(peer))
     if peer.command == "rclone":
         far = f":{cloud}:{peer.bucket}/{key}"
-        options = {
-            "s3": ["--s3-provider=Other", f"--s3-endpoint={place.endpoint}", "--s3-env-auth", "--s3-no-check-bucket"],
-            "gcs": ["--gcs-anonymous", f"--gcs-endpoint={place.endpoint}/storage/v1/", "--gcs-no-check-bucket"],
-        }[cloud]
-        if place.authority:
-            options.append(f"--ca-cert={place.authority}")
-        head, tail = [program, "copyto", "--retries=1", *options], list[str]()
+        head = [program, "copyto", "--retries=1", *rclone_options(cloud, place)]
     elif peer.command == "s5cmd":
         far = f"s3://{peer.bucket}/{key}"
         verify = ["--no-verify-ssl"] if place.authority else []
-        head, tail = [program, "--log=error", *verify, "--endpoint-url", place.endpoint, "cp"], []
+        head = [program, "--log=error", *verify, "--endpoint-url", place.endpoint, "cp"]
     else:
         far = f"s3://{peer.bucket}/{key}"
-        head, tail = [program, "s3", "cp", "--only-show-errors", "--endpoint-url", place.endpoint], []
-    return [*head, *([str(path), far] if direction == "put" else [far, str(path)]), *tail]
+        head = [program, "s3", "cp", "--only-show-errors", "--endpoint-url", place.endpoint]
+    return [*head, *([str(path), far] if direction == "put" else [far, str(path)])]
 
 
-def _run(command: Sequence[str], variables: dict[str, str], told: str = "") -> _Ended:
+def rclone_options(cloud: Cloud, place: Place) -> list[str]:
+    """Where rclone finds the service."""
+    options = {
+        "s3": ["--s3-provider=Other", f"--s3-endpoint={place.endpoint}", "--s3-env-auth", "--s3-no-check-bucket"],
+        "gcs": ["--gcs-anonymous", f"--gcs-endpoint={place.endpoint}/storage/v1/", "--gcs-no-check-bucket"],
+    }[cloud]
+    return [*options, f"--ca-cert={place.authority}"] if place.authority else options
+
+
+def run(command: Sequence[str], variables: dict[str, str], told: str = "") -> Ended:
     """Run a process group to its end, or kill it when it takes too long."""
     with (
         tempfile.TemporaryFile("w+") as out,
@@ -233,12 +236,12 @@ def _run(command: Sequence[str], variables: dict[str, str], told: str = "") -> _
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
-        return _Ended(
+        return Ended(
             process.returncode, used.ru_utime + used.ru_stime, wall_s, used.ru_maxrss * 1024, out.read(), err.read()
         )
 
 
-def _reason(ended: _Ended, place: Place) -> str:
+def reason(ended: Ended, place: Place) -> str:
     """Why a client failed, in its own last words."""
     if ended.status == -signal.SIGKILL:
         return f"took longer than {_LIMIT_S:.0f} s"

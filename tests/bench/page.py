@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import small
 from bench.chart import bars
 from bench.peers import OURS, PEERS, ROOT
 
@@ -59,8 +60,9 @@ def write(results: Mapping[str, Any]) -> Path:
     for table in results["tables"]:
         if table["shape"]["name"] == "loopback":
             lines += _loopback(table, results["versions"])
+    lines += _small([table for table in results["tables"] if table.get("files")])
     for cloud in CLOUDS:
-        lines += _shapes(cloud, results["tables"])
+        lines += _shapes(cloud, [table for table in results["tables"] if not table.get("files")])
     PAGE.write_text("\n".join([*lines, METHOD]))
     return PAGE
 
@@ -71,6 +73,9 @@ def plain(results: Mapping[str, Any]) -> str:
     for table in results["tables"]:
         if table.get("missing"):
             lines.append(f"{table['shape']['name']}: {table['missing']}")
+            continue
+        if table.get("files"):
+            lines += _small([table])
             continue
         lines += ["", f"{table['cloud']}, {table['shape']['name']}, {table['size'] // MIB} MiB", *_rows(table, {})]
     return "\n".join(lines)
@@ -178,6 +183,32 @@ def _ratios(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[
                 for direction in ("put", "get")
             ]
             yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _small(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Folders of many small files."""
+    if not tables:
+        return
+    yield "## Many small files"
+    yield ""
+    yield "Files of 100 kB in one folder, S3, each tool as a command, with its start; those that work in several processes with all of them."
+    for table in tables:
+        yield ""
+        yield f"{table['shape']['name']}, {table['rounds']} rounds:"
+        yield ""
+        yield "| client | up: files/s | down: files/s | up: CPU-ms a file | down: CPU-ms a file | peak MiB |"
+        yield f"|---|{'--:|' * 5}"
+        for name, both in small.medians(table).items():
+            up, down = both["put"], both["get"]
+            bold = "**" if name.startswith(OURS) else ""
+            yield (
+                f"| {bold}{name}{bold} | {up['rate']:.0f} | {down['rate']:.0f} | {up['cpu_ms']:.2f} | {down['cpu_ms']:.2f} "
+                f"| {max(up['peak'], down['peak']):.0f} |"
+            )
+        for sample in table["samples"]:
+            if sample["error"]:
+                yield f"| {sample['peer']} | did not work: {_one_line(sample['error'])} |  |  |  |  |"
     yield ""
 
 

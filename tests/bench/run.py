@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine, page, shapes, suite
+from bench import machine, page, shapes, small, suite
 from bench.peers import CLOUDS, ROOT, chosen
 from bench.suite import MIB, PLAIN, say
 from ckptsync.config import parse_size
@@ -52,6 +52,8 @@ def all_tables(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Plain loopback for each cloud, then the other ways."""
     for cloud in options.cloud if options.loopback else ():
         yield suite.table(chosen(cloud, options.peers), cloud, PLAIN, options.size, options.rounds)
+    if options.small and "s3" in options.cloud:
+        yield from small.tables(options.peers)
     for cloud in options.cloud:
         for shape in shapes.SHAPES:
             if not options.shapes or shape.name.replace(" ", "") in options.shapes:
@@ -71,6 +73,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=parse_size, default=512 * MIB, help="of the object, like 256MiB")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement on plain loopback")
     parser.add_argument("--shapes", type=listed, default=[], help="like 20ms,1Gbit/s,TLS; `none`; all when left out")
+    parser.add_argument("--no-small", dest="small", action="store_false", help="leave out the many small files")
     parser.add_argument("--no-loopback", dest="loopback", action="store_false", help="the shapes alone")
     parser.add_argument("--again", type=Path, help="measure nothing: take what such a file of results holds")
     parser.add_argument("--note", default="", help="a sentence that the page shall say about this run")

@@ -30,8 +30,25 @@ SHAPES = (
 )
 ROUNDS = 3
 _PEERS: dict[Cloud, tuple[str, ...]] = {
-    "s3": ("bare socket", "ckptsync", "boto3", "s5cmd", "rclone", "obstore"),
-    "gcs": ("bare socket", "ckptsync", "google-cloud-storage", "transfer_manager, processes", "obstore"),
+    "s3": (
+        "bare socket",
+        "ckptsync",
+        "ckptsync, memory",
+        "ckptsync, memory, no hash",
+        "boto3",
+        "s5cmd",
+        "rclone",
+        "obstore",
+    ),
+    "gcs": (
+        "bare socket",
+        "ckptsync",
+        "ckptsync, memory",
+        "ckptsync, memory, no hash",
+        "google-cloud-storage",
+        "transfer_manager, processes",
+        "obstore",
+    ),
 }
 _LIMITED = 'ip link set lo up && tc qdisc add dev lo root tbf rate "$0" burst 512kb latency 100ms && exec "$@"'
 

@@ -7,14 +7,14 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import processes
-from bench.measure import DIRECTIONS, SEED, Place, Sample, measure
+from bench.measure import DIRECTIONS, SEED, Direction, Place, Sample, measure
 from bench.peers import Cloud, Peer, version_of
 
 MIB = 1 << 20
@@ -80,22 +80,30 @@ def table(peers: Sequence[Peer], cloud: Cloud, shape: Shape, size: int, rounds: 
     for peer in peers:
         version_of(peer)  # installs it, before anything is measured
     samples: list[Sample] = []
-    failed: set[str] = set()
     with placed(size, shape) as place:
+
+        def measured(peer: Peer, direction: Direction, number: int) -> Sample:
+            return measure(peer, cloud, direction, place, check=number == 0)
+
         for number in range(rounds):
             # afresh: ckptsync would find its parts there already, and what torch writes would fill the memory
             processes.ask(place.sink.ports["http"], "/-/reset")
             processes.put(place.sink.ports["http"], f"/bench/{SEED}", place.blob)
-            for peer in peers if number % 2 == 0 else reversed(peers):
-                for direction in DIRECTIONS:
-                    if peer.name in failed:
-                        break
-                    sample = measure(peer, cloud, direction, place, check=number == 0)
-                    samples.append(sample)
-                    say(f"{number + 1} {shape.name:10} {line(sample)}")
-                    if sample.error:
-                        failed.add(peer.name)
+            for sample in one_round(peers, number, samples, measured):
+                say(f"{number + 1} {shape.name:10} {line(sample)}")
     return {"cloud": cloud, "shape": asdict(shape), "size": size, "rounds": rounds, "samples": [*map(asdict, samples)]}
+
+
+def one_round(
+    peers: Sequence[Peer], number: int, samples: list[Sample], measured: Callable[[Peer, Direction, int], Sample]
+) -> Iterator[Sample]:
+    """Measure each peer both ways, in an order that alternates, and add that to `samples`; who failed once is left out."""
+    for peer in peers if number % 2 == 0 else reversed(peers):
+        for direction in DIRECTIONS:
+            if any(sample.error for sample in samples if sample.peer == peer.name):
+                break
+            samples.append(measured(peer, direction, number))
+            yield samples[-1]
 
 
 def line(sample: Sample) -> str:

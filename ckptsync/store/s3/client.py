@@ -36,8 +36,8 @@ Addressing = Literal["auto", "path", "virtual"]
 FALLBACK_REGION = "us-east-1"
 MAX_RENEWALS = 3
 METADATA_ATTEMPTS = 3
-# Larger slices save nothing measurable, and what came of one is lost when the connection breaks.
-SLICE_BYTES = 256 << 10
+# Between two slices threads change places: with 256 KiB an upload costs an eighth more processor time, larger ones save nothing more.
+SLICE_BYTES = 4 << 20
 _AWS_HOST = re.compile(r"(?:.*\.)?(?:amazonaws\.(?:com|com\.cn|eu)|api\.aws|api\.amazonwebservices\.com\.cn)")
 
 

@@ -10,6 +10,7 @@ import pytest
 from ckptsync.transfer.climb import Climb
 
 WINDOWS = 200
+BUSY = 1.0
 
 
 def far(threads: int) -> float:
@@ -32,7 +33,7 @@ def kept(rate: Callable[[int], float], least: int = 8, most: int = 32) -> list[i
     climb, found = Climb(least, most), []
     for _ in range(WINDOWS):
         found.append(climb.threads)
-        climb.measured(rate(climb.threads))
+        climb.measured(rate(climb.threads), BUSY)
     return found
 
 
@@ -54,5 +55,13 @@ def test_it_follows_a_line_that_changes() -> None:
     climb = Climb(8, 32)
     for rate, best in ((far, 32), (near, 8), (far, 32)):
         for _ in range(100):
-            climb.measured(rate(climb.threads))
+            climb.measured(rate(climb.threads), BUSY)
         assert climb.threads in {best, round(best / 1.5), round(best * 1.5)}
+
+
+def test_the_less_there_is_to_do_the_longer_the_first_step() -> None:
+    found = {}
+    for busy in (2.0, 0.5, 0.1, 0.0):
+        climb = Climb(2, 32)
+        found[busy] = climb.measured(1.0, busy)
+    assert found == {2.0: 3, 0.5: 4, 0.1: 8, 0.0: 8}
