@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +65,7 @@ class Place:
         blob: what is uploaded.
         size: bytes of the blob.
         authority: PEM that vouches for the service; None without TLS.
+        variables: for the environment of clients, where the service is another than the sink.
     """
 
     sink: Running
@@ -73,6 +74,7 @@ class Place:
     blob: Path
     size: int
     authority: Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ def environment(cloud: Cloud, place: Place) -> dict[str, str]:
         told["STORAGE_EMULATOR_HOST"] = place.endpoint
     if place.authority:
         told |= dict.fromkeys(("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), str(place.authority))
-    return passed | told
+    return passed | told | dict(place.variables)
 
 
 def _script(peer: Peer, cloud: Cloud, direction: Direction, place: Place, path: Path) -> dict[str, Any]:

@@ -48,6 +48,7 @@ METHOD = """\
   and `restore` are whole: claim, listing, journal, commit. On Google Cloud Storage a `save` waits a second before its commit,
   because the service changes one name but once a second.
 - Whoever fetches a file has it compared with what was sent, in the first round.
+- Ceph RGW is a production server, with one store of its own in memory, on the same two cores: it takes most of them, so that rates hardly differ.
 - torch DCP writes a format of its own, which the sink keeps instead of dropping it.
 - A delay is in a proxy of ours (half of it each way; connections wait for a handshake too); it models no loss. A rate is a token bucket of
   `tc` on the loopback of a network namespace. Certificates are the sink's own; s5cmd and obstore do not verify them, the others do.

@@ -56,6 +56,8 @@ def all_tables(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield from small.tables(options.peers)
     for cloud in options.cloud:
         for shape in shapes.SHAPES:
+            if cloud == "gcs" and shape.server:
+                continue
             if not options.shapes or shape.name.replace(" ", "") in options.shapes:
                 yield shapes.table(cloud, shape, options.size, options.rounds, options.peers, OUT)
 

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench import processes
 from bench.measure import DIRECTIONS, SEED, Direction, Place, Sample, measure
 from bench.peers import Cloud, Peer, version_of
+from ckptsync.testing.servers import ceph_rgw, create_bucket
 
 MIB = 1 << 20
+CEPH_BYTES = 6 << 30
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  a folder of our own is made in it
 ROOM = 4
 """How many times an object must fit: the blob, what is fetched, and what torch writes."""
@@ -32,6 +34,7 @@ class Shape:
         delay_s: in each direction.
         rate: as `tc` writes it; empty for none.
         tls: whether bytes are encrypted.
+        server: a production server in the place of the sink; empty for none.
         size: bytes that are moved over it, at most.
     """
 
@@ -39,6 +42,7 @@ class Shape:
     delay_s: float = 0.0
     rate: str = ""
     tls: bool = False
+    server: Literal["", "ceph"] = ""
     size: int = 128 * MIB
 
 
@@ -72,7 +76,13 @@ def placed(size: int, shape: Shape = PLAIN) -> Iterator[Place]:
         if shape.delay_s:
             port = stack.enter_context(processes.delayed(port, shape.delay_s)).ports["tcp"]
         endpoint = f"{'https' if shape.tls else 'http'}://{processes.HOST}:{port}"
-        yield Place(sink, endpoint, folder, blob, size, authority)
+        if not shape.server:
+            yield Place(sink, endpoint, folder, blob, size, authority)
+            return
+        server = stack.enter_context(ceph_rgw(memory_bytes=CEPH_BYTES))
+        for bucket in ("bench", "kept"):
+            create_bucket(server, bucket)
+        yield Place(sink, server.url, folder, blob, size, variables={**server.environ, "AWS_ENDPOINT_URL": server.url})
 
 
 def table(peers: Sequence[Peer], cloud: Cloud, shape: Shape, size: int, rounds: int) -> dict[str, Any]:
