@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 WORKERS ?= $(shell $(or $(PYTHON),false) -c 'import os; print(min(4, len(os.sched_getaffinity(0))))' 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
-BENCH_RUN ?= build/bench-run
+BENCH_ARGS ?=
 
 # A stamp per set of packages, named after what the set depends on: reruns cost nothing, a changed requirement installs anew.
 INPUTS := $(shell cat pyproject.toml $(CONSTRAINTS) | cksum | cut -d ' ' -f 1)
@@ -30,7 +30,7 @@ DEV_STAMP := $(VENV)/.installed-dev-$(INPUTS)
 .PHONY: help
 help: ## Show this list
 	@echo "make TARGET [PYTHON=python3.12] [VENV=.venv] [PYTEST_ARGS=...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: $(DEMO_STAMP) ## Train a small model, kill it mid-run, resume it, compare the weights bit for bit
@@ -93,9 +93,15 @@ site: $(DEV_STAMP)
 docs-tests: $(DEV_STAMP)
 	$(PYTEST) -q tests/docs $(PYTEST_ARGS)
 
+BENCH := PYTHONPATH=$(CURDIR):$(CURDIR)/tests $(BIN)/python -m
+
 .PHONY: bench
-bench: $(DEV_STAMP) ## Measure upload, download and verify rates; BENCH_RUN=s3://bucket/prefix measures that bucket
-	$(BIN)/ckptsync bench $(BENCH_RUN) $(BENCH_ARGS)
+bench: $(DEV_STAMP) ## Measure ourselves beside every peer, write docs/reference/benchmarks.md; BENCH_ARGS="--peers boto3,s5cmd --size 256MiB"
+	$(BENCH) bench.run $(BENCH_ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(DEV_STAMP) ## Compare our processor time with boto3's in one run of half a minute; fails when we got worse
+	$(BENCH) bench.quick
 
 .PHONY: docs
 docs: reference site ## Bring the generated reference up to date and build the site into build/site

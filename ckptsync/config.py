@@ -92,12 +92,21 @@ class Gcs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     anonymous: bool = False
 
 
+def processors() -> int:
+    """How many this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How bytes are moved.
 
     Attributes:
         part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
-        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`.
+        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`. None begins with one for each processor and
+            has more while that is faster: up to 32 in the memory of 8.
+        processes: that move files of up to 1 MiB where there are thousands of them, 1 to 64. None has one for each processor,
+            4 at most, but only this one where `workers` is set. A cap on the rate leaves everything to one.
         copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.
         compress: `zstd` packs files where a sample of them shows that it saves a tenth or more; what is packed can be read
             by ckptsync alone, and needs the extra `zstd` on both sides.
@@ -107,11 +116,27 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     part_bytes: Annotated[int, Meta(ge=5 * MIB, le=5 << 30)] = 16 * MIB
-    workers: Annotated[int, Meta(ge=1, le=256)] = 8
+    workers: Annotated[int, Meta(ge=1, le=256)] | None = None
+    processes: Annotated[int, Meta(ge=1, le=64)] | None = None
     copy_unchanged: bool = True
     compress: Literal["none", "zstd"] = "none"
     max_bytes_per_s: Annotated[int, Meta(ge=MIB)] | None = None
     reread_source: bool = False
+
+    @property
+    def parts_in_flight(self) -> int:
+        """Whole parts that are moved at once, and that memory is for."""
+        return 8 if self.workers is None else self.workers
+
+    @property
+    def threads(self) -> tuple[int, int]:
+        """How many a transfer begins with: one for each processor, but 2 at least and 8 at most; and how many it may have."""
+        return (max(2, min(processors(), 8)) if self.workers is None else self.workers), self.most_workers
+
+    @property
+    def most_workers(self) -> int:
+        """Threads that there may be, of which each has a file or a part."""
+        return 32 if self.workers is None else self.workers
 
 
 class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ckptsync.catalog import Catalog
 from ckptsync.clock import SYSTEM, Clock
-from ckptsync.config import Config, resolve
+from ckptsync.config import Config, processors, resolve
 from ckptsync.events import Observer, log_observer
 from ckptsync.signing import read_keys
 from ckptsync.store import open_store
 from ckptsync.store.base import Store
+from ckptsync.transfer.helpers import Crew
+from ckptsync.transfer.pipe import Setup
+
+_MOST_PROCESSES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,7 @@ class Run:
         config: the options in force.
         observer: told of everything that happens.
         clock: replaced in tests.
+        processes: that may move small files, this one included; more than one only where others can open the store too.
     """
 
     url: str
@@ -36,11 +42,17 @@ class Run:
     config: Config
     observer: Observer
     clock: Clock
+    processes: int = 1
 
     @property
     def directory(self) -> Path | None:
         """Where the run lies on this machine's disk; None when it does not."""
         return Path(unquote(urlsplit(self.url).path)) if self.url.startswith("file://") else None
+
+    def crew(self, *, snapshot: str = "", shared: bool = False, folder: bytes = b"") -> Crew | None:
+        """Processes that may help, as `Setup` tells them; None when this one is to be alone."""
+        setup = Setup(url=self.url, config=self.config, snapshot=snapshot, shared=shared, folder=folder)
+        return Crew(setup, self.processes) if self.processes > 1 else None
 
     def rest(self, *, since_s: float | None = None) -> None:
         """Let the time pass in which the service would refuse to change again what was put; none where it is not so strict.
@@ -70,7 +82,19 @@ def open_run(
     """
     config = resolve() if config is None else config
     with open_store(str(url), config, clock=clock, observer=observer) as store:
-        yield run_on(store, config, observer=observer, clock=clock)
+        run = run_on(store, config, observer=observer, clock=clock)
+        yield replace(run, processes=_processes(run))
+
+
+def _processes(run: Run) -> int:
+    """How many processes are of use: a bucket is far, and small files in it cost processor time."""
+    transfer = run.config.transfer
+    is_ours_alone = run.url.startswith(("s3://", "gs://")) and transfer.max_bytes_per_s is None
+    if not is_ours_alone or not sys.executable or getattr(sys, "frozen", False):
+        return 1
+    if transfer.processes is not None:
+        return transfer.processes
+    return 1 if transfer.workers is not None else min(processors(), _MOST_PROCESSES)
 
 
 def run_on(store: Store, config: Config, *, observer: Observer = log_observer, clock: Clock = SYSTEM) -> Run:

@@ -51,7 +51,7 @@ def open_store(
     except ValueError:  # what urllib and fsspec say of a bad URL may quote its password
         raise ConfigError(f"{url!r} cannot be read as a URL; write it like s3://bucket/run") from None
     limiter = Limiter(
-        config.transfer.workers + SPARE_REQUESTS,
+        config.transfer.most_workers + SPARE_REQUESTS,
         longest_pause_s=config.retry.deadline_s,
         clock=clock,
         observer=observer,
@@ -78,7 +78,7 @@ def _open(url: str, config: Config, clock: Clock) -> Store:
 def _open_cloud(url: str, scheme: str, rest: str, config: Config, bandwidth: Bandwidth | None) -> Store:
     """Open a bucket whose connections are our own to slow down."""
     bucket, prefix = _bucket_and_prefix(url, rest)
-    connections = config.transfer.workers + SPARE_REQUESTS
+    connections = config.transfer.most_workers + SPARE_REQUESTS
     if scheme == "s3":
         from ckptsync.store.s3 import S3Store  # noqa: PLC0415
 

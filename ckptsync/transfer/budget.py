@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from ckptsync.config import Transfer
+from ckptsync.snapshot.encoding import BLOCK_BYTES, packed_bound
+from ckptsync.snapshot.manifest import FileEntry
+
+_HUGE_BYTES = 2 << 20
+_SMALLEST = 1 << 20
+"""Smaller views are lent from buffers of this size: only what is used of them is touched."""
 
 
 class Buffers:
-    """At most `count` buffers of `size_bytes` each, made when first needed and touched only as far as used.
+    """At most `count * size_bytes` bytes, made when first needed and touched only as far as used.
 
-    A part larger than `size_bytes` gets a buffer of its own and holds as many places as it is larger, at most all of them, so
-    that memory stays below the larger of the budget and that one part.
+    Views shorter than half a buffer get a buffer of half the size, or a quarter, and so on, so that many small files are in
+    flight in the memory of few large parts. A part larger than `size_bytes` gets a buffer of its own and holds as many places as
+    it is larger, at most all of them, so that memory stays below the larger of the budget and that one part.
     """
 
     def __init__(self, count: int, size_bytes: int) -> None:
         """Promise `count * size_bytes` bytes at the most."""
-        self._count = count
         self._size_bytes = max(size_bytes, mmap.PAGESIZE)
-        self._free: list[mmap.mmap] = []
-        self._places = count
+        self._total = self._left = count * self._size_bytes
+        self._idle: dict[int, list[mmap.mmap]] = {}
         self._changed = threading.Condition()
 
     @property
@@ -28,31 +36,75 @@ class Buffers:
         """The longest view that costs no more than one place."""
         return self._size_bytes
 
+    @property
+    def idle_bytes(self) -> int:
+        """Memory that is kept for the next views."""
+        return sum(length * len(idle) for length, idle in self._idle.items())
+
     @contextmanager
     def take(self, size: int) -> Iterator[memoryview]:
         """Lend a writable view of exactly `size` bytes with arbitrary content; waits until memory is free."""
-        places = max(1, min(-(-size // self._size_bytes), self._count))
-        with self._places_held(places):
-            if size > self._size_bytes:
+        if size > self._size_bytes:
+            places = -(-size // self._size_bytes)
+            with self._held(min(places * self._size_bytes, self._total)):
                 yield memoryview(bytearray(size))
-                return
+            return
+        length = self._length(size)
+        with self._held(length):
             with self._changed:
-                buffer = self._free.pop() if self._free else mmap.mmap(-1, self._size_bytes)
+                idle = self._idle.get(length)
+                buffer = idle.pop() if idle else _memory(length)
+                self._drop_idle()
             yield memoryview(buffer)[:size]
             with self._changed:
-                self._free.append(buffer)
+                self._idle.setdefault(length, []).append(buffer)
+
+    def _length(self, size: int) -> int:
+        """How long a buffer a view is cut from."""
+        length = self._size_bytes
+        while length // 2 >= max(size, _SMALLEST):
+            length //= 2
+        return length
 
     @contextmanager
-    def _places_held(self, wanted: int) -> Iterator[None]:
-        """Wait for places, give them back after."""
+    def _held(self, wanted: int) -> Iterator[None]:
+        """Wait for memory, give it back after."""
         with self._changed:
-            self._changed.wait_for(lambda: self._places >= wanted)
-            self._places -= wanted
-            if wanted > 1:
-                del self._free[self._places :]
+            self._changed.wait_for(lambda: self._left >= wanted)
+            self._left -= wanted
+            if wanted > self._size_bytes:
+                self._drop_idle()
         try:
             yield
         finally:
             with self._changed:
-                self._places += wanted
+                self._left += wanted
                 self._changed.notify_all()
+
+    def _drop_idle(self) -> None:
+        """Let buffers go that nobody uses, until they and those lent are within the budget. The lock is held."""
+        surplus = self.idle_bytes - self._left
+        for length, idle in self._idle.items():
+            while surplus > 0 and idle:
+                idle.pop()
+                surplus -= length
+
+
+def _memory(length: int) -> mmap.mmap:
+    """Memory of our own; in large pages where the system has them, which costs less to touch for the first time."""
+    made = mmap.mmap(-1, length)
+    if length >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            made.madvise(mmap.MADV_HUGEPAGE)
+    return made
+
+
+def reading_buffers(entries: Sequence[FileEntry], transfer: Transfer) -> Buffers:
+    """Return memory to read files through: by our own options, twice as much where files are packed."""
+    longest = max((min(entry.part_bytes, entry.size) for entry in entries), default=0)
+    length = max(min(longest, transfer.part_bytes), 1)
+    # no part is longer, so that shorter buffers do, and more of them in the same memory
+    count = max(transfer.parts_in_flight * transfer.part_bytes // length, 1)
+    if any(entry.packing for entry in entries):
+        length = max(length + packed_bound(length), 2 * BLOCK_BYTES)
+    return Buffers(count, length)

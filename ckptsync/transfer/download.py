@@ -17,17 +17,19 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from ckptsync.config import Transfer
 from ckptsync.errors import ConflictError, IntegrityError, NotFoundError, naming
 from ckptsync.events import Event, Kind, Observer
 from ckptsync.snapshot.digest import part_hasher, part_span
-from ckptsync.snapshot.encoding import BLOCK_BYTES, packed_bound
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store, Tag
 from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.helpers import SMALL_BYTES, Crew, Helpers
 from ckptsync.transfer.packing import need_zstandard, unpack
+from ckptsync.transfer.pipe import Done, Fetch, Told
 from ckptsync.transfer.target import disk_errors
 from ckptsync.transfer.workers import Task, run_tasks
 
@@ -82,6 +84,17 @@ class Reader:
     buffers: Buffers
     observer: Observer
     received: Received
+
+    def hear(self, report: Told | Done) -> None:
+        """Count what a helper did, and hand its events on."""
+        if isinstance(report, Done):
+            return
+        self.observer(report.event)
+        self.received.add(
+            received=report.bytes if report.kind == Kind.RECEIVED else 0,
+            kept=report.bytes if report.kind == Kind.SKIPPED else 0,
+            refetched=report.kind == Kind.REFETCHED,
+        )
 
     def window(self, entry: FileEntry, number: int) -> int:
         """How long a view a part is read through."""
@@ -318,23 +331,33 @@ def check_readable(entries: Iterable[FileEntry]) -> None:
         need_zstandard()
 
 
-def reading_buffers(entries: Sequence[FileEntry], transfer: Transfer) -> Buffers:
-    """Return memory to read files through: by our own options, twice as much where files are packed."""
-    largest = max((min(entry.part_bytes, entry.size) for entry in entries), default=0)
-    largest = min(max(largest, 1), transfer.part_bytes)
-    if any(entry.packing for entry in entries):
-        largest = max(largest + packed_bound(largest), 2 * BLOCK_BYTES)
-    return Buffers(transfer.workers, largest)
+def fetch_whole(entry: FileEntry, folder: Path, reader: Reader) -> None:
+    """Fill one file below `folder`, in this thread; it is durable when this returns. Errors are those of `download_files`."""
+    target = _Target(entry, folder / entry.path, reader, done=lambda _: None)
+    try:
+        for task in target.start():
+            task()
+    except BaseException:
+        target.close()
+        raise
 
 
-def download_files(entries: Iterable[FileEntry], folder: Path, reader: Reader, *, workers: int) -> None:
+def _is_small(entry: FileEntry) -> bool:
+    """Whether a helper may fetch it."""
+    return entry.size <= SMALL_BYTES and len(entry.parts) <= 1 and not entry.packing
+
+
+def download_files(
+    entries: Sequence[FileEntry], folder: Path, reader: Reader, transfer: Transfer, *, crew: Crew | None = None
+) -> None:
     """Fill files below `folder`, whose directories are there already; each is durable when this returns.
 
     Args:
         entries: checked entries of one manifest.
         folder: where to.
         reader: what to fetch with.
-        workers: parts in flight.
+        transfer: how many threads there may be.
+        crew: processes that may help; None does everything here.
 
     Raises:
         IntegrityError: a file is missing, or a part was bad twice.
@@ -348,8 +371,18 @@ def download_files(entries: Iterable[FileEntry], folder: Path, reader: Reader, *
         targets.add(target)
         return target.start
 
+    def run(some: Iterable[FileEntry]) -> None:
+        run_tasks(map(task, some), *transfer.threads)
+
     try:
-        run_tasks((task(entry) for entry in entries), workers)
+        if crew is None:
+            run(entries)
+        else:
+            small = {entry.path: entry for entry in entries if _is_small(entry)}
+            with Helpers(map(Fetch, small.values()), crew, hear=reader.hear, observer=reader.observer) as helpers:
+                own = (small[job.path] for job in helpers.own())
+                run(chain((entry for entry in entries if entry.path not in small), own))
+                run(small[job.path] for job in helpers.handed_back())
     except Exception:  # after Ctrl-C threads still write: their descriptors must not come to mean other files
         for target in list(targets):
             target.close()

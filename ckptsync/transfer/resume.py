@@ -183,7 +183,7 @@ class _Search:
     def _can_cut(self, part_bytes: int) -> bool:
         """Whether the file may be cut so: the store takes it, and a part costs no more memory than we may use."""
         transfer = self.bench.transfer
-        affordable = part_bytes <= max(2 * self.part_bytes, transfer.part_bytes * transfer.workers)
+        affordable = part_bytes <= max(2 * self.part_bytes, transfer.part_bytes * transfer.parts_in_flight)
         return affordable and fits(part_bytes, self.file.size, self.bench.store.traits)
 
     def _continued(self, upload: Upload, progress: Progress, previous: FileEntry | None) -> Start | None:

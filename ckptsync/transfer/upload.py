@@ -7,10 +7,16 @@ nothing: every part is read and hashed, and only equal digests are reused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
+from itertools import chain
 
+from ckptsync.events import Kind
 from ckptsync.snapshot.manifest import FileEntry
+from ckptsync.transfer.helpers import SMALL_BYTES, Crew, Helpers
 from ckptsync.transfer.journal import Progress
+from ckptsync.transfer.pipe import Done, Send, Told
 from ckptsync.transfer.source import SourceFile
 from ckptsync.transfer.upload_file import start_file
 from ckptsync.transfer.workbench import NOTHING_LEFT, Bench, Leftovers
@@ -18,11 +24,12 @@ from ckptsync.transfer.workers import Task, run_tasks
 
 
 def upload_files(
-    files: Iterable[SourceFile],
+    files: Sequence[SourceFile],
     bench: Bench,
     *,
     previous: Mapping[str, FileEntry],
     leftovers: Leftovers = NOTHING_LEFT,
+    crew: Crew | None = None,
 ) -> tuple[FileEntry, ...]:
     """Bring files into the bucket.
 
@@ -31,6 +38,7 @@ def upload_files(
         bench: what to work with; its journal may know of an earlier attempt.
         previous: the previous snapshot's files by path.
         leftovers: unfinished work found in the bucket itself.
+        crew: processes that may help; None does everything here.
 
     Returns:
         An entry for each file, sorted by path. Nothing is committed by this.
@@ -45,5 +53,32 @@ def upload_files(
         progress = bench.journal.files.get(file.path) or Progress()
         return lambda: start_file(file, bench, progress, previous.get(file.path), leftovers, entries.append)
 
-    run_tasks((task(file) for file in files), bench.transfer.workers)
+    def run(some: Iterable[SourceFile]) -> None:
+        run_tasks(map(task, some), *bench.transfer.threads)
+
+    def hear(report: Told | Done) -> None:
+        if isinstance(report, Done):
+            bench.journal.finished(report.entry)
+            entries.append(report.entry)
+        elif report.kind == Kind.SENT:
+            bench.tell_sent(report.path, report.bytes)
+        elif report.kind == Kind.REUSED:
+            bench.tell_reused(report.path, report.bytes)
+        else:
+            bench.observer(report.event)
+
+    if crew is None:
+        run(files)
+    else:
+        known = bench.journal.files.keys() | leftovers.uploads.keys() | leftovers.objects.keys()
+        small = {file.path: file for file in files if file.size <= SMALL_BYTES and file.path not in known}
+        jobs = (_job(file, previous) for file in small.values())
+        with Helpers(jobs, crew, hear=hear, observer=bench.observer) as helpers:
+            run(chain((file for file in files if file.path not in small), (small[job.path] for job in helpers.own())))
+            run(small[job.path] for job in helpers.handed_back())
     return tuple(sorted(entries, key=lambda entry: entry.path))
+
+
+def _job(file: SourceFile, previous: Mapping[str, FileEntry]) -> Send:
+    """What a helper must know of a file."""
+    return Send(file.path, os.fsencode(file.location), astuple(file.identity), file.mode, previous.get(file.path))

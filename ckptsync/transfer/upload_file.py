@@ -29,7 +29,7 @@ from ckptsync.transfer.journal import Progress
 from ckptsync.transfer.packing import Piece, room_bytes
 from ckptsync.transfer.resume import Start, described, encoded, find_start, least_bytes, proven
 from ckptsync.transfer.source import SourceFile
-from ckptsync.transfer.workbench import Bench, Leftovers
+from ckptsync.transfer.workbench import NOTHING_LEFT, Bench, Leftovers
 from ckptsync.transfer.workers import Task
 
 _RESTARTS = 2
@@ -376,3 +376,12 @@ def start_file(
     with naming(file.path):
         start = find_start(file, bench, progress, previous, leftovers)
     return FileUpload(file, bench, start, done).tasks()
+
+
+def send_whole(file: SourceFile, bench: Bench, previous: FileEntry | None) -> FileEntry:
+    """Bring a file of which the bucket has nothing yet, in this thread."""
+    entries: list[FileEntry] = []
+    tasks = list(start_file(file, bench, Progress(), previous, NOTHING_LEFT, entries.append) or ())
+    while tasks:
+        tasks.extend(tasks.pop()() or ())
+    return entries[0]

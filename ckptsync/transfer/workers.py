@@ -1,16 +1,24 @@
 """Threads that pull tasks: bounded by construction, first error wins.
 
 Tasks come from an iterator that is read only as fast as they are worked off. A task may hand back follow-up tasks, which
-go before the iterator's: a file's parts, then its finish, before the next file.
+go before the iterator's: a file's parts, then its finish, before the next file. Where more threads are allowed than begin, as many
+are used as are fastest.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from ckptsync.transfer.climb import Climb
+
+_FIRST_WINDOW = 0.1, 1
+_WINDOW = 0.25, 2
+"""Seconds, and tasks of each thread, that a measurement takes; the first one is rough, so that much is tried soon."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -18,23 +26,32 @@ Task = Callable[[], "Iterable[Task] | None"]
 
 
 class _Crew:
-    """What the threads share."""
+    """Threads, and what they share."""
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
+    def __init__(self, tasks: Iterable[Task], climb: Climb) -> None:
         self.source: Iterator[Task] | None = iter(tasks)
         self.follow_ups: deque[Task] = deque()
         self.working = 0
         self.failure: BaseException | None = None
         self.changed = threading.Condition()
+        self.climb = climb
+        self.threads: set[threading.Thread] = set()
+        self.window = _FIRST_WINDOW
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        """Measure from now on."""
+        self.tasks_done = 0
+        self.begun_s, self.begun_cpu_s = time.monotonic(), time.process_time()
 
     def next_task(self) -> Task | None:
         """Wait for a task; None when all is done or something failed."""
         with self.changed:
             while self.failure is None:
-                if self.follow_ups:
-                    self.working += 1
-                    return self.follow_ups.popleft()
-                if (task := self._from_source()) is not None:
+                if len(self.threads) > self.climb.threads:
+                    self.threads.remove(threading.current_thread())
+                    return None
+                if (task := self._task()) is not None:
                     self.working += 1
                     return task
                 if not self.working:
@@ -43,8 +60,10 @@ class _Crew:
             self.changed.notify_all()
             return None
 
-    def _from_source(self) -> Task | None:
-        """Take from the iterator, which may itself fail."""
+    def _task(self) -> Task | None:
+        """Take a follow-up, else from the iterator, which may itself fail."""
+        if self.follow_ups:
+            return self.follow_ups.popleft()
         if self.source is None:
             return None
         try:
@@ -61,7 +80,41 @@ class _Crew:
             self.working -= 1
             self.failure = self.failure or failure
             self.follow_ups.extendleft(reversed(more))
+            self._measure()
             self.changed.notify_all()
+
+    def _measure(self) -> None:
+        """Count a task; at the end of a window go on with more threads or fewer. The lock is held."""
+        self.tasks_done += 1
+        least_s, tasks_each = self.window
+        lasted_s = time.monotonic() - self.begun_s
+        if lasted_s < least_s or self.tasks_done < tasks_each * self.climb.threads:
+            return
+        self.climb.measured(self.tasks_done / lasted_s, (time.process_time() - self.begun_cpu_s) / lasted_s)
+        self.window = _WINDOW
+        self._begin_window()
+        try:
+            self.hire()
+        except RuntimeError:  # the system allows no more
+            self.climb = Climb(len(self.threads), 0)
+
+    def hire(self) -> None:
+        """Start threads until there are as many as there should be."""
+        with self.changed:
+            while self.failure is None and len(self.threads) < self.climb.threads:
+                thread = threading.Thread(target=self.work, name=f"ckptsync-{len(self.threads)}", daemon=True)
+                thread.start()
+                self.threads.add(thread)
+
+    def join(self) -> None:
+        """Wait until every thread has ended; others may be hired meanwhile."""
+        while self.threads:
+            with self.changed:
+                thread = next(iter(self.threads), None)
+            if thread is not None:
+                thread.join()
+                with self.changed:
+                    self.threads.discard(thread)
 
     def work(self) -> None:
         """Run tasks until there are none."""
@@ -81,20 +134,22 @@ class _Crew:
             self.changed.notify_all()
 
 
-def run_tasks(tasks: Iterable[Task], workers: int) -> None:
-    """Run every task and what it hands back, on at most `workers` threads; return when all are done.
+def run_tasks(tasks: Iterable[Task], workers: int, most: int = 0) -> None:
+    """Run every task and what it hands back; return when all are done.
+
+    Args:
+        tasks: what to do.
+        workers: threads to begin with.
+        most: threads that there may be while more of them are faster; never fewer than `workers`.
 
     Raises:
         BaseException: the first error of any task, after the tasks under way have ended; no further one begins. After
             Ctrl-C they are not waited for.
     """
-    crew = _Crew(tasks)
-    threads = [threading.Thread(target=crew.work, name=f"ckptsync-{n}", daemon=True) for n in range(workers)]
+    crew = _Crew(tasks, Climb(workers, most))
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        crew.hire()
+        crew.join()
     except BaseException as error:  # Ctrl-C reaches the main thread only
         crew.stop(error)
         raise

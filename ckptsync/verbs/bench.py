@@ -96,14 +96,14 @@ def bench(run: Run, *, size_bytes: int, part_bytes: int | None = None, workers: 
     if size_bytes < 1:
         raise ConfigError(f"{size_bytes} bytes cannot be measured; it must be 1 or more")
     transfer = _transfer(run.config.transfer, part_bytes, workers)
-    buffers = Buffers(transfer.workers, transfer.part_bytes)
+    buffers = Buffers(transfer.parts_in_flight, transfer.part_bytes)
     source = _Noise(_PATH, Path(_PATH), Identity(0, 0, size_bytes, 0, 0), 0o644, os.urandom(MIB))
     with _scratch(run, size_bytes) as snapshot:
         entries: list[FileEntry] = []
         upload = _measured(run, "upload", size_bytes, lambda: entries.extend(_upload(run, source, snapshot, transfer)))
         entry = entries[0]
-        download = _measured(run, "download", size_bytes, lambda: _download(run, entry, buffers, transfer.workers))
-        verify = _measured(run, "verify", size_bytes, lambda: _hash(source, entry, buffers, transfer.workers))
+        download = _measured(run, "download", size_bytes, lambda: _download(run, entry, buffers, transfer))
+        verify = _measured(run, "verify", size_bytes, lambda: _hash(source, entry, buffers, transfer))
     return upload, download, verify
 
 
@@ -175,7 +175,7 @@ def _upload(run: Run, source: SourceFile, snapshot: SnapshotId, transfer: Transf
         store=run.store,
         snapshot=snapshot,
         transfer=transfer,
-        buffers=Buffers(transfer.workers, transfer.part_bytes),
+        buffers=Buffers(transfer.parts_in_flight, transfer.part_bytes),
         journal=Journal(None, Path()),
         observer=run.observer,
         tally=Tally(),
@@ -183,7 +183,7 @@ def _upload(run: Run, source: SourceFile, snapshot: SnapshotId, transfer: Transf
     return upload_files([source], tools, previous={})
 
 
-def _download(run: Run, entry: FileEntry, buffers: Buffers, workers: int) -> None:
+def _download(run: Run, entry: FileEntry, buffers: Buffers, transfer: Transfer) -> None:
     """Fetch every part as a restore would, into memory that is used again and again."""
     reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=Received())
     tag = reader.pin(entry)
@@ -192,10 +192,10 @@ def _download(run: Run, entry: FileEntry, buffers: Buffers, workers: int) -> Non
         with buffers.take(part_span(number, entry.size, entry.part_bytes)[1]) as view:
             reader.fetch(entry, number, view, tag)
 
-    run_tasks((partial(fetch, number) for number in range(1, len(entry.parts) + 1)), workers)
+    run_tasks((partial(fetch, number) for number in range(1, len(entry.parts) + 1)), *transfer.threads)
 
 
-def _hash(source: SourceFile, entry: FileEntry, buffers: Buffers, workers: int) -> None:
+def _hash(source: SourceFile, entry: FileEntry, buffers: Buffers, transfer: Transfer) -> None:
     """Hash as many parts of the same size; their content does not matter to the time it takes."""
     size = part_span(1, entry.size, entry.part_bytes)[1]
     with buffers.take(size) as view:
@@ -205,4 +205,4 @@ def _hash(source: SourceFile, entry: FileEntry, buffers: Buffers, workers: int) 
         def digest(number: int) -> None:
             part_digest(content[: part_span(number, entry.size, entry.part_bytes)[1]])
 
-        run_tasks((partial(digest, number) for number in range(1, len(entry.parts) + 1)), workers)
+        run_tasks((partial(digest, number) for number in range(1, len(entry.parts) + 1)), *transfer.threads)

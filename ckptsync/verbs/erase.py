@@ -143,7 +143,7 @@ def erase(run: Run, targets: Iterable[Target], view: View, *, dry_run: bool = Fa
     erased: dict[SnapshotId, Erased] = {}
     group: list[_Plan] = []
     objects, records = 0, 0
-    for plan in in_order(lambda target: _planned(run, target, view), targets, run.config.transfer.workers):
+    for plan in in_order(lambda target: _planned(run, target, view), targets, run.config.transfer.parts_in_flight):
         erased[plan.attempt] = plan.erased
         if dry_run:
             continue
@@ -224,7 +224,7 @@ def _records(store: Store, attempt: SnapshotId, folder: Folder | None) -> tuple[
 def _carry_out(run: Run, plans: Sequence[_Plan]) -> None:
     """Delete in as few requests as there can be: uploads, data, records; condemnations last, so that what is left counts."""
     uploads = [upload for plan in plans for upload in plan.uploads]
-    map_tasks(lambda upload: abort_wholly(run.store, upload), uploads, run.config.transfer.workers)
+    map_tasks(lambda upload: abort_wholly(run.store, upload), uploads, run.config.transfer.parts_in_flight)
     for batch in _batches(stat for plan in plans for stat in plan.data):
         run.store.delete([stat.key for stat in batch])
         size = sum(stat.size for stat in batch)

@@ -106,7 +106,7 @@ def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool)
     foreign, foreign_count = _foreign(run, survey)
     if not dry_run:
         targets = [survey.folders[one] for one in sorted(doomed | orphans) if one in survey.folders]
-        map_tasks(lambda folder: condemn(run, folder), targets, run.config.transfer.workers)
+        map_tasks(lambda folder: condemn(run, folder), targets, run.config.transfer.parts_in_flight)
         if targets:
             run.rest()
         survey, doomed, orphans = _look_again(run, survey, doomed, orphans, now_s)
@@ -153,7 +153,7 @@ def _survey(run: Run) -> _Survey:
     listed = list(run.catalog.listed())
     quarantined = run.catalog.quarantined()
     read = map_tasks(
-        lambda one: _read(run, one, quarantined=one.id in quarantined), listed, run.config.transfer.workers
+        lambda one: _read(run, one, quarantined=one.id in quarantined), listed, run.config.transfer.parts_in_flight
     )
     readable = [(candidate, named) for candidate, named in filter(None, read)]
     return _Survey(
@@ -263,7 +263,7 @@ def _erase_all(
 
     A reader that found a manifest just before it went has put its lease before: its data is for a later gc to delete.
     """
-    workers = run.config.transfer.workers
+    workers = run.config.transfer.parts_in_flight
     oldest_first = sorted(doomed)
     named = dict(
         zip(

@@ -85,7 +85,7 @@ def rows(run: Run) -> Iterator[Row]:
             return made
         return replace(made, state="quarantined", problem=reason_of(run, found.id))
 
-    for made in in_order(row, _found(run), run.config.transfer.workers):
+    for made in in_order(row, _found(run), run.config.transfer.parts_in_flight):
         if made is not None:
             yield made
 

@@ -231,7 +231,7 @@ def _promise(us: Gathering, tree: SourceTree) -> None:
                     "each rank save below a folder of its own (--under), and name each start of the job differently (--launch)"
                 ) from error
 
-    map_tasks(promise, large, run.config.transfer.workers)
+    map_tasks(promise, large, run.config.transfer.parts_in_flight)
 
 
 def _earlier(us: Gathering) -> tuple[tuple[str, int], ...] | None:

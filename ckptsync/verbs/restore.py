@@ -25,7 +25,8 @@ from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
-from ckptsync.transfer.download import Reader, Received, check_readable, download_files, reading_buffers
+from ckptsync.transfer.budget import reading_buffers
+from ckptsync.transfer.download import Reader, Received, check_readable, download_files
 from ckptsync.transfer.folders import check_distinct, check_space, disk_bytes, make_removable, remove_tree
 from ckptsync.transfer.target import (
     Landing,
@@ -354,7 +355,7 @@ def _check_sizes(run: Run, files: Sequence[FileEntry]) -> None:
                 f"{file.path} has {found.size} bytes in the bucket instead of {file.stored_size} (key {file.key!r})"
             )
 
-    map_tasks(check, files, run.config.transfer.workers)
+    map_tasks(check, files, run.config.transfer.parts_in_flight)
 
 
 def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
@@ -375,7 +376,7 @@ def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Rece
     """Fetch files with the run's own limits."""
     transfer = run.config.transfer
     reader = Reader(store=run.store, buffers=reading_buffers(files, transfer), observer=run.observer, received=received)
-    download_files(files, folder, reader, workers=transfer.workers)
+    download_files(files, folder, reader, transfer, crew=run.crew(folder=os.fsencode(folder.absolute())))
 
 
 def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:

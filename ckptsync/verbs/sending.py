@@ -133,7 +133,7 @@ class Sending:
             store=run.store,
             snapshot=self.snapshot,
             transfer=transfer,
-            buffers=Buffers(transfer.workers, room_bytes(transfer.part_bytes, 1 if packs else None)),
+            buffers=Buffers(transfer.parts_in_flight, room_bytes(transfer.part_bytes, 1 if packs else None)),
             journal=self.journal,
             observer=run.observer,
             tally=self.tally,
@@ -141,7 +141,9 @@ class Sending:
             shared=self.rank is not None,
         )
         previous = {file.path: file for file in parent.files} if parent else {}
-        return upload_files(tree.files, bench, previous=previous, leftovers=leftovers)
+        # helpers tell what a file holds, not what it takes when it is packed
+        crew = None if packs else run.crew(snapshot=str(self.snapshot), shared=bench.shared)
+        return upload_files(tree.files, bench, previous=previous, leftovers=leftovers, crew=crew)
 
 
 def check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...], *, always: bool) -> None:

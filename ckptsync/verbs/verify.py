@@ -18,7 +18,8 @@ from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag
-from ckptsync.transfer.download import Reader, Received, check_readable, reading_buffers
+from ckptsync.transfer.budget import reading_buffers
+from ckptsync.transfer.download import Reader, Received, check_readable
 from ckptsync.transfer.workers import Task, run_tasks
 from ckptsync.verbs.lease import Leases
 from ckptsync.verbs.quarantine import quarantine as quarantine_it
@@ -170,7 +171,7 @@ def _read(run: Run, chosen: Iterable[tuple[FileEntry, Sequence[int]]], findings:
     )
     run_tasks(
         (partial(_check_file, reader, entry, parts, findings) for entry, parts in chosen),
-        transfer.workers,
+        *transfer.threads,
     )
 
 

@@ -44,5 +44,5 @@ def test_environments(values: dict[str, str]) -> None:
         found = resolve(environ={f"CKPTSYNC_{name}": value for name, value in values.items()})
     except ConfigError:
         return
-    assert 1 <= found.transfer.workers <= 256
+    assert 1 <= found.transfer.parts_in_flight <= 256
     assert found.retry.base_s > 0

@@ -24,6 +24,7 @@ from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, Transi
 from ckptsync.store.base import Buffer
 from ckptsync.store.pace import Pace, paced, receive
 from ckptsync.store.s3.errors import SDK_ERRORS, Request, is_stale, translate
+from ckptsync.store.s3.lean import lean
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -35,8 +36,8 @@ Addressing = Literal["auto", "path", "virtual"]
 FALLBACK_REGION = "us-east-1"
 MAX_RENEWALS = 3
 METADATA_ATTEMPTS = 3
-# Larger slices save nothing measurable, and what came of one is lost when the connection breaks.
-SLICE_BYTES = 256 << 10
+# Between two slices threads change places: with 256 KiB an upload costs an eighth more processor time, larger ones save nothing more.
+SLICE_BYTES = 4 << 20
 _AWS_HOST = re.compile(r"(?:.*\.)?(?:amazonaws\.(?:com|com\.cn|eu)|api\.aws|api\.amazonwebservices\.com\.cn)")
 
 
@@ -186,7 +187,7 @@ class Connection:
         except ValueError as error:
             raise ConfigError(f"s3://{self._bucket}: the endpoint or region cannot be used: {error}") from error
         _set_pace(client, self._pace)
-        return client
+        return lean(client, session.get_credentials(), self._bucket)
 
     def _renew(self, mine: _InProcess, client: S3Client | None) -> bool:
         """Drop the client whose credentials expired; False when that has been tried often enough."""

@@ -19,7 +19,7 @@ def test_doctor_proves_a_directory_and_prints_what_is_in_force(call: Call, ask: 
     said = call("doctor", "run").stdout
     assert {line.split()[0] for line in said.splitlines() if not line.startswith(" ")} <= {"ok", "warn"}
     assert "ok    configuration\n        run = file:" in said
-    assert "        transfer.workers = 8\n" in said
+    assert "        transfer.part_bytes = 16777216\n" in said
     (found,) = ask("doctor", "run", "--set", "transfer.workers=3")
     assert found["ok"] is True
     assert "transfer.workers = 3\n" in found["checks"][-1]["detail"]

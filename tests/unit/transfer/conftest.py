@@ -56,7 +56,7 @@ def send(store: Any, tally: Tally, tmp_path: Path, events: list[Event]) -> Send:
             store=on,
             snapshot=snapshot,
             transfer=options,
-            buffers=Buffers(options.workers, options.part_bytes),
+            buffers=Buffers(options.parts_in_flight, options.part_bytes),
             journal=journal,
             observer=events.append,
             tally=tally,

@@ -11,6 +11,7 @@ import pytest
 from ckptsync.transfer.budget import Buffers
 
 PAGE = mmap.PAGESIZE
+MIB = 1 << 20
 
 
 def taken_by_another(buffers: Buffers, size: int) -> tuple[threading.Thread, threading.Event]:
@@ -99,8 +100,29 @@ def test_buffers_are_let_go_before_a_large_part_gets_its_own() -> None:
     with ExitStack() as held:
         for _ in range(3):
             held.enter_context(buffers.take(1))
-    assert len(buffers._free) == 3
+    assert buffers.idle_bytes == 3 * PAGE
     with buffers.take(2 * PAGE):
-        assert len(buffers._free) == 1
+        assert buffers.idle_bytes == PAGE
     with buffers.take(99 * PAGE):
-        assert not buffers._free
+        assert not buffers.idle_bytes
+
+
+def test_of_short_views_more_are_lent_in_the_same_memory() -> None:
+    buffers = Buffers(2, 16 * MIB)
+    with ExitStack() as held:
+        for _ in range(32):
+            held.enter_context(buffers.take(100_000))
+        thread, had = taken_by_another(buffers, 1)
+        assert not had.wait(0.05)
+    assert had.wait(30)
+    thread.join(30)
+
+
+def test_memory_stays_within_the_budget_when_views_get_longer() -> None:
+    buffers = Buffers(2, 16 * MIB)
+    with ExitStack() as held:
+        for _ in range(32):
+            held.enter_context(buffers.take(MIB))
+    assert buffers.idle_bytes == 32 * MIB
+    with buffers.take(9 * MIB), buffers.take(3 * MIB):
+        assert buffers.idle_bytes <= 12 * MIB

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ckptsync.config import Transfer
 from ckptsync.errors import DeniedError, DiskError, IntegrityError, TransientError
 from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_digest
@@ -44,7 +45,7 @@ def fetch(store: Any, events: list[Event], tmp_path: Path) -> Fetch:
         received = Received()
         (tmp_path / "out").mkdir(exist_ok=True)
         reader = Reader(store=store, buffers=Buffers(workers, buffer_bytes), observer=events.append, received=received)
-        download_files(entries, tmp_path / "out", reader, workers=workers)
+        download_files(entries, tmp_path / "out", reader, Transfer(workers=workers))
         return received
 
     return call

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ckptsync.config import Transfer
 from ckptsync.errors import IntegrityError
 from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
@@ -52,7 +53,7 @@ def test_what_comes_back_is_what_went_in(
     content = os.urandom(size)
     store.put(KEY, content)
     entry = describe(content, part_bytes)
-    download_files([entry], tmp_path, reader, workers=2)
+    download_files([entry], tmp_path, reader, Transfer(workers=2))
     assert (tmp_path / "model").read_bytes() == content
     assert (reader.received.bytes_received, reader.received.parts_received) == (size, len(entry.parts))
     assert same_content(tmp_path / "model", entry)
@@ -70,7 +71,7 @@ def test_every_window_is_of_one_version(store: Any, reader: Reader, tmp_path: Pa
 
     store.after = replace
     with pytest.raises(IntegrityError, match="is not what was committed"):
-        download_files([describe(content, 1 << 40)], tmp_path, reader, workers=1)
+        download_files([describe(content, 1 << 40)], tmp_path, reader, Transfer(workers=1))
 
 
 @pytest.mark.parametrize("spoiled", [0, PAGE, 3 * PAGE - 1])
@@ -82,7 +83,7 @@ def test_a_bad_large_part_is_fetched_once_more_and_then_refused(
     content[spoiled] ^= 1
     store.put(KEY, bytes(content))
     with pytest.raises(IntegrityError, match="is not what was committed"):
-        download_files([entry], tmp_path, reader, workers=1)
+        download_files([entry], tmp_path, reader, Transfer(workers=1))
     assert [event.kind for event in events] == [Kind.REFETCHED]
     assert not same_content(tmp_path / "model", entry)
 
@@ -100,7 +101,7 @@ def test_a_large_part_that_was_bad_once_is_mended(store: Any, reader: Reader, tm
         return count
 
     store.get = flip_once
-    download_files([describe(content, 1 << 40)], tmp_path, reader, workers=1)
+    download_files([describe(content, 1 << 40)], tmp_path, reader, Transfer(workers=1))
     assert (tmp_path / "model").read_bytes() == content
     assert reader.received.parts_refetched == 1
 
@@ -113,9 +114,9 @@ def test_a_killed_restore_keeps_large_parts_that_are_whole(
     entry = describe(content, 3 * PAGE)
     store.fail("get", killed, after=5)  # in the last window of the second part
     with pytest.raises(killed):
-        download_files([entry], tmp_path, reader, workers=1)
+        download_files([entry], tmp_path, reader, Transfer(workers=1))
     store.heal()
-    download_files([entry], tmp_path, reader, workers=1)
+    download_files([entry], tmp_path, reader, Transfer(workers=1))
     assert (tmp_path / "model").read_bytes() == content
     assert store.count()["get"] == 3
     assert (reader.received.bytes_kept, reader.received.bytes_received) == (3 * PAGE, 6 * PAGE)
@@ -126,7 +127,7 @@ def test_an_object_that_ends_early_is_told(store: Any, reader: Reader, tmp_path:
     store.put(KEY, content[: PAGE + 1])
     entry = describe(content, 1 << 40)
     with pytest.raises(IntegrityError, match=f"has {PAGE + 1} bytes"):
-        download_files([entry], tmp_path, reader, workers=1)
+        download_files([entry], tmp_path, reader, Transfer(workers=1))
     with reader.buffers.take(PAGE) as window, pytest.raises(IntegrityError, match=f"ends after {PAGE + 1} of"):
         reader.fetch(entry, 1, window, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -211,3 +212,55 @@ def test_results_come_in_the_items_order() -> None:
     assert map_tasks(lambda number: number * number, range(20), 4) == [number * number for number in range(20)]
     with pytest.raises(ZeroDivisionError):
         map_tasks(lambda number: 1 // number, [1, 0], 2)
+
+
+class _Slow:
+    """A service that answers each request after a while, to any number at once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.under_way = self.most = 0
+
+    def request(self) -> None:
+        """Wait for one answer."""
+        with self.lock:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        time.sleep(0.01)
+        with self.lock:
+            self.under_way -= 1
+
+
+def test_more_threads_are_hired_while_that_is_faster() -> None:
+    slow = _Slow()
+    run_tasks((slow.request for _ in range(2000)), 2, 12)
+    assert 6 <= slow.most <= 12
+
+
+def test_threads_that_make_nothing_faster_are_let_go() -> None:
+    """One lock that everybody needs: a third thread only waits."""
+    lock, crew = threading.Lock(), list[int]()
+
+    def task() -> None:
+        with lock:
+            time.sleep(0.002)
+        crew.append(sum(thread.name.startswith("ckptsync-") for thread in threading.enumerate()))
+
+    run_tasks((task for _ in range(1500)), 2, 16)
+    assert max(crew) > 2
+    assert sum(count == 2 for count in crew) > len(crew) / 2
+
+
+def test_where_no_more_threads_can_be_started_fewer_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, []
+
+    def few(self: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    slow = _Slow()
+    run_tasks((slow.request for _ in range(300)), 2, 12)
+    assert slow.most == 2

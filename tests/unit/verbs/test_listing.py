@@ -102,7 +102,7 @@ def test_rows_come_in_order_and_reading_stays_close_to_the_reader(run: Any, make
     store.heal()
     found = rows(run)
     assert [next(found).step for _ in range(3)] == [39, 38, 37]
-    assert store.count()["get"] <= 3 + run.config.transfer.workers
+    assert store.count()["get"] <= 3 + run.config.transfer.parts_in_flight
     assert [row.step for row in found] == steps[:37][::-1]
 
 

@@ -84,10 +84,10 @@ def test_amazon_is_addressed_by_host() -> None:
     connection = s3_client.Connection("bucket", S3(region="eu-west-1"), HTTP, connections=1)
     connection.call("get", "k", lambda client: client.meta.events.register("before-send.s3", stop))
     with pytest.raises(TransientError):
-        connection.call("get", "k", lambda client: client.head_object(Bucket="bucket", Key="k"))
+        connection.call("list", "", lambda client: client.list_objects_v2(Bucket="bucket"))
     assert connection.call("get", "k", s3_client.is_amazon)
     connection.close()
-    assert seen == ["https://bucket.s3.eu-west-1.amazonaws.com/k"]
+    assert seen == ["https://bucket.s3.eu-west-1.amazonaws.com/?list-type=2&encoding-type=url"]
 
 
 @pytest.mark.parametrize(

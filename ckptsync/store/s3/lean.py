@@ -1,0 +1,198 @@
+"""The requests that carry payload, signed and sent by the SDK's own parts, past its models, events and endpoint rules.
+
+A small object costs a third of the CPU so. Every other request, and all of them where the SDK would do something of its own
+(directory buckets, access points, buckets of another region), goes through the client itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote, urlencode
+
+import urllib3
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.parsers import create_parser
+
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+    from mypy_boto3_s3 import S3Client
+
+# Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+_PLAIN_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}")
+_SAFE = "/~"  # as the SDK encodes keys, and S3 wants them signed
+_SOME_KEY = "k"
+_FIELDS = {
+    "etag": "ETag",
+    "content-range": "ContentRange",
+    "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
+    "x-amz-checksum-type": "ChecksumType",
+    "x-amz-server-side-encryption": "ServerSideEncryption",
+    "x-amz-server-side-encryption-customer-algorithm": "SSECustomerAlgorithm",
+}
+"""What is read of an answer's headers, by the name the SDK gives it."""
+_parser: Any = create_parser("rest-xml")
+
+
+class LeanClient:
+    """A client of one bucket that sends payload the short way; everything else of it is the SDK's.
+
+    The answers of its own methods hold what this package reads, under the SDK's names.
+    """
+
+    def __init__(self, client: Any, credentials: Credentials | None, base_url: str) -> None:
+        """Wrap a client. `base_url` is what keys are appended to; `lean` finds it."""
+        self._client = client
+        self._credentials = credentials
+        self._base_url = base_url
+        self._elsewhere = False  # the SDK has found the bucket in another region, and remembers that by itself
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def put_object(self, *, Key: str, Body: Any, **params: Any) -> Mapping[str, Any]:  # noqa: N803  the SDK's names
+        """As the SDK's."""
+        headers = {"If-None-Match": params.get("IfNoneMatch"), **_checksum(params)}
+        return self._send("PutObject", Key, headers=headers, body=Body, params=params)
+
+    def upload_part(self, *, Key: str, Body: Any, **params: Any) -> Mapping[str, Any]:  # noqa: N803
+        """As the SDK's."""
+        query = {"partNumber": params["PartNumber"], "uploadId": params["UploadId"]}
+        return self._send("UploadPart", Key, query=query, headers=_checksum(params), body=Body, params=params)
+
+    def get_object(self, *, Key: str, **params: Any) -> Mapping[str, Any]:  # noqa: N803
+        """As the SDK's; `Body` is a response of urllib3."""
+        headers = {"Range": params.get("Range"), "If-Match": params.get("IfMatch")}
+        return self._send("GetObject", Key, headers=headers, params=params)
+
+    def head_object(self, *, Key: str, **params: Any) -> Mapping[str, Any]:  # noqa: N803
+        """As the SDK's."""
+        headers = {"x-amz-checksum-mode": params.get("ChecksumMode")}
+        return self._send("HeadObject", Key, headers=headers, params=params)
+
+    def _send(
+        self,
+        operation: str,
+        key: str,
+        *,
+        headers: Mapping[str, str | None],
+        params: Mapping[str, Any],
+        query: Mapping[str, object] | None = None,
+        body: Any = None,
+    ) -> Mapping[str, Any]:
+        """Send one request; through the SDK when the bucket is elsewhere."""
+        if not self._elsewhere:
+            answer = self._asked(operation, key, headers, query or {}, body)
+            status = answer.status_code
+            if status < HTTPStatus.MULTIPLE_CHOICES:
+                return _read(answer, streamed=operation == "GetObject")
+            refusal = _refusal(answer)
+            if not _may_be_elsewhere(refusal):
+                raise ClientError(refusal, operation)
+        if hasattr(body, "seek"):
+            body.seek(0)
+        sent = params if body is None else {**params, "Body": body}
+        method = {"PutObject": "put_object", "UploadPart": "upload_part", "GetObject": "get_object"}.get(operation)
+        found: Mapping[str, Any] = getattr(self._client, method or "head_object")(Key=key, **sent)
+        self._elsewhere = True
+        return found
+
+    def _asked(
+        self, operation: str, key: str, headers: Mapping[str, str | None], query: Mapping[str, object], body: Any
+    ) -> Any:
+        """Sign and send, once; the answer's content is still on the connection when it is an object's."""
+        if self._credentials is None:
+            raise NoCredentialsError
+        method = {"GetObject": "GET", "HeadObject": "HEAD"}.get(operation, "PUT")
+        url = self._base_url + quote(key, safe=_SAFE) + (f"?{urlencode(query, quote_via=quote)}" if query else "")
+        wanted = {name: value for name, value in headers.items() if value}
+        wanted["User-Agent"] = self._client.meta.config.user_agent
+        if hasattr(body, "read"):
+            wanted["Expect"] = "100-continue"  # a refused body is not sent
+        request = AWSRequest(method=method, url=url, headers=wanted, data=body, stream_output=operation == "GetObject")
+        request.context["client_config"] = self._client.meta.config
+        frozen = self._credentials.get_frozen_credentials()
+        S3SigV4Auth(frozen, "s3", self._client.meta.region_name).add_auth(request)
+        return self._client._endpoint.http_session.send(request.prepare())  # noqa: SLF001  its pools, proxies, certificates
+
+
+def lean(client: S3Client, credentials: Credentials | None, bucket: str) -> S3Client:
+    """Return a client that sends payload the short way; `client` itself where that is not the SDK's plain way.
+
+    Args:
+        client: of the SDK.
+        credentials: that it signs with.
+        bucket: the one that requests will be about.
+    """
+    session = getattr(getattr(client, "_endpoint", None), "http_session", None)
+    plain = _PLAIN_BUCKET.fullmatch(bucket) and not bucket.endswith("--x-s3")
+    if session is None or not plain or getattr(client.meta.config, "signature_version", "") != "s3v4":
+        return client
+    return cast("S3Client", LeanClient(client, credentials, _address(client, bucket).removesuffix(_SOME_KEY)))
+
+
+def _address(client: S3Client, bucket: str) -> str:
+    """Where the SDK would look for an object named `_SOME_KEY`. Asks nobody.
+
+    A presigned URL would not tell: those the SDK makes for the service's global address.
+    """
+    urls: list[str] = []
+
+    def answer(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        urls.append(request.url)
+        return AWSResponse(
+            request.url, HTTPStatus.OK, HTTPHeaders(), urllib3.HTTPResponse(BytesIO(), preload_content=False)
+        )
+
+    events: Any = client.meta.events
+    events.register_first("before-send.s3.HeadObject", answer)
+    client.head_object(Bucket=bucket, Key=_SOME_KEY)
+    events.unregister("before-send.s3.HeadObject", answer)
+    return urls[0]
+
+
+def _checksum(params: Mapping[str, Any]) -> dict[str, str | None]:
+    """The header of a body's checksum."""
+    return {"x-amz-checksum-crc64nvme": params.get("ChecksumCRC64NVME")}
+
+
+def _read(answer: Any, *, streamed: bool) -> dict[str, Any]:
+    """Put an answer under the names the SDK has for it."""
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    found: dict[str, Any] = {_FIELDS[name]: value for name, value in headers.items() if name in _FIELDS}
+    if (length := headers.get("content-length", "")).isdecimal():
+        found["ContentLength"] = int(length)
+    with suppress(ValueError):
+        found["LastModified"] = parsedate_to_datetime(headers.get("last-modified", ""))
+    if streamed:
+        found["Body"] = answer.raw
+    found["ResponseMetadata"] = {"HTTPStatusCode": answer.status_code, "HTTPHeaders": headers}
+    return found
+
+
+def _refusal(answer: Any) -> Any:
+    """What the service says of an error, as the SDK reads it."""
+    return _parser.parse({"status_code": answer.status_code, "headers": answer.headers, "body": answer.content}, None)
+
+
+def _may_be_elsewhere(refusal: Any) -> bool:
+    """Whether the SDK might find the bucket in another region.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    """
+    code, status = refusal["Error"].get("Code"), refusal["ResponseMetadata"]["HTTPStatusCode"]
+    moved = {
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+    }
+    return code in moved or status in {HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.TEMPORARY_REDIRECT} or code == "400"

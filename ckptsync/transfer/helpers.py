@@ -1,0 +1,167 @@
+"""Several processes for many small files, since one of Python's runs one thread at a time.
+
+Helpers take small files from one end of the list while this process works at the other. Whatever a helper cannot do, or did not
+live to do, comes back and is done here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from ckptsync.config import MIB
+from ckptsync.events import Event, Kind, Observer
+from ckptsync.transfer.pipe import Done, Job, Report, Setup, Told, read, write
+
+SMALL_BYTES = MIB
+"""Larger files are no matter of processes: while they are hashed or sent, other threads run."""
+_FILES_EACH = 1000
+"""A helper costs half a second of processor time before it is of use, as long as so many files take."""
+_BATCH = 32
+_AHEAD = 64
+_PACKAGE = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """What helpers may be started.
+
+    Attributes:
+        setup: what they are told.
+        processes: how many there may be, this one included.
+    """
+
+    setup: Setup
+    processes: int
+
+
+class Helpers:
+    """Processes that work off a list of jobs together with this one. A context manager: behind it none is left.
+
+    Args:
+        jobs: small files of one part.
+        crew: what may be started; as few are as the number of jobs is worth.
+        hear: told what helpers report, in threads of theirs.
+        observer: told when a helper failed.
+    """
+
+    def __init__(
+        self, jobs: Iterable[Job], crew: Crew, *, hear: Callable[[Told | Done], None], observer: Observer
+    ) -> None:
+        self._jobs = deque(jobs)
+        self._setup, self._hear, self._observer = crew.setup, hear, observer
+        self._back: list[Job] = []
+        self._failure: BaseException | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._lock = threading.Lock()
+        wanted = min(crew.processes, 1 + len(self._jobs) // _FILES_EACH) - 1
+        self._threads = [
+            threading.Thread(target=self._drive, name=f"ckptsync-helper-{number}", daemon=True)
+            for number in range(wanted)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._jobs.clear()
+            processes = list(self._processes)
+        for process in processes:
+            process.kill()
+
+    def own(self) -> Iterator[Job]:
+        """Jobs for this process, until there are none left to begin."""
+        while batch := self._take(1, ours=True):
+            yield from batch
+
+    def handed_back(self) -> list[Job]:
+        """Wait for the helpers to end; jobs that they have not done.
+
+        Raises:
+            BaseException: what `hear` raised.
+        """
+        for thread in self._threads:
+            thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self._back
+
+    def _take(self, most: int, *, ours: bool = False) -> list[Job]:
+        """The next jobs, from one end for us and from the other for helpers."""
+        take = self._jobs.popleft if ours else self._jobs.pop
+        with self._lock:
+            return [take() for _ in range(min(most, len(self._jobs)))]
+
+    def _drive(self) -> None:
+        """Start a helper, keep it busy, and hear it out."""
+        waiting: dict[str, Job] = {}
+        try:
+            with self._started() as process:
+                self._converse(process, waiting)
+        except (OSError, EOFError, msgspec.DecodeError) as error:
+            if waiting:
+                notice = f"a helper process ended early ({error}); its files are moved by this one"
+                self._observer(Event(kind=Kind.NOTICE, message=notice))
+        except BaseException as error:  # noqa: BLE001  handed to the caller of handed_back
+            self._failure = error
+        finally:
+            with self._lock:
+                self._back.extend(waiting.values())
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        """Start a helper; not to be found by the current directory, which may hold anything."""
+        paths = [str(_PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "ckptsync.transfer.helper"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        with self._lock:
+            self._processes.append(process)
+        return process
+
+    def _converse(self, process: subprocess.Popen[bytes], waiting: dict[str, Job]) -> None:
+        """Hand out jobs as reports come in."""
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None  # noqa: S101  both are pipes
+        assert answers is not None  # noqa: S101
+        write(requests, self._setup)
+        more = True
+        while more or waiting:
+            while more and len(waiting) <= _AHEAD:
+                batch = self._take(_BATCH)
+                waiting.update((job.path, job) for job in batch)
+                write(requests, batch)
+                more = bool(batch)
+            if waiting:
+                for report in read(answers, list[Report]):
+                    self._heard(report, waiting)
+
+    def _heard(self, report: Report, waiting: dict[str, Job]) -> None:
+        """Tell our caller, or take a job back."""
+        if isinstance(report, Told):
+            self._hear(report)
+        elif isinstance(report, Done):
+            del waiting[report.entry.path]
+            self._hear(report)
+        else:
+            job = waiting.pop(report.path)
+            with self._lock:
+                self._back.append(job)

@@ -1,0 +1,87 @@
+"""Measure ourselves and our peers in one run: `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import machine, page, shapes, small, suite
+from bench.peers import CLOUDS, ROOT, chosen
+from bench.suite import MIB, PLAIN, say
+from ckptsync.config import parse_size
+
+OUT = ROOT / "build" / "bench"
+
+
+def main() -> int:
+    """Measure, write what came out to `build/bench`, and the page when all was measured."""
+    options = parsed(sys.argv[1:])
+    OUT.mkdir(parents=True, exist_ok=True)
+    is_whole = not options.peers and not options.shapes and options.loopback and len(options.cloud) == len(CLOUDS)
+    place = OUT / ("results.json" if is_whole else "partial.json")
+    if options.again:
+        results = json.loads(options.again.read_text())
+    else:
+        results = measured(options, place)
+        say(f"written: {place.relative_to(ROOT)}")
+    if is_whole or options.page:
+        say(f"written: {page.write(results).relative_to(ROOT)}")
+    else:
+        say(page.plain(results))
+    return 0
+
+
+def measured(options: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """Measure; what is there so far is written after each table."""
+    tables: list[dict[str, Any]] = []
+    results: dict[str, Any] = {"machine": machine.facts(), "note": options.note, "tables": tables}
+    began_s = time.monotonic()
+    for table in all_tables(options):
+        tables.append(table)
+        results |= {"versions": machine.versions(), "took_s": round(time.monotonic() - began_s)}
+        place.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def all_tables(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Plain loopback for each cloud, then the other ways."""
+    for cloud in options.cloud if options.loopback else ():
+        yield suite.table(chosen(cloud, options.peers), cloud, PLAIN, options.size, options.rounds)
+    if options.small and "s3" in options.cloud:
+        yield from small.tables(options.peers)
+    for cloud in options.cloud:
+        for shape in shapes.SHAPES:
+            if cloud == "gcs" and shape.server:
+                continue
+            if not options.shapes or shape.name.replace(" ", "") in options.shapes:
+                yield shapes.table(cloud, shape, options.size, options.rounds, options.peers, OUT)
+
+
+def listed(text: str) -> list[str]:
+    """Words between commas; a comma with a space behind it belongs to a name."""
+    return [word.replace("\0", ", ") for word in text.replace(", ", "\0").split(",") if word]
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="make bench BENCH_ARGS=…", description=__doc__)
+    parser.add_argument("--peers", type=listed, default=[], help="names, separated by commas; all when left out")
+    parser.add_argument("--cloud", type=listed, default=[*CLOUDS], help="s3, gcs, or both")
+    parser.add_argument("--size", type=parse_size, default=512 * MIB, help="of the object, like 256MiB")
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement on plain loopback")
+    parser.add_argument("--shapes", type=listed, default=[], help="like 20ms,1Gbit/s,TLS; `none`; all when left out")
+    parser.add_argument("--no-small", dest="small", action="store_false", help="leave out the many small files")
+    parser.add_argument("--no-loopback", dest="loopback", action="store_false", help="the shapes alone")
+    parser.add_argument("--again", type=Path, help="measure nothing: take what such a file of results holds")
+    parser.add_argument("--note", default="", help="a sentence that the page shall say about this run")
+    parser.add_argument("--page", action="store_true", help="write the page although only a part was measured")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

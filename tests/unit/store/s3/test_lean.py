@@ -1,0 +1,94 @@
+"""The short way to S3: what it sends is what the SDK sends, and what the SDK alone can do is left to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.scripted_s3 import ETAG, Open, Says, Service
+
+from ckptsync.errors import ConflictError, StoreError
+from ckptsync.store.base import Tag, Upload
+from ckptsync.store.s3 import S3Store, client
+from ckptsync.store.s3.lean import LeanClient
+from ckptsync.store.s3.objects import SMALL_BODY_BYTES
+
+KEYS = ["plain", "a b+c&d=e", "größe ☃ 100%2F.txt", "nested/./x//y", "tilde~star*!'()", "q?query#fragment"]
+OWN = {"authorization", "x-amz-date", "amz-sdk-invocation-id", "amz-sdk-request"}
+"""Of each request, or of the SDK's tries."""
+OTHER = {"user-agent", "expect"}
+"""The SDK tells which of its features were used, and asks also before it sends what fits into one packet."""
+MOVED = Says(301, b"<Error><Code>PermanentRedirect</Code></Error>", {"x-amz-bucket-region": "eu-west-1"})
+
+
+def requests(store: S3Store, key: str) -> None:
+    store.put(key, b"content", if_absent=True)
+    store.put_part(Upload(key=key, id="u/1+ x"), 7, bytes(300 << 10))
+    store.get(key, memoryview(bytearray(7)), offset=3, tag=Tag(ETAG))
+    store.stat(key)
+
+
+def script() -> list[Any]:
+    content = Says(206, b"content", {"Content-Range": "bytes 3-9/10", "ETag": ETAG})
+    return [Says(headers={"ETag": ETAG}), Says(headers={"ETag": ETAG}), content, Says(headers={"ETag": ETAG})]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_it_sends_what_the_sdk_sends(
+    open_s3: Open, service: Service, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    service.script = script()
+    requests(open_s3(), key)
+    lean, service.asked[:] = list(service.asked), []
+    monkeypatch.setattr(client, "lean", lambda sdk, *_: sdk)
+    service.script = script()
+    requests(open_s3(), key)
+    assert len(lean) == len(service.asked) == len(script())
+    for ours, theirs in zip(lean, service.asked, strict=True):
+        assert ours.headers["user-agent"].endswith(" ckptsync")
+        assert ("expect" in ours.headers) is (len(ours.body) > SMALL_BODY_BYTES)
+        signed = theirs.headers["authorization"].replace("amz-sdk-invocation-id;amz-sdk-request;", "")
+        assert ours.headers["authorization"].partition("Signature=")[0] == signed.partition("Signature=")[0]
+        for told in (ours, theirs):
+            told.headers = {name: value for name, value in told.headers.items() if name not in OWN | OTHER}
+        assert ours == theirs
+
+
+def test_what_is_found_elsewhere_is_asked_of_the_sdk_from_then_on(open_s3: Open, service: Service) -> None:
+    answered = Says(headers={"ETag": ETAG})
+    service.script = [MOVED, answered]
+    store = open_s3()
+    store.put("k", b"content")
+    store.put("k", b"content")
+    assert [asked.body for asked in service.asked] == [b"content"] * 3
+    assert ["amz-sdk-request" in asked.headers for asked in service.asked] == [False, True, True]
+
+
+def test_what_is_found_nowhere_says_so(open_s3: Open, service: Service) -> None:
+    service.script = [MOVED]
+    with pytest.raises(StoreError, match="region eu-west-1"):
+        open_s3().put("k", b"content")
+
+
+def test_other_refusals_are_not_asked_about_again(open_s3: Open, service: Service) -> None:
+    service.script = [Says(412, b"<Error><Code>PreconditionFailed</Code></Error>")]
+    with pytest.raises(ConflictError):
+        open_s3().put("k", b"content", if_absent=True)
+    assert len(service.asked) == 1
+
+
+def test_amazon_is_addressed_by_host() -> None:
+    connection = client.Connection("bucket", client.S3(region="eu-west-1"), client.Http(), connections=1)
+    found: Any = connection.call("get", "k", lambda made: made)
+    assert found._base_url == "https://bucket.s3.eu-west-1.amazonaws.com/"
+
+
+@pytest.mark.parametrize("bucket", ["run--use1-az4--x-s3", "arn:aws:s3:us-west-2:123456789012:accesspoint/mine"])
+def test_buckets_of_another_kind_are_left_to_the_sdk(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(client, "_set_pace", lambda found, _: made.append(found))
+    connection = client.Connection(bucket, client.S3(region="us-west-2"), client.Http(), connections=1)
+    with pytest.raises(ZeroDivisionError):
+        connection.call("get", "k", lambda found: 1 // (not made.append(found)) and 1 // 0)  # type: ignore[func-returns-value]
+    assert made
+    assert not any(isinstance(one, LeanClient) for one in made)
