@@ -55,8 +55,8 @@ def seal(name: str, version: int, body: bytes, signer: Signer | None = None) -> 
     return msgspec.json.encode(envelope, order="sorted")
 
 
-def unseal(data: bytes, name: str, version: int, required: tuple[PublicKey, ...] = ()) -> bytes:
-    """Return the record in an object's content, believing nothing.
+def unseal(data: bytes, name: str, version: int, required: tuple[PublicKey, ...] = ()) -> memoryview:
+    """Return the record in an object's content, believing nothing. It is a view: a manifest may have hundreds of MiB.
 
     Args:
         data: the object's content.
@@ -82,7 +82,7 @@ def unseal(data: bytes, name: str, version: int, required: tuple[PublicKey, ...]
         envelope = _decoder.decode(data)
     except UNREADABLE as error:
         raise ManifestError(f"{what} is damaged: {error}") from error
-    body = bytes(envelope.manifest)
+    body = memoryview(envelope.manifest)
     if part_digest(body) != envelope.blake3:
         raise ManifestError(f"{what} is damaged: its digest does not match")
     signature = None if envelope.signature is msgspec.UNSET else bytes(envelope.signature)

@@ -56,6 +56,30 @@ def test_a_file_of_48_tebibytes_in_ten_thousand_parts() -> None:
     assert len(found.parts) == 10_000
 
 
+def with_parts(*parts: bytes) -> bytes:
+    entry = b'{"type":"file","path":"p","key":"k","size":%d,"part_bytes":1,"parts":[%s]}'
+    return with_entries([entry % (len(parts), b",".join(parts))])
+
+
+def test_a_manifest_is_read_without_another_copy_of_it() -> None:
+    data = with_parts(*(b'"%064x"' % number for number in range(50_000)))
+    tracemalloc.start()
+    try:
+        decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 2.3 * len(data)  # 1.8 times are the digests themselves
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("place", [0, 4095, 4096, 9_999])
+@pytest.mark.parametrize("digest", [b"A" * 64, b"0" * 63 + b"g", b"0" * 63 + b" ", "é".encode() * 64])
+def test_a_digest_that_is_none_is_found_among_ten_thousand(place: int, digest: bytes) -> None:
+    parts = [DIGEST] * 10_000
+    parts[place] = b'"%s"' % digest
+    with pytest.raises(ManifestError, match="not BLAKE3"):
+        decode(with_parts(*parts))
+
+
 def test_fifty_thousand_small_files() -> None:
     entry = b'{"type":"file","path":"d%02d/f%d","key":"data/x/d%d/f%d","size":1,"part_bytes":1,"parts":[%s]}'
     data = with_entries(entry % (n % 50, n, n % 50, n, DIGEST) for n in range(50_000))
