@@ -28,7 +28,10 @@ class Candidate:
 
 
 class KeepPolicy(Protocol):
-    """Chooses snapshots that stay."""
+    """Chooses snapshots that stay. It is asked again when one of those it was asked about turns out to be damaged.
+
+    It may also have a method `leans_on`, which saves gc from reading all it keeps: see `relied_on`.
+    """
 
     def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
         """Return what stays.
