@@ -97,6 +97,10 @@ docs-tests: $(DEV_STAMP)
 bench: $(DEV_STAMP) ## Measure upload, download and verify rates; BENCH_RUN=s3://bucket/prefix measures that bucket
 	$(BIN)/ckptsync bench $(BENCH_RUN) $(BENCH_ARGS)
 
+.PHONY: growth
+growth: $(DEV_STAMP) ## Measure what verbs cost as a run and a snapshot grow, write docs/reference/growth.md; SHORT=1 prints a few sizes
+	$(BIN)/python tests/bench/growth.py $(if $(SHORT),--short,--write) $(GROWTH_ARGS)
+
 .PHONY: docs
 docs: reference site ## Bring the generated reference up to date and build the site into build/site
 	@echo "open build/site/index.html"
