@@ -44,7 +44,7 @@ from ckptsync.verbs.status import status
 SNAPSHOTS = (10, 100, 1_000, 10_000)
 FILES = (100, 1_000, 10_000, 100_000)
 PARTS = (1_000, 10_000, 100_000, 1_000_000)
-_PARTS_OF_A_FILE = 10_000
+PARTS_OF_A_FILE = (10_000, 10, 1)
 Work = Callable[[], Mapping[str, int] | None]
 
 
@@ -199,9 +199,9 @@ def of_files(kind: str, size: int) -> Iterator[Figure]:
         yield bed.figure("save again", lambda run: save(run, source, step=2))
 
 
-def of_parts(size: int, *, spread: bool) -> Iterator[Figure]:
-    """A manifest of so many parts: ten thousand to a file, or with `spread` one."""
-    made = beds.manifest(size, size if spread else max(1, size // _PARTS_OF_A_FILE))
+def of_parts(size: int, *, of_a_file: int = PARTS_OF_A_FILE[0]) -> Iterator[Figure]:
+    """A manifest of so many parts, in files of so many."""
+    made = beds.manifest(size, max(1, size // of_a_file))
     data = encode(made)
     store = MemoryStore()
     store.put(layout.manifest_key(made.id), data)
@@ -216,7 +216,7 @@ def of_parts(size: int, *, spread: bool) -> Iterator[Figure]:
             growing="parts",
             size=size,
             store="",
-            verb=f"{verb}, one part a file" if spread else verb,
+            verb=f"{verb}, {of_a_file} a file",
             requests={"bytes": len(data)},
             wall_s=round(wall_s, 4),
             cpu_s=round(cpu_s, 4),
@@ -236,11 +236,11 @@ def everything() -> Iterator[Figure]:
             yield from of_snapshots(kind, size)
         for size in FILES:
             yield from of_files(kind, size)
-    for size in SNAPSHOTS[:3]:
+    for size in SNAPSHOTS:
         yield from of_snapshots("gcs", size)
-    for spread in (False, True):
+    for of_a_file in PARTS_OF_A_FILE:
         for size in PARTS:
-            yield from of_parts(size, spread=spread)
+            yield from of_parts(size, of_a_file=of_a_file)
 
 
 def some() -> Iterator[Figure]:
@@ -251,7 +251,8 @@ def some() -> Iterator[Figure]:
     for kind, sizes in (("memory", (100, 1_000)), ("directory", (100,))):
         for size in sizes:
             yield from of_files(kind, size)
-    yield from of_parts(PARTS[-1], spread=False)
+    for of_a_file in PARTS_OF_A_FILE[:2]:
+        yield from of_parts(PARTS[-1], of_a_file=of_a_file)
 
 
 def main() -> None:
@@ -263,8 +264,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="renew docs/reference/growth.md and its plots")
     options = parser.parse_args()
     found: list[Figure] = []
+    machine = page.machine()
     if options.from_json:
-        found = [Figure(**one) for one in json.loads(options.from_json.read_text())]
+        told = json.loads(options.from_json.read_text())
+        machine, found = told["machine"], [Figure(**one) for one in told["figures"]]
     else:
         with mock.patch("ckptsync.verbs.sending.provenance", return_value=Provenance()):  # asking git is not what grows
             for figure in some() if options.short else everything():
@@ -272,9 +275,10 @@ def main() -> None:
                 sys.stdout.write(f"{page.line(figure)}\n")
                 sys.stdout.flush()
     if options.json:
-        options.json.write_text(json.dumps([asdict(figure) for figure in found], indent=1))
+        told = {"machine": machine, "figures": [asdict(figure) for figure in found]}
+        options.json.write_text(json.dumps(told, indent=1))
     if options.write:
-        page.write(found)
+        page.write(found, machine)
 
 
 if __name__ == "__main__":

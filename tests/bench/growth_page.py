@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Protocol
@@ -87,7 +89,7 @@ def _grouped(number: int) -> str:
 
 
 def plot(title: str, below: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Lines over two logarithmic axes, as SVG.
+    """Lines over two logarithmic axes, as an SVG group for `sheet`.
 
     Args:
         title: says what the upright axis shows.
@@ -108,8 +110,6 @@ def plot(title: str, below: str, lines: Mapping[str, Sequence[tuple[float, float
         )
 
     drawn = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
         f'<text x="{_LEFT}" y="20" font-size="14">{escape(title)}</text>',
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 10}" text-anchor="middle">{escape(below)}</text>',
     ]
@@ -122,6 +122,14 @@ def plot(title: str, below: str, lines: Mapping[str, Sequence[tuple[float, float
         drawn.append(f'<path d="M{x:.0f} {y:.0f}H{_WIDTH - _RIGHT}" stroke="#ddd"/>')
         drawn.append(f'<text x="{x - 6:.0f}" y="{y + 4:.0f}" text-anchor="end">{_power(power)}</text>')
     drawn += _curves(lines, place)
+    return "\n".join(drawn)
+
+
+def sheet(plots: Sequence[str]) -> str:
+    """Plots below each other, as one SVG."""
+    size = f'viewBox="0 0 {_WIDTH} {_HEIGHT * len(plots)}" font-family="sans-serif" font-size="12"'
+    drawn = [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', '<rect width="100%" height="100%" fill="#fff"/>']
+    drawn += [f'<g transform="translate(0 {_HEIGHT * row})">\n{one}\n</g>' for row, one in enumerate(plots)]
     return "\n".join([*drawn, "</svg>"]) + "\n"
 
 
@@ -155,14 +163,22 @@ def _power(power: int) -> str:
 # -- the page ------------------------------------------------------------------------------------------------------------
 
 
-def write(figures: Sequence[Figure]) -> None:
+def machine() -> str:
+    """On what is measured, when, and how busy that is with other things."""
+    return (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} with Python {platform.python_version()} on {platform.system()} "
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} processors; load average {os.getloadavg()[2]:.1f} at the start.\n"
+    )
+
+
+def write(figures: Sequence[Figure], measured_on: str) -> None:
     """Renew what was measured in the page, and its plots."""
 
     def some(growing: str, store: str = "") -> list[Figure]:
         return [figure for figure in figures if (figure.growing, figure.store) == (growing, store)]
 
     blocks = {
-        "machine": f"Measured with Python {platform.python_version()} on {platform.system()} {platform.machine()}.\n",
+        "machine": measured_on,
         "requests": table(some("snapshots", "memory"), _requests),
         "gcs": table(some("snapshots", "gcs"), _requests),
         "run-memory": table(some("snapshots", "memory"), _cost),
@@ -179,19 +195,33 @@ def write(figures: Sequence[Figure]) -> None:
             raise ValueError(f"{PAGE} has no place for {name}")
         text = f"{before}{begin}\n{block}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
     PAGE.write_text(text)
+    run, files, parts = some("snapshots", "directory"), some("files", "directory"), some("parts")
     plots = {
-        "snapshots": plot("requests", "snapshots in the run", _lines(some("snapshots", "memory"), asked)),
-        "files": plot(
-            "processor seconds, on a directory", "files in the snapshot", _lines(some("files", "directory"), _cpu_s)
-        ),
-        "parts": plot("processor seconds", "parts in the manifest", _lines(some("parts"), _cpu_s)),
+        "snapshots": [
+            plot("requests", "snapshots in the run", _lines(some("snapshots", "memory"), asked)),
+            plot("processor seconds, on a directory", "snapshots in the run", _lines(run, _cpu_s)),
+            plot("MiB of memory, on a directory", "snapshots in the run", _lines(run, _memory_mb)),
+        ],
+        "files": [
+            plot("requests", "files in the snapshot", _lines(some("files", "memory"), asked)),
+            plot("processor seconds, on a directory", "files in the snapshot", _lines(files, _cpu_s)),
+            plot("MiB of memory, on a directory", "files in the snapshot", _lines(files, _memory_mb)),
+        ],
+        "parts": [
+            plot("processor seconds", "parts in the manifest", _lines(parts, _cpu_s)),
+            plot("MiB of memory", "parts in the manifest", _lines(parts, _memory_mb)),
+        ],
     }
     for name, drawn in plots.items():
-        PAGE.with_name(f"growth-{name}.svg").write_text(drawn)
+        PAGE.with_name(f"growth-{name}.svg").write_text(sheet(drawn))
 
 
 def _cpu_s(figure: Figure) -> float:
     return max(figure.cpu_s, 0.001)
+
+
+def _memory_mb(figure: Figure) -> float:
+    return max(figure.memory_mb, 1)
 
 
 def _lines(figures: Iterable[Figure], value: Callable[[Figure], float]) -> dict[str, list[tuple[float, float]]]:

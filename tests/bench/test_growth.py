@@ -30,7 +30,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
     told = tmp_path_factory.mktemp("growth") / "figures.json"
     subprocess.run([sys.executable, HERE / "growth.py", "--short", "--json", told], check=True)
     found: dict[tuple[str, str, str], dict[int, Any]] = {}
-    for one in json.loads(told.read_text()):
+    for one in json.loads(told.read_text())["figures"]:
         found.setdefault((one["growing"], one["store"], one["verb"]), {})[one["size"]] = SimpleNamespace(**one)
     return found
 
@@ -85,10 +85,14 @@ def test_a_file_costs_one_request(figures: Figures, store: str) -> None:
 
 
 def test_a_manifest_of_a_million_parts_is_read_fast_and_in_little_memory(figures: Figures) -> None:
-    for verb in ("decode", "latest"):
-        found = figures["parts", "", verb][1_000_000]
-        assert found.cpu_s < 1
-        assert found.memory_mb < 300
+    for of_a_file, most_cpu_s in (
+        (10_000, 1),
+        (10, 2),
+    ):  # the latter takes 0.8 s, which leaves too little for a busy machine
+        for verb in ("decode", "latest"):
+            found = figures["parts", "", f"{verb}, {of_a_file} a file"][1_000_000]
+            assert found.cpu_s < most_cpu_s
+            assert found.memory_mb < 300
 
 
 def test_the_page_is_made_of_figures(figures: Figures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,10 +104,11 @@ def test_the_page_is_made_of_figures(figures: Figures, tmp_path: Path, monkeypat
     copy = tmp_path / "growth.md"
     copy.write_text(page.PAGE.read_text())
     monkeypatch.setattr(page, "PAGE", copy)
-    page.write([one for by_size in figures.values() for one in by_size.values()])
+    page.write([one for by_size in figures.values() for one in by_size.values()], "Measured on a machine.\n")
     text = copy.read_text()
     assert "| snapshots | 10 | 1\N{NARROW NO-BREAK SPACE}000 | 10\N{NARROW NO-BREAK SPACE}000 |" in text
     assert "| `latest` | 3 | 3 | 3 |" in text
+    assert "Measured on a machine." in text
     assert {path.name for path in tmp_path.glob("*.svg")} == {
         f"growth-{name}.svg" for name in ("snapshots", "files", "parts")
     }
