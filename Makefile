@@ -103,6 +103,10 @@ bench: $(DEV_STAMP) ## Measure ourselves beside every peer, write docs/reference
 bench-quick: $(DEV_STAMP) ## Compare our processor time with boto3's in one run of half a minute; fails when we got worse
 	$(BENCH) bench.quick
 
+.PHONY: growth
+growth: $(DEV_STAMP) ## Measure what verbs cost as a run and a snapshot grow, write docs/reference/growth.md; SHORT=1 prints a few sizes
+	$(BIN)/python tests/bench/growth.py $(if $(SHORT),--short,--write) $(GROWTH_ARGS)
+
 .PHONY: docs
 docs: reference site ## Bring the generated reference up to date and build the site into build/site
 	@echo "open build/site/index.html"

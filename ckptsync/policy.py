@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -17,18 +17,21 @@ class Candidate:
     Attributes:
         id: newer epochs come first, then higher steps.
         created_s: when it was committed, seconds since the Unix epoch by the store's clock.
-        metrics: from the manifest; None for values that are no numbers.
+        metrics: from the manifest; None for values that are no numbers. They may be read when they are first looked at.
         quarantined: it was found bad.
     """
 
     id: SnapshotId
     created_s: float
-    metrics: dict[str, float | None]
+    metrics: Mapping[str, float | None]
     quarantined: bool = False
 
 
 class KeepPolicy(Protocol):
-    """Chooses snapshots that stay."""
+    """Chooses snapshots that stay. It is asked again when one of those it was asked about turns out to be damaged.
+
+    It may also have a method `leans_on`, which saves gc from reading all it keeps: see `relied_on`.
+    """
 
     def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
         """Return what stays.
@@ -58,6 +61,29 @@ def retained(policy: KeepPolicy, candidates: Sequence[Candidate], now_s: float) 
     return kept if len(good) == len(candidates) else kept | policy.keeps(candidates, now_s)
 
 
+def relied_on(policy: KeepPolicy, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+    """Return those because of which others may go: were one of them no good, `retained` might keep another in its place.
+
+    A policy may narrow them down by a method `leans_on`, with the arguments of `keeps`; without one, they are all it keeps.
+
+    Args:
+        policy: the user's.
+        candidates: every committed snapshot, the newest first.
+        now_s: seconds since the Unix epoch.
+    """
+    good = [candidate for candidate in candidates if not candidate.quarantined]
+    if not good:
+        return set()
+    relied = _leaned_on(policy, good, now_s) | {good[0].id}
+    return relied if len(good) == len(candidates) else relied | _leaned_on(policy, candidates, now_s)
+
+
+def _leaned_on(policy: KeepPolicy, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+    """Ask a policy; one that does not say leans on all it keeps."""
+    found: set[SnapshotId] = getattr(policy, "leans_on", policy.keeps)(candidates, now_s)
+    return found
+
+
 class _Joinable:
     """Lets policies be joined with `|`: what either keeps is kept."""
 
@@ -76,6 +102,10 @@ class AnyOf(_Joinable):
     def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
         """Return the union."""
         return set[SnapshotId]().union(*(policy.keeps(candidates, now_s) for policy in self.policies))
+
+    def leans_on(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return what any of them leans on."""
+        return set[SnapshotId]().union(*(_leaned_on(policy, candidates, now_s) for policy in self.policies))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +162,11 @@ class EveryNSteps(_Joinable):
         del now_s
         return {candidate.id for candidate in candidates if candidate.id.step % self.n == 0}
 
+    def leans_on(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return nothing: whether one is kept has nothing to do with the others."""
+        del candidates, now_s
+        return set()
+
 
 @dataclass(frozen=True, slots=True)
 class Within(_Joinable):
@@ -146,6 +181,11 @@ class Within(_Joinable):
     def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
         """Return the young ones."""
         return {candidate.id for candidate in candidates if now_s - candidate.created_s <= self.seconds_s}
+
+    def leans_on(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return nothing: whether one is kept has nothing to do with the others."""
+        del candidates, now_s
+        return set()
 
 
 def _at_least_one(name: str, n: int) -> None:

@@ -55,8 +55,10 @@ def seal(name: str, version: int, body: bytes, signer: Signer | None = None) -> 
     return msgspec.json.encode(envelope, order="sorted")
 
 
-def unseal(data: bytes, name: str, newest: int, required: tuple[PublicKey, ...] = ()) -> tuple[bytes, int]:
+def unseal(data: bytes, name: str, newest: int, required: tuple[PublicKey, ...] = ()) -> tuple[memoryview, int]:
     """Return the record in an object's content and the version of its format, believing nothing.
+
+    The record is a view: a manifest may have hundreds of MiB.
 
     Args:
         data: the object's content.
@@ -83,7 +85,7 @@ def unseal(data: bytes, name: str, newest: int, required: tuple[PublicKey, ...] 
         envelope = _decoder.decode(data)
     except UNREADABLE as error:
         raise ManifestError(f"{what} is damaged: {error}") from error
-    body = bytes(envelope.manifest)
+    body = memoryview(envelope.manifest)
     if part_digest(body) != envelope.blake3:
         raise ManifestError(f"{what} is damaged: its digest does not match")
     signature = None if envelope.signature is msgspec.UNSET else bytes(envelope.signature)

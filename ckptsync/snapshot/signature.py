@@ -93,7 +93,7 @@ class Keys:
 NO_KEYS = Keys()
 
 
-def message(name: str, version: int, body: bytes) -> bytes:
+def message(name: str, version: int, body: bytes | memoryview) -> bytes:
     """Return what is signed: nothing that was signed for another purpose, format or version can be taken for it.
 
     Args:
@@ -109,7 +109,9 @@ def signed(signer: Signer, name: str, version: int, body: bytes) -> Signature:
     return Signature(key=signer.public.id, value=signer.sign(message(name, version, body)).hex())
 
 
-def check_signature(raw: bytes | None, required: tuple[PublicKey, ...], name: str, version: int, body: bytes) -> None:
+def check_signature(
+    raw: bytes | None, required: tuple[PublicKey, ...], name: str, version: int, body: bytes | memoryview
+) -> None:
     """Refuse a manifest that none of the required keys signed. Nothing is required when there are none.
 
     Args:

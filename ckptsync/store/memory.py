@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import itertools
 import secrets
 import threading
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
@@ -40,6 +40,7 @@ class _Bucket:
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     objects: dict[str, _Blob] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)  # their keys, so that a listing costs what it lists
     uploads: dict[str, _Pending] = field(default_factory=dict)
     finished: dict[str, tuple[Tag, tuple[Tag, ...]]] = field(default_factory=dict)  # what was made, and of what
     generations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -91,6 +92,8 @@ class MemoryStore(Store):
         with self._bucket.lock:
             if if_absent and key in self._bucket.objects:
                 raise ConflictError("an object is there already", op="put", key=key)
+            if key not in self._bucket.objects:
+                insort(self._bucket.order, key)
             self._bucket.objects[key] = blob
         return _stat(key, blob)
 
@@ -107,20 +110,21 @@ class MemoryStore(Store):
 
     def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
         """As `Store.list`; shows one moment."""
-        with self._bucket.lock:
+        bucket = self._bucket
+        with bucket.lock:
             # str compares by code point, which is the order of the UTF-8 bytes
-            wanted = [item for item in self._bucket.objects.items() if item[0].startswith(prefix) and item[0] > after]
-        if limit is None:
-            wanted.sort(key=lambda item: item[0])
-        else:
-            wanted = heapq.nsmallest(limit, wanted, key=lambda item: item[0])
+            begin = max(bisect_left(bucket.order, prefix), bisect_right(bucket.order, after))
+            end = bisect_left(bucket.order, True, begin, key=lambda key: not key.startswith(prefix))
+            end = end if limit is None else min(end, begin + limit)
+            wanted = [(key, bucket.objects[key]) for key in bucket.order[begin:end]]
         return iter([_stat(key, blob) for key, blob in wanted])
 
     def delete(self, keys: Iterable[str]) -> None:
         """As `Store.delete`."""
         for key in keys:
             with self._bucket.lock:
-                self._bucket.objects.pop(key, None)
+                if self._bucket.objects.pop(key, None) is not None:
+                    del self._bucket.order[bisect_left(self._bucket.order, key)]
 
     def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
         """As `Store.copy`."""

@@ -1,19 +1,27 @@
-"""What lies below the run and is not ours: told, never touched."""
+"""What lies below the run and is not ours: told, never touched.
+
+The objects of a snapshot are older than its manifest, which is put last. So the listing alone clears nearly all of them, and a
+run of ten thousand snapshots is looked through without reading one. Times decide only what is looked at more closely: what is told is
+in no manifest and no journal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
+from math import inf
 
-from ckptsync.catalog import Catalog
-from ckptsync.errors import ManifestError, NoSnapshotError
+from ckptsync.catalog import Listed
+from ckptsync.errors import ManifestError, NoSnapshotError, NotFoundError
+from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.snapshot.manifest import Manifest
-from ckptsync.verbs.attempts import journal_keys
+from ckptsync.store.base import Stat
+from ckptsync.transfer.workers import in_order
+from ckptsync.verbs.attempts import Folder, journal_keys
 
 OUR_FOLDERS = (
     layout.MANIFESTS,
@@ -29,45 +37,78 @@ OUR_FOLDERS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """What one manifest names, kept small: a run may have ten thousand of them.
-
-    Attributes:
-        own: fingerprint of its keys below its own data folder, as a set; means something in this process only.
-        elsewhere: its keys outside that: of earlier attempts it continues, and of adopted objects.
-    """
-
-    own: int
-    elsewhere: frozenset[str]
+_BATCH = 1000
+_Suspects = tuple[SnapshotId | None, AbstractSet[str]]
+"""Keys that may be foreign, and the attempt in whose folder they lie."""
 
 
-def names_of(manifest: Manifest) -> Names:
-    """Condense a manifest."""
-    prefix = layout.data_prefix(manifest.id)
-    keys = [file.key for file in manifest.files]
-    return Names(
-        own=hash(frozenset(key for key in keys if key.startswith(prefix))),
-        elsewhere=frozenset(key for key in keys if not key.startswith(prefix)),
-    )
+def foreign_keys(run: Run, committed: Iterable[Listed], folders: Mapping[SnapshotId, Folder]) -> Iterator[str]:
+    """Yield objects below the run that are no record of ours and that no manifest or journal names.
 
-
-def foreign_keys(catalog: Catalog, known: Mapping[SnapshotId, Names]) -> Iterator[str]:
-    """Yield every object below the run that is no record of ours and that no manifest or journal names.
+    All of them, but for what was put into a snapshot's own folder before it was committed.
 
     Args:
-        catalog: of the run.
-        known: what the committed snapshots name; those that came since are looked up.
+        run: where.
+        committed: snapshots that exist; those that came since are looked up.
+        folders: of all attempts; likewise.
+
+    Raises:
+        StoreError: a request failed for good.
     """
-    elsewhere: set[str] = set().union(*(names.elsewhere for names in known.values()))
-    for (folder, attempt), found in groupby((stat.key for stat in catalog.store.list("")), key=_place):
+    elsewhere = _Elsewhere(run)
+
+    def told(suspects: _Suspects) -> list[str]:
+        attempt, keys = suspects
         if attempt is not None:
-            keys = frozenset(found) - elsewhere
-            if keys and (attempt not in known or hash(keys) != known[attempt].own):
-                yield from sorted(keys - _named(catalog, attempt))
+            keys = keys - _named(run, attempt, folders.get(attempt))
+        return sorted(keys - elsewhere.keys() if keys else keys)
+
+    # a store that tells no times clears nothing
+    since_s = {one.id: one.stat.modified_s or -inf for one in committed}
+    for keys in in_order(told, _suspects(run.store.list(""), since_s), run.config.transfer.parts_in_flight):
+        yield from keys
+
+
+def _suspects(found: Iterable[Stat], since_s: Mapping[SnapshotId, float]) -> Iterator[_Suspects]:
+    """What the listing alone does not clear, in its order."""
+    for (folder, attempt), group in groupby(found, key=lambda stat: _place(stat.key)):
+        if attempt is not None:
+            before_s = since_s.get(attempt, -inf)
+            if late := {stat.key for stat in group if stat.modified_s > before_s}:
+                yield attempt, late
         else:
             ours = _RECORDS.get(folder, _is_nothing)
-            yield from (key for key in found if not ours(key) and key not in elsewhere)
+            strangers = (stat.key for stat in group if not ours(stat.key))
+            while keys := frozenset(islice(strangers, _BATCH)):
+                yield None, keys
+
+
+class _Elsewhere:
+    """Keys that manifests name outside their own folder: of earlier attempts they continue, and of adopted objects.
+
+    Which manifests have any cannot be told without reading them all, so it is done when the first suspect is found.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.lock = threading.Lock()
+        self.found: frozenset[str] | None = None
+
+    def keys(self) -> frozenset[str]:
+        """Read every manifest, the first time."""
+        with self.lock:
+            if self.found is None:
+                run = self.run
+                read = in_order(self._of, run.catalog.listed(), run.config.transfer.parts_in_flight)
+                self.found = frozenset(key for keys in read for key in keys)
+            return self.found
+
+    def _of(self, listed: Listed) -> list[str]:
+        """Those of one manifest."""
+        prefix = layout.data_prefix(listed.id)
+        with suppress(ManifestError, NotFoundError):
+            return [file.key for file in self.run.catalog.load(listed).files if not file.key.startswith(prefix)]
+        return []
 
 
 def _place(key: str) -> tuple[str, SnapshotId | None]:
@@ -78,11 +119,11 @@ def _place(key: str) -> tuple[str, SnapshotId | None]:
     return folder, layout.parse_snapshot_id(name) if folder == layout.DATA and path else None
 
 
-def _named(catalog: Catalog, attempt: SnapshotId) -> AbstractSet[str]:
+def _named(run: Run, attempt: SnapshotId, folder: Folder | None) -> AbstractSet[str]:
     """Everything an attempt may have written, by its journal or its manifest."""
-    keys = set(journal_keys(catalog.store, attempt) or ())
+    keys = set(journal_keys(run.store, attempt, folder) or ())
     with suppress(NoSnapshotError, ManifestError):
-        keys.update(file.key for file in catalog.get(attempt).files)
+        keys.update(file.key for file in run.catalog.get(attempt).files)
     return keys
 
 

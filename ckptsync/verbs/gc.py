@@ -14,9 +14,9 @@ from itertools import groupby, islice
 from ckptsync import names
 from ckptsync.catalog import Listed
 from ckptsync.claims import KEPT_CLAIMS
-from ckptsync.errors import ConfigError, ManifestError, NoSnapshotError, NotFoundError
+from ckptsync.errors import ConfigError, NoSnapshotError
 from ckptsync.events import Event, Kind
-from ckptsync.policy import Candidate, KeepPolicy, retained
+from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
@@ -24,8 +24,9 @@ from ckptsync.store.base import Stat, Upload
 from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.attempts import Folder, folders, journal_keys
 from ckptsync.verbs.erase import Erased, Target, View, abort_wholly, condemn, erase
-from ckptsync.verbs.foreign import Names, foreign_keys, names_of
+from ckptsync.verbs.foreign import foreign_keys
 from ckptsync.verbs.lease import dead, leased, store_time_s
+from ckptsync.verbs.retention import let_go
 
 _FOREIGN_NAMES = 1000
 _KEPT_VERSIONS = 10
@@ -65,18 +66,19 @@ class _Survey:
     """The run at one moment.
 
     Attributes:
-        committed: every snapshot whose manifest is there, the newest first.
-        candidates: those whose manifest can be read.
-        named: what those name.
+        listed: every snapshot whose manifest is there, the newest first.
         folders: of all attempts.
         epoch: the newest claimed.
     """
 
-    committed: tuple[SnapshotId, ...]
-    candidates: tuple[Candidate, ...]
-    named: Mapping[SnapshotId, Names]
+    listed: tuple[Listed, ...]
     folders: Mapping[SnapshotId, Folder]
     epoch: int
+
+    @property
+    def committed(self) -> frozenset[SnapshotId]:
+        """Their ids."""
+        return frozenset(one.id for one in self.listed)
 
 
 def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool) -> Collected:
@@ -112,7 +114,7 @@ def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool)
         survey, doomed, orphans = _look_again(run, survey, doomed, orphans, now_s)
     view = View(
         folders=survey.folders,
-        committed=frozenset(survey.committed) - doomed,
+        committed=survey.committed - doomed,
         condemned=doomed | orphans | {one for one, folder in survey.folders.items() if folder.condemned is not None},
         stale_s=now_s - grace_s,
     )
@@ -128,7 +130,7 @@ def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool)
         run.store.delete([stat.key for stat in records])
     return Collected(
         removed=tuple(str(one) for one in sorted(doomed, reverse=True)),
-        kept=tuple(str(one) for one in survey.committed if one not in doomed),
+        kept=tuple(str(one.id) for one in survey.listed if one.id not in doomed),
         orphans=tuple(
             str(one)
             for one in sorted(orphans, reverse=True)
@@ -150,43 +152,19 @@ def _survey(run: Run) -> _Survey:
     """Look at everything once. Journals are listed before manifests: whatever is committed meanwhile is no orphan."""
     found = {folder.id: folder for folder in folders(run.store)}
     epoch = run.catalog.claims.newest_epoch()
-    listed = list(run.catalog.listed())
-    quarantined = run.catalog.quarantined()
-    read = map_tasks(
-        lambda one: _read(run, one, quarantined=one.id in quarantined), listed, run.config.transfer.parts_in_flight
-    )
-    readable = [(candidate, named) for candidate, named in filter(None, read)]
-    return _Survey(
-        committed=tuple(one.id for one in listed),
-        candidates=tuple(candidate for candidate, _ in readable),
-        named={candidate.id: named for candidate, named in readable},
-        folders=found,
-        epoch=epoch,
-    )
-
-
-def _read(run: Run, listed: Listed, *, quarantined: bool) -> tuple[Candidate, Names] | None:
-    """What matters of one manifest; None when it is damaged or gone."""
-    try:
-        manifest = run.catalog.load(listed)
-    except (ManifestError, NotFoundError):
-        return None
-    candidate = Candidate(
-        id=listed.id, created_s=listed.stat.modified_s, metrics=manifest.metrics, quarantined=quarantined
-    )
-    return candidate, names_of(manifest)
+    return _Survey(listed=tuple(run.catalog.listed()), folders=found, epoch=epoch)
 
 
 def _now_s(run: Run, survey: _Survey, *, dry_run: bool) -> float:
     """The store's own time. A dry run, and one where nothing is ours, put nothing and take this machine's."""
-    if dry_run or not (survey.folders or survey.committed or survey.epoch):
+    if dry_run or not (survey.folders or survey.listed or survey.epoch):
         return max([run.clock.now(), *(folder.modified_s for folder in survey.folders.values())])
     return store_time_s(run, survey.epoch)
 
 
 def _foreign(run: Run, survey: _Survey) -> tuple[tuple[str, ...], int]:
     """Names of some foreign objects, and how many there are."""
-    found = foreign_keys(run.catalog, survey.named)
+    found = foreign_keys(run, survey.listed, survey.folders)
     shown = tuple(islice(found, _FOREIGN_NAMES))
     return shown, len(shown) + sum(1 for _ in found)
 
@@ -196,10 +174,10 @@ def _foreign(run: Run, survey: _Survey) -> tuple[tuple[str, ...], int]:
 
 def _doomed(run: Run, survey: _Survey, keep: KeepPolicy | None, now_s: float) -> frozenset[SnapshotId]:
     """Snapshots that retention lets go."""
-    if keep is None or not survey.candidates:
+    if keep is None or not survey.listed:
         return frozenset()
-    kept = retained(keep, survey.candidates, now_s)
-    return frozenset(candidate.id for candidate in survey.candidates) - kept - _spared(run, now_s)
+    quarantined = run.catalog.quarantined()
+    return let_go(run, survey.listed, keep, quarantined=quarantined, spared=_spared(run, now_s), now_s=now_s)
 
 
 def _spared(run: Run, now_s: float) -> frozenset[SnapshotId]:
@@ -214,21 +192,21 @@ def _spared(run: Run, now_s: float) -> frozenset[SnapshotId]:
 
 def _orphans(survey: _Survey, before_s: float) -> frozenset[SnapshotId]:
     """Attempts that will never be committed: overtaken by a newer epoch or condemned already, and old enough."""
-    committed = frozenset(survey.committed)
+    committed = survey.committed
     return frozenset(
         folder.id
         for folder in survey.folders.values()
         if folder.id not in committed
         and (folder.id.epoch < survey.epoch or folder.condemned is not None)
         and folder.modified_s < before_s
-        and not _is_continued(folder, survey, before_s)
+        and not _is_continued(folder, survey, committed, before_s)
     )
 
 
-def _is_continued(folder: Folder, survey: _Survey, before_s: float) -> bool:
-    """Whether a later attempt that is not committed yet may be at work on this one."""
+def _is_continued(folder: Folder, survey: _Survey, committed: AbstractSet[SnapshotId], before_s: float) -> bool:
+    """Whether a later attempt that is not committed yet may be at work on this one. What a committed one names is seen later."""
     for adopter, marker in folder.adopters.items():
-        if adopter in survey.named:
+        if adopter in committed:
             continue
         other = survey.folders.get(adopter)
         young = marker.modified_s >= before_s or (other is not None and other.modified_s >= before_s)
@@ -242,15 +220,8 @@ def _look_again(
 ) -> tuple[_Survey, frozenset[SnapshotId], frozenset[SnapshotId]]:
     """List once more, now that everything to be erased is condemned; what was committed or spared meanwhile stays."""
     found = {folder.id: folder for folder in folders(run.store)}
-    committed = tuple(listed.id for listed in run.catalog.listed())
-    after = _Survey(
-        committed=committed,
-        candidates=before.candidates,
-        named=before.named,
-        folders=found,
-        epoch=before.epoch,
-    )
-    return after, doomed - _spared(run, now_s) if doomed else doomed, orphans - set(committed)
+    after = _Survey(listed=tuple(run.catalog.listed()), folders=found, epoch=before.epoch)
+    return after, doomed - _spared(run, now_s) if doomed else doomed, orphans - after.committed
 
 
 # -- and its going -------------------------------------------------------------------------------------------------------

@@ -222,11 +222,11 @@ def _selected(manifest: Manifest, include: Sequence[str]) -> tuple[Entry, ...]:
     }
     if not wanted:
         raise ConfigError(f"no file of snapshot {manifest.snapshot} fits {' '.join(include)}")
+    above = {str(folder) for path in wanted for folder in Path(path).parents}
     return tuple(
         entry
         for entry in manifest.entries
-        if entry.path in wanted
-        or (isinstance(entry, DirectoryEntry) and any(path.startswith(f"{entry.path}/") for path in wanted))
+        if entry.path in wanted or (isinstance(entry, DirectoryEntry) and entry.path in above)
     )
 
 

@@ -196,6 +196,7 @@ class Bed:
         assert isinstance(here, MemoryStore)
         assert isinstance(there, MemoryStore)
         there._bucket.objects = dict(here._bucket.objects)
+        there._bucket.order = list(here._bucket.order)
         there._bucket.uploads = {
             name: replace(pending, parts=dict(pending.parts)) for name, pending in here._bucket.uploads.items()
         }

@@ -178,8 +178,8 @@ MUTATIONS = (
         file="verbs/gc.py",
         changes=(
             (
-                "    found = {folder.id: folder for folder in folders(run.store)}\n    committed = tuple(",
-                "    found = dict(before.folders)\n    committed = tuple(",
+                "    found = {folder.id: folder for folder in folders(run.store)}\n    after =",
+                "    found = dict(before.folders)\n    after =",
             ),
         ),
         test=f"{RACES}::test_a_gc_that_condemns_after_the_marker_deletes_nothing_of_it",

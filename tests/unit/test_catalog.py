@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ckptsync.errors import (
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest, Writer, encode
+from ckptsync.store.base import Stat, Store, StoreWrapper
 from ckptsync.store.retry import Retrying
 from ckptsync.testing.clock import FakeClock
 
@@ -114,6 +116,31 @@ def test_latest_costs_two_small_listings_and_one_get(catalog: Catalog, store: An
     assert catalog.latest() == make(1, 49)
     assert store.count() == {"list": 2, "get": 1}
     assert [key for _, key in store.calls[:2]] == ["manifests/", "quarantine/"]
+
+
+class Shown(StoreWrapper):
+    """Notes which listings were asked for, up to how many entries, and how many they showed."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.asked: list[tuple[str, int | None]] = []
+        self.entries = 0
+
+    def list(self, prefix: str, *, limit: int | None = None, after: str = "") -> Iterator[Stat]:
+        self.asked.append((prefix, limit))
+        for found in super().list(prefix, limit=limit, after=after):
+            self.entries += 1
+            yield found
+
+
+@pytest.mark.parametrize("size", [1, 10, 10_000])
+def test_latest_lists_one_manifest_and_reads_one_however_many_there_are(store: Any, size: int) -> None:
+    commit(Catalog(store), *((1, step) for step in range(1, size + 1)))
+    shown, begun = Shown(store), store.count()
+    assert Catalog(shown).latest() == make(1, size)
+    assert shown.asked == [("manifests/", 1), ("quarantine/", None)]  # the latter of nothing, in a run without damage
+    assert shown.entries == 1
+    assert store.count() - begun == {"list": 2, "get": 1}
 
 
 def test_quarantined_snapshots_are_passed_over(catalog: Catalog, store: Any) -> None:

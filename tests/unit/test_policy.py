@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ckptsync.errors import ConfigError
-from ckptsync.policy import BestN, Candidate, EveryNSteps, KeepPolicy, LatestN, Within, retained
+from ckptsync.policy import BestN, Candidate, EveryNSteps, KeepPolicy, LatestN, Within, relied_on, retained
 from ckptsync.snapshot.layout import SnapshotId
 
 _NOW_S = 1000.0
@@ -103,3 +105,29 @@ def test_what_would_keep_nothing_is_refused(make: Any, said: str) -> None:
 def test_bad_ones_take_no_good_ones_place(policy: KeepPolicy, bad: set[int], stay: list[int]) -> None:
     found = [replace(one, quarantined=one.id.step in bad) for one in candidates(1, 2, 3, 4)]
     assert sorted(one.step for one in retained(policy, found, _NOW_S)) == stay
+
+
+_POLICIES = st.recursive(
+    st.one_of(
+        st.integers(1, 5).map(LatestN),
+        st.builds(BestN, st.just("loss"), st.sampled_from(["min", "max"]), st.integers(1, 3)),
+        st.sampled_from([10, 20, 30]).map(EveryNSteps),
+        st.integers(1, 60).map(Within),
+    ),
+    lambda policies: st.builds(lambda one, other: one | other, policies, policies),
+    max_leaves=4,
+)
+
+
+@given(_POLICIES, st.lists(st.none() | st.integers(0, 4), max_size=9), st.data())
+def test_what_goes_goes_whichever_of_those_not_relied_on_is_no_good(
+    policy: KeepPolicy, losses: list[int | None], data: st.DataObject
+) -> None:
+    bad = data.draw(st.sets(st.integers(1, len(losses) or 1)))
+    found = [replace(one, quarantined=one.id.step // 10 in bad) for one in candidates(*losses)]
+    relied, stay = relied_on(policy, found, _NOW_S), retained(policy, found, _NOW_S)
+    assert relied <= stay
+    gone = {one.id for one in found} - stay
+    dropped = data.draw(st.sets(st.sampled_from(sorted(stay - relied)))) if stay - relied else set()
+    left = [one for one in found if one.id not in dropped]
+    assert gone.isdisjoint(retained(policy, left, _NOW_S))

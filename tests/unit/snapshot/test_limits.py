@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -54,6 +56,57 @@ def test_a_file_of_48_tebibytes_in_ten_thousand_parts() -> None:
     (found,) = decode(with_entries([entry])).files
     assert found.size > 48 * TIB
     assert len(found.parts) == 10_000
+
+
+def with_parts(*parts: bytes) -> bytes:
+    entry = b'{"type":"file","path":"p","key":"k","size":%d,"part_bytes":1,"parts":[%s]}'
+    return with_entries([entry % (len(parts), b",".join(parts))])
+
+
+def test_a_manifest_is_read_without_another_copy_of_it() -> None:
+    data = with_parts(*(b'"%064x"' % number for number in range(50_000)))
+    tracemalloc.start()
+    try:
+        decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 2.3 * len(data)  # 1.8 times are the digests themselves
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", [100, 100_000])
+def test_a_million_parts_are_read_in_a_second_and_300_mb(files: int) -> None:
+    parts = 1_000_000 // files
+    entry = b'{"type":"file","path":"%d","key":"%d","size":%d,"part_bytes":1,"parts":[%s]}'
+    digests = b",".join(b'"%064x"' % number for number in range(parts))
+    data = with_entries(entry % (number, number, parts, digests) for number in range(files))
+    allowed_s = max(1, 2 * cpu_s(lambda: json.loads(data)))  # the latter where the machine is slow
+    assert cpu_s(lambda: decode(data)) < allowed_s
+    tracemalloc.start()
+    try:
+        assert sum(len(file.parts) for file in decode(data).files) == 1_000_000
+        assert len(data) + tracemalloc.get_traced_memory()[1] < 300e6
+    finally:
+        tracemalloc.stop()
+
+
+def cpu_s(work: Callable[[], object]) -> float:
+    """Processor time that something takes, the best of three."""
+    took = []
+    for _ in range(3):
+        begun_s = time.process_time()
+        work()
+        took.append(time.process_time() - begun_s)
+    return min(took)
+
+
+@pytest.mark.parametrize("place", [0, 4095, 4096, 9_999])
+@pytest.mark.parametrize("digest", [b"A" * 64, b"0" * 63 + b"g", b"0" * 63 + b" ", "é".encode() * 64])
+def test_a_digest_that_is_none_is_found_among_ten_thousand(place: int, digest: bytes) -> None:
+    parts = [DIGEST] * 10_000
+    parts[place] = b'"%s"' % digest
+    with pytest.raises(ManifestError, match="not BLAKE3"):
+        decode(with_parts(*parts))
 
 
 def test_fifty_thousand_small_files() -> None:

@@ -411,6 +411,7 @@ class TestForeign:
             "top.txt",
             "writers/x.json",
         ]
+        clock.advance(1)
         for key in foreign:
             run.store.put(key, b"mine")
         clock.advance(100 * GRACE_S)

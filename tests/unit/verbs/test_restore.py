@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ckptsync.names import promote
 from ckptsync.policy import LatestN
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
+from ckptsync.snapshot.manifest import DirectoryEntry, FileEntry, Manifest, Writer
 from ckptsync.store.local import LocalStore
 from ckptsync.verbs import restore as restore_module
 from ckptsync.verbs.gc import collect
@@ -123,6 +125,25 @@ def test_a_subset(run: Run, saved: Saved, source: Path, target: Path, content: C
     assert sorted(content(target)) == ["config.json", "sub", "sub/optim.bin"]
     assert (target / "sub" / "optim.bin").read_bytes() == (source / "sub" / "optim.bin").read_bytes()
     assert (restored.files, restored.bytes, restored.parts_sent) == (2, 1002, 2)
+
+
+def test_a_subset_beside_many_folders_is_found_fast() -> None:
+    folders = [f"other/{number:04d}" for number in range(2000)]
+    files = [f"wanted/deep/{number:05d}" for number in range(20_000)]
+    manifest = Manifest(
+        snapshot="00000001-000000000001-abcdefgh",
+        commit_id="",
+        created="",
+        writer=Writer(host="", pid=1),
+        entries=(
+            *(DirectoryEntry(path=path) for path in ("other", *folders, "wanted", "wanted/deep")),
+            *(FileEntry(path=path, size=0, key=path, part_bytes=0, parts=()) for path in files),
+        ),
+    )
+    begun_s = time.thread_time()
+    chosen = restore_module._selected(manifest, ["wanted/*"])
+    assert time.thread_time() - begun_s < 1
+    assert [entry.path for entry in chosen] == ["wanted", "wanted/deep", *files]
 
 
 def test_a_pattern_that_fits_nothing_is_refused(run: Run, saved: Saved, target: Path) -> None:

@@ -1,0 +1,285 @@
+"""Measures what verbs cost as a run gets more snapshots, and a snapshot more files and parts.
+
+    make growth                        # all sizes; writes docs/reference/growth.md and its plots
+    python tests/bench/growth.py       # all sizes, printed only
+    python tests/bench/growth.py --short --json FILE   # seconds, as the tests run it
+
+Each figure is of a process of its own, forked when the run is there: its requests are counted at the store, its processor time is
+that of all its threads, and its memory is what it took beyond what it began with. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc as garbage
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import growth_beds as beds
+import growth_page as page
+
+from ckptsync.catalog import Catalog
+from ckptsync.policy import EveryNSteps, LatestN
+from ckptsync.run import Run
+from ckptsync.snapshot import layout
+from ckptsync.snapshot.manifest import Provenance, decode, encode
+from ckptsync.store.base import Store
+from ckptsync.store.memory import MemoryStore
+from ckptsync.verbs.gc import collect
+from ckptsync.verbs.listing import rows
+from ckptsync.verbs.restore import restore
+from ckptsync.verbs.save import save
+from ckptsync.verbs.status import status
+
+SNAPSHOTS = (10, 100, 1_000, 10_000)
+FILES = (100, 1_000, 10_000, 100_000)
+PARTS = (1_000, 10_000, 100_000, 1_000_000)
+PARTS_OF_A_FILE = (10_000, 10, 1)
+Work = Callable[[], Mapping[str, int] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """What one verb took.
+
+    Attributes:
+        growing: what there are many of: `snapshots`, `files` or `parts`.
+        size: how many.
+        store: `memory`, `directory` or `gcs`; empty where none is asked.
+        verb: what was done.
+        requests: by kind, as the service counts them.
+        wall_s: seconds.
+        cpu_s: of all threads.
+        memory_mb: the most it held beyond what it began with, MiB.
+    """
+
+    growing: str
+    size: int
+    store: str
+    verb: str
+    requests: Mapping[str, int]
+    wall_s: float
+    cpu_s: float
+    memory_mb: float
+
+
+# -- one figure ----------------------------------------------------------------------------------------------------------
+
+
+def measured(work: Work) -> tuple[Mapping[str, int], float, float, float]:
+    """Do something in a child of this process; its requests, wall and processor seconds, and MiB."""
+    garbage.collect()
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        os.close(reading)
+        code = 1
+        with suppress(BaseException):
+            os.write(writing, json.dumps(_measured_here(work)).encode())
+            code = 0
+        os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        told = pipe.read()
+    if os.waitpid(child, 0)[1] or not told:
+        raise RuntimeError("a measured process failed")
+    requests, wall_s, cpu_s, memory_mb = json.loads(told)
+    return requests, wall_s, cpu_s, memory_mb
+
+
+def _measured_here(work: Work) -> tuple[Mapping[str, int], float, float, float]:
+    """Do something, and look at what it took; a failure is told on stderr."""
+    try:
+        before_mb, _ = _memory_mb(forget=True)
+        begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
+        requests = dict(work() or {})
+        wall_s, cpu_s = time.perf_counter() - begun_s, time.process_time() - begun_cpu_s
+        return requests, wall_s, cpu_s, _memory_mb()[1] - before_mb
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        raise
+
+
+def _memory_mb(*, forget: bool = False) -> tuple[float, float]:
+    """Memory in use and the most that was, MiB; `forget` begins to measure the latter anew."""
+    with suppress(OSError):
+        if forget:
+            Path("/proc/self/clear_refs").write_text("5")
+    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    most_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return tuple(int(told.get(name, f"{most_kb} kB").split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+
+
+# -- what is measured ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bed:
+    """A bucket that is ready, and what surrounds it.
+
+    Attributes:
+        growing: what there are many of in it.
+        size: how many.
+        kind: of bucket.
+        store: the bucket.
+        wire: requests that reached its service, where there is one.
+        folder: for whatever a verb puts on the disk.
+    """
+
+    growing: str
+    size: int
+    kind: str
+    store: Store
+    wire: list[object]
+    folder: Path
+
+    def figure(self, verb: str, work: Callable[[Run], object]) -> Figure:
+        """Measure one verb."""
+
+        def counted() -> Mapping[str, int]:
+            run, meter = beds.opened(self.store, self.folder / "state")
+            work(run)
+            return meter.counts().requests
+
+        before = len(self.wire)
+        requests, wall_s, cpu_s, memory_mb = measured(counted)
+        if self.kind == "gcs":
+            requests = {**requests, "http": len(self.wire) - before}
+        return Figure(
+            growing=self.growing,
+            size=self.size,
+            store=self.kind,
+            verb=verb,
+            requests=requests,
+            wall_s=round(wall_s, 4),
+            cpu_s=round(cpu_s, 4),
+            memory_mb=round(memory_mb, 1),
+        )
+
+    def figures(self, source: Path, step: int) -> Iterator[Figure]:
+        """Measure what people do with a run, in an order in which one verb does not change what the next finds."""
+        rule = LatestN(1) | EveryNSteps(beds.STRIDE)
+        yield self.figure("latest", lambda run: run.catalog.latest())
+        yield self.figure("status", status)
+        yield self.figure("ls", lambda run: sum(1 for _ in rows(run)))
+        yield self.figure("restore", lambda run: restore(run, self.folder / f"restored-{self.kind}"))
+        yield self.figure("gc", lambda run: collect(run, rule, grace_s=86_400, dry_run=False))
+        yield self.figure("save", lambda run: save(run, source, step=step))
+
+
+def of_snapshots(kind: str, size: int) -> Iterator[Figure]:
+    """A run of so many snapshots, of which gc lets one go."""
+    with tempfile.TemporaryDirectory() as name, beds.bucket(kind, Path(name)) as (store, wire):
+        beds.fill(store, size)
+        source = beds.tree(Path(name) / "source", 3)
+        bed = Bed(growing="snapshots", size=size, kind=kind, store=store, wire=wire, folder=Path(name))
+        yield from bed.figures(source, step=(size + 1) * beds.STRIDE)
+
+
+def of_files(kind: str, size: int) -> Iterator[Figure]:
+    """A run of one snapshot of so many files, saved, looked at, restored, and saved again unchanged."""
+    with tempfile.TemporaryDirectory() as name, beds.bucket(kind, Path(name)) as (store, wire):
+        source = beds.tree(Path(name) / "source", size)
+        bed = Bed(growing="files", size=size, kind=kind, store=store, wire=wire, folder=Path(name))
+        time.sleep(0.2)  # else a save reads what is so young twice
+        yield bed.figure("save", lambda run: save(run, source, step=1))
+        run, _ = beds.opened(store, Path(name) / "state")
+        if kind == "memory":  # the child's bucket is gone with it
+            save(run, source, step=1)
+        yield from (found for found in bed.figures(source, step=2) if found.verb != "save")
+        yield bed.figure("save again", lambda run: save(run, source, step=2))
+
+
+def of_parts(size: int, *, of_a_file: int = PARTS_OF_A_FILE[0]) -> Iterator[Figure]:
+    """A manifest of so many parts, in files of so many."""
+    made = beds.manifest(size, max(1, size // of_a_file))
+    data = encode(made)
+    store = MemoryStore()
+    store.put(layout.manifest_key(made.id), data)
+    works: dict[str, Callable[[], object]] = {
+        "encode": lambda: encode(made),
+        "decode": lambda: decode(data),
+        "latest": Catalog(store).latest,
+    }
+    for verb, work in works.items():
+        _, wall_s, cpu_s, memory_mb = measured(partial(_uncounted, work))
+        yield Figure(
+            growing="parts",
+            size=size,
+            store="",
+            verb=f"{verb}, {of_a_file} a file",
+            requests={"bytes": len(data)},
+            wall_s=round(wall_s, 4),
+            cpu_s=round(cpu_s, 4),
+            memory_mb=round(memory_mb, 1),
+        )
+
+
+def _uncounted(work: Callable[[], object]) -> None:
+    """Do something that asks no store, or one whose requests are known."""
+    work()
+
+
+def everything() -> Iterator[Figure]:
+    """All figures, the small sizes first."""
+    for kind in ("memory", "directory"):
+        for size in SNAPSHOTS:
+            yield from of_snapshots(kind, size)
+        for size in FILES:
+            yield from of_files(kind, size)
+    for size in SNAPSHOTS:
+        yield from of_snapshots("gcs", size)
+    for of_a_file in PARTS_OF_A_FILE:
+        for size in PARTS:
+            yield from of_parts(size, of_a_file=of_a_file)
+
+
+def some() -> Iterator[Figure]:
+    """What shows the shape of it, in seconds."""
+    for kind, sizes in (("memory", (10, 1_000, 10_000)), ("directory", (10, 100)), ("gcs", (10, 100))):
+        for size in sizes:
+            yield from of_snapshots(kind, size)
+    for kind, sizes in (("memory", (100, 1_000)), ("directory", (100,))):
+        for size in sizes:
+            yield from of_files(kind, size)
+    for of_a_file in PARTS_OF_A_FILE[:2]:
+        yield from of_parts(PARTS[-1], of_a_file=of_a_file)
+
+
+def main() -> None:
+    """Measure, print as it goes, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="a few sizes only, as the tests do")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--from-json", type=Path, help="take figures from this file instead of measuring")
+    parser.add_argument("--write", action="store_true", help="renew docs/reference/growth.md and its plots")
+    options = parser.parse_args()
+    found: list[Figure] = []
+    machine = page.machine()
+    if options.from_json:
+        told = json.loads(options.from_json.read_text())
+        machine, found = told["machine"], [Figure(**one) for one in told["figures"]]
+    else:
+        with mock.patch("ckptsync.verbs.sending.provenance", return_value=Provenance()):  # asking git is not what grows
+            for figure in some() if options.short else everything():
+                found.append(figure)
+                sys.stdout.write(f"{page.line(figure)}\n")
+                sys.stdout.flush()
+    if options.json:
+        told = {"machine": machine, "figures": [asdict(figure) for figure in found]}
+        options.json.write_text(json.dumps(told, indent=1))
+    if options.write:
+        page.write(found, machine)
+
+
+if __name__ == "__main__":
+    main()
