@@ -18,7 +18,7 @@ from bench.measure import Direction, Place, Sample
 from bench.peers import OURS, PEERS, Peer, version_of
 
 FILES, BYTES = 10_000, 100_000
-ROUNDS = 3
+ROUNDS = 2
 DELAYS = {"loopback": 0.0, "20 ms": 0.010}
 NAMES = (OURS, "s5cmd", "rclone", "aws s3 cp")
 

@@ -43,7 +43,7 @@ class Shape:
     rate: str = ""
     tls: bool = False
     server: Literal["", "ceph"] = ""
-    size: int = 128 * MIB
+    size: int = 192 * MIB
 
 
 PLAIN = Shape("loopback")
