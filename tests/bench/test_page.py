@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import page, quick
+from bench import page, quick, targets
 from bench.chart import bars
 from bench.measure import Sample
 from bench.peers import CLOUDS, PEERS, chosen
@@ -44,6 +44,22 @@ def test_the_page_names_every_peer_and_shape() -> None:
         for peer in chosen(cloud, ()):
             assert f"| {peer.name}" in text or f"| **{peer.name}" in text
     assert [shape.name for shape in SHAPES if shape.name not in text] == []
+
+
+@pytest.mark.parametrize(("cpu_s", "holds"), [(0.7, True), (0.8, False)])
+def test_a_target_holds_or_does_not(cpu_s: float, *, holds: bool) -> None:
+    found = table(sample("ckptsync", "put", cpu_s), sample("ckptsync", "get", cpu_s))
+    (up,) = [one for one in targets.verdicts([found]) if "up: at most 0.75" in one.target]
+    assert (up.found, up.holds) == (f"{cpu_s:.2f}", holds)
+
+
+def test_being_slower_than_a_peer_is_told() -> None:
+    fast = {name: getattr(sample("s5cmd", "put", 1.0), name) for name in Sample.__slots__} | {"wall_s": 1.0}
+    found = table(*(sample(peer, way, 1.0) for peer in ("ckptsync", "s5cmd") for way in ("put", "get")))
+    found["samples"][2] = fast
+    told = {one.target: one for one in targets.verdicts([found])}
+    assert not told["S3, up: faster than s5cmd"].holds
+    assert told["S3, down: faster than s5cmd"].holds
 
 
 def test_every_client_is_there() -> None:
