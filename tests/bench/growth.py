@@ -4,13 +4,14 @@
     python tests/bench/growth.py       # all sizes, printed only
     python tests/bench/growth.py --short --json FILE   # seconds, as the tests run it
 
-Each figure is of a process of its own, forked when the run is there: its requests are counted at the store, its processor time is
-that of all its threads, and its memory is what it took beyond what it began with. Linux only.
+Each bucket is filled in a process of its own, and each figure is of a process forked from that when the run is there: its requests are
+counted at the store, its processor time is that of all its threads, and its memory is what it took beyond what it began with. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc as garbage
 import json
 import os
@@ -23,6 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import growth_beds as beds
@@ -76,37 +78,44 @@ class Figure:
 # -- one figure ----------------------------------------------------------------------------------------------------------
 
 
-def measured(work: Work) -> tuple[Mapping[str, int], float, float, float]:
-    """Do something in a child of this process; its requests, wall and processor seconds, and MiB."""
-    garbage.collect()
+def forked(work: Callable[[], object]) -> Any:
+    """Do something in a child of this process; what it returned, by way of JSON. A failure is told on stderr."""
     reading, writing = os.pipe()
     if not (child := os.fork()):
-        os.close(reading)
         code = 1
-        with suppress(BaseException):
-            os.write(writing, json.dumps(_measured_here(work)).encode())
+        try:
+            os.close(reading)
+            with os.fdopen(writing, "w") as pipe:
+                json.dump(work(), pipe)
             code = 0
-        os._exit(code)
+        finally:
+            if code:
+                sys.excepthook(*sys.exc_info())
+            os._exit(code)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
+    with os.fdopen(reading) as pipe:
         told = pipe.read()
-    if os.waitpid(child, 0)[1] or not told:
+    if os.waitpid(child, 0)[1]:
         raise RuntimeError("a measured process failed")
-    requests, wall_s, cpu_s, memory_mb = json.loads(told)
+    return json.loads(told)
+
+
+def measured(work: Work) -> tuple[Mapping[str, int], float, float, float]:
+    """Do something in a child of this process; its requests, wall and processor seconds, and MiB."""
+    requests, wall_s, cpu_s, memory_mb = forked(partial(_measured_here, work))
     return requests, wall_s, cpu_s, memory_mb
 
 
 def _measured_here(work: Work) -> tuple[Mapping[str, int], float, float, float]:
-    """Do something, and look at what it took; a failure is told on stderr."""
-    try:
-        before_mb, _ = _memory_mb(forget=True)
-        begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
-        requests = dict(work() or {})
-        wall_s, cpu_s = time.perf_counter() - begun_s, time.process_time() - begun_cpu_s
-        return requests, wall_s, cpu_s, _memory_mb()[1] - before_mb
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        raise
+    """Do something, and look at what it took."""
+    garbage.collect()
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # else what was freed before is taken again, and not seen
+    before_mb, _ = _memory_mb(forget=True)
+    begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
+    requests = dict(work() or {})
+    wall_s, cpu_s = time.perf_counter() - begun_s, time.process_time() - begun_cpu_s
+    return requests, wall_s, cpu_s, _memory_mb()[1] - before_mb
 
 
 def _memory_mb(*, forget: bool = False) -> tuple[float, float]:
@@ -229,30 +238,37 @@ def _uncounted(work: Callable[[], object]) -> None:
     work()
 
 
-def everything() -> Iterator[Figure]:
+Beds = Iterator[Callable[[], Iterator[Figure]]]
+
+
+def everything() -> Beds:
     """All figures, the small sizes first."""
     for kind in ("memory", "directory"):
-        for size in SNAPSHOTS:
-            yield from of_snapshots(kind, size)
-        for size in FILES:
-            yield from of_files(kind, size)
-    for size in SNAPSHOTS:
-        yield from of_snapshots("gcs", size)
+        yield from (partial(of_snapshots, kind, size) for size in SNAPSHOTS)
+        yield from (partial(of_files, kind, size) for size in FILES)
+    yield from (partial(of_snapshots, "gcs", size) for size in SNAPSHOTS)
     for of_a_file in PARTS_OF_A_FILE:
-        for size in PARTS:
-            yield from of_parts(size, of_a_file=of_a_file)
+        yield from (partial(of_parts, size, of_a_file=of_a_file) for size in PARTS)
 
 
-def some() -> Iterator[Figure]:
+def some() -> Beds:
     """What shows the shape of it, in seconds."""
     for kind, sizes in (("memory", (10, 1_000, 10_000)), ("directory", (10, 100)), ("gcs", (10, 100))):
-        for size in sizes:
-            yield from of_snapshots(kind, size)
+        yield from (partial(of_snapshots, kind, size) for size in sizes)
     for kind, sizes in (("memory", (100, 1_000)), ("directory", (100,))):
-        for size in sizes:
-            yield from of_files(kind, size)
+        yield from (partial(of_files, kind, size) for size in sizes)
     for of_a_file in PARTS_OF_A_FILE[:2]:
-        yield from of_parts(PARTS[-1], of_a_file=of_a_file)
+        yield partial(of_parts, PARTS[-1], of_a_file=of_a_file)
+
+
+def _figures_of(bed: Callable[[], Iterator[Figure]]) -> list[dict[str, Any]]:
+    """What one bed gives, as JSON takes it; printed as it comes."""
+    found = []
+    for figure in bed():
+        sys.stdout.write(f"{page.line(figure)}\n")
+        sys.stdout.flush()
+        found.append(asdict(figure))
+    return found
 
 
 def main() -> None:
@@ -263,22 +279,17 @@ def main() -> None:
     parser.add_argument("--from-json", type=Path, help="take figures from this file instead of measuring")
     parser.add_argument("--write", action="store_true", help="renew docs/reference/growth.md and its plots")
     options = parser.parse_args()
-    found: list[Figure] = []
-    machine = page.machine()
     if options.from_json:
         told = json.loads(options.from_json.read_text())
-        machine, found = told["machine"], [Figure(**one) for one in told["figures"]]
     else:
         with mock.patch("ckptsync.verbs.sending.provenance", return_value=Provenance()):  # asking git is not what grows
-            for figure in some() if options.short else everything():
-                found.append(figure)
-                sys.stdout.write(f"{page.line(figure)}\n")
-                sys.stdout.flush()
+            wanted = some() if options.short else everything()
+            found = [figure for bed in wanted for figure in forked(partial(_figures_of, bed))]
+        told = {"machine": page.machine(), "figures": found}
     if options.json:
-        told = {"machine": machine, "figures": [asdict(figure) for figure in found]}
         options.json.write_text(json.dumps(told, indent=1))
     if options.write:
-        page.write(found, machine)
+        page.write([Figure(**one) for one in told["figures"]], told["machine"])
 
 
 if __name__ == "__main__":

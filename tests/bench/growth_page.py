@@ -167,7 +167,7 @@ def machine() -> str:
     """On what is measured, when, and how busy that is with other things."""
     return (
         f"Measured on {datetime.now(UTC):%Y-%m-%d} with Python {platform.python_version()} on {platform.system()} "
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} processors; load average {os.getloadavg()[2]:.1f} at the start.\n"
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} processors; load average {os.getloadavg()[2]:.1f} in the last quarter of an hour of it.\n"
     )
 
 
