@@ -7,7 +7,7 @@ import heapq
 import itertools
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -41,7 +41,7 @@ class _Bucket:
     lock: threading.RLock = field(default_factory=threading.RLock)
     objects: dict[str, _Blob] = field(default_factory=dict)
     uploads: dict[str, _Pending] = field(default_factory=dict)
-    finished: dict[str, Tag] = field(default_factory=dict)
+    finished: dict[str, tuple[Tag, tuple[Tag, ...]]] = field(default_factory=dict)  # what was made, and of what
     generations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def blob(self, data: bytes, now_s: float) -> _Blob:
@@ -162,7 +162,7 @@ class MemoryStore(Store):
         bucket = self._bucket
         with bucket.lock:
             if upload.id not in bucket.uploads and (made := bucket.finished.get(upload.id)):
-                return self._settle(upload, made)
+                return self._settle(upload, made, wanted)
             held = self._pending("finish", upload).parts
             if not wanted or [part.number for part in wanted] != list(range(1, len(wanted) + 1)):
                 raise IntegrityError(f"parts of {upload.key!r} are not numbered 1 to n")
@@ -170,7 +170,7 @@ class MemoryStore(Store):
                 if part.number not in held or held[part.number].tag != part.tag:
                     raise IntegrityError(f"part {part.number} of {upload.key!r} is not the one that was sent")
             found = self.put(upload.key, b"".join(held[part.number].data for part in wanted))
-            bucket.finished[upload.id] = found.tag
+            bucket.finished[upload.id] = found.tag, tuple(part.tag for part in wanted)
             del bucket.uploads[upload.id]
         return found
 
@@ -211,10 +211,10 @@ class MemoryStore(Store):
             self._pending(op, upload).parts[number] = blob
         return _part_tag(number, blob)
 
-    def _settle(self, upload: Upload, made: Tag) -> Stat:
+    def _settle(self, upload: Upload, made: tuple[Tag, tuple[Tag, ...]], wanted: Sequence[PartTag]) -> Stat:
         """Answer a repeated finish."""
         found = self._bucket.objects.get(upload.key)
-        if found is None or found.tag != made:
+        if found is None or made != (found.tag, tuple(part.tag for part in wanted)):
             raise NotFoundError("the upload is gone and so is what it made", op="finish", key=upload.key)
         return _stat(upload.key, found)
 

@@ -6,7 +6,7 @@ are objects below `.ckptsync-uploads`, which `finish` streams into one:
 
     <id>/key           where an unfinished upload will appear
     <id>/00001         its parts
-    finished/<id>      the tag an upload ended with, so that a repeated finish is answered truly
+    finished/<id>      the tag an upload ended with and those of its parts, so that a repeated finish is answered truly
     drafts/<id>        a file being written
 """
 
@@ -39,6 +39,7 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss",
 _COPIES = _OBJECT_STORES | {"memory", "file", "local"}
 """Protocols whose copies do not pass through this process."""
 _records = msgspec.json.Decoder(dict[str, str])
+_receipts = msgspec.json.Decoder(tuple[Tag, list[Tag]])
 
 
 class FsspecStore(Store):
@@ -162,7 +163,7 @@ class FsspecStore(Store):
         """As `Store.finish`; the bytes pass through this process once more, one part at a time."""
         wanted = sorted(parts, key=lambda part: part.number)
         self._check_id("finish", upload)
-        if made := self._finished(upload):
+        if made := self._finished(upload, wanted):
             self.abort(upload)
             return made
         self._check_parts(upload, wanted)
@@ -171,7 +172,7 @@ class FsspecStore(Store):
             found = self._written(
                 upload.key, sum(part.size for part in wanted), lambda path: self._assemble(upload, wanted, path)
             )
-            self._put(receipt, found.tag.encode())
+            self._put(receipt, msgspec.json.encode((found.tag, [part.tag for part in wanted])))
         self.abort(upload)
         return found
 
@@ -313,15 +314,16 @@ class FsspecStore(Store):
                 raise NotFoundError(f"upload {name} has no readable key", op=op, key=record) from error
             return key, self._stat(record).modified_s
 
-    def _finished(self, upload: Upload) -> Stat | None:
-        """Return the object an upload made, None when it made none or it is not there any more."""
+    def _finished(self, upload: Upload, wanted: Sequence[PartTag]) -> Stat | None:
+        """Return the object an upload made of these parts, None when it made none or it is not there any more."""
         with self._mapped("finish", upload.key):
             try:
-                made = self._fs.cat_file(self._path(f"{_RESERVED}/finished/{upload.id}")).decode()
+                receipt = self._fs.cat_file(self._path(f"{_RESERVED}/finished/{upload.id}"))
+                made, parts = _receipts.decode(receipt)
                 found = self._stat(upload.key)
-            except FileNotFoundError:
+            except (FileNotFoundError, msgspec.DecodeError):
                 return None
-        return found if found.tag == Tag(made) else None
+        return found if found.tag == made and parts == [part.tag for part in wanted] else None
 
     def _check_parts(self, upload: Upload, wanted: Sequence[PartTag]) -> None:
         """Refuse parts that are not those the upload holds."""

@@ -174,11 +174,13 @@ class S3Store(S3Objects):
             if errors.code_of(error) in _WRONG_WHOLE or "mp-object-size" in str(error):
                 raise IntegrityError(f"{self.url}: {upload.key!r} is not what its parts make: {error}") from error
             raise
-        return self._verify(upload.key, answer, size, crc)
+        return self._verify(upload.key, answer, ordered, crc)
 
-    def _verify(self, key: str, answer: CompleteMultipartUploadOutputTypeDef, size: int, crc: str) -> Stat:
+    def _verify(
+        self, key: str, answer: CompleteMultipartUploadOutputTypeDef, parts: Sequence[PartTag], crc: str
+    ) -> Stat:
         """Compare the object that has just appeared with what its parts make."""
-        stat = self.stat(key)
+        stat, size = self.stat(key), sum(part.size for part in parts)
         if (tag := answers.tag_of(answer)) and tag != stat.tag:
             raise ConflictError(f"{self.url}: the object was replaced right after it appeared", op="finish", key=key)
         if stat.size != size:
@@ -186,6 +188,10 @@ class S3Store(S3Objects):
         for hashes in (answers.vouched(answer, whole=True), stat.hashes):
             if crc and hashes.get("crc64nvme", crc) != crc:
                 raise IntegrityError(f"{self.url}: {key!r} has CRC64NVME {hashes['crc64nvme']}, its parts make {crc}")
+        # who finished first may have named other parts, and some services answer the second alike
+        etag = answers.multipart_etag(parts)
+        if etag and stat.hashes.get("md5-of-parts", etag) != etag:
+            raise IntegrityError(f"{self.url}: {key!r} has ETag {stat.tag}, its parts make {etag}")
         return stat
 
     def _settle(self, upload: Upload, parts: Sequence[PartTag], cause: StoreError) -> Stat:

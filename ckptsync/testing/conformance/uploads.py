@@ -177,6 +177,16 @@ class UploadConformance:
             store.finish(upload, [sent])
         assert fetch(store, "object", len(piece)) == bytes(len(piece))
 
+    def test_what_another_finished_with_other_parts_is_not_taken_for_ours(self, store: Store) -> None:
+        ours, others = cut(store, 2)
+        upload = store.begin("object")
+        sent = store.put_part(upload, 1, ours)
+        late = store.put_part(upload, 1, others[: len(ours)].ljust(len(ours), b"."))
+        store.finish(upload, [late])
+        with pytest.raises((NotFoundError, IntegrityError)):
+            store.finish(upload, [sent])
+        assert fetch(store, "object", len(ours)) != ours
+
     def test_what_is_gone_after_abort(self, store: Store) -> None:
         piece = cut(store, 1)[0]
         upload = store.begin("object")

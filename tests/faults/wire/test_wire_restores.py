@@ -74,7 +74,7 @@ def test_an_object_that_is_replaced_meanwhile_is_noticed(wired: Wired, source: P
     restored = wired.restore(transfer={"workers": 1})
     assert restored.snapshot == old.snapshot
     assert [skipped.snapshot for skipped in restored.skipped] == [new.snapshot]
-    assert "replaced" in restored.skipped[0].reason
+    assert "is not what was committed" in restored.skipped[0].reason
     assert restored.steps_lost == 1
     assert fingerprint(wired.target) == fingerprint(source)
 

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ckptsync.errors import IntegrityError, NotFoundError, StoreError
-from ckptsync.store.base import Upload
+from ckptsync.store.base import Stat, Upload
 from ckptsync.store.local import LocalStore
 
 OWN = ".ckptsync-tmp"
@@ -139,7 +140,7 @@ import os, sys
 from pathlib import Path
 from ckptsync.store.local import disk
 from ckptsync.store.local import store as local
-from ckptsync.store.base import Upload
+from ckptsync.store.base import Stat, Upload
 
 root, name, stage = sys.argv[1:]
 store = local.LocalStore(Path(root))
@@ -168,8 +169,10 @@ store.finish(upload, store.parts(upload).values())
     [
         "disk.copy_range:2",
         "os.fsync:1",
-        "Path.write_text:1",
+        "os.fsync:2",
         "disk.publish:1",
+        "Path.write_bytes:1",
+        "disk.publish:2",
         "disk.sync_folder:3",
         "Path.rename:1",
         "shutil.rmtree:1",
@@ -195,6 +198,96 @@ def test_finish_by_two_at_once_makes_one_object(store: LocalStore) -> None:
         with ThreadPoolExecutor(2) as threads:
             sizes = [found.size for found in threads.map(lambda _: store.finish(upload, sent), range(2))]  # noqa: B023
         assert sizes == [10_000, 10_000]
+
+
+class Paused(LocalStore):
+    """A process that is stopped while it finishes an upload, and wakes up behind what another did meanwhile."""
+
+    def __init__(self, root: Path, step: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.step, self.meanwhile, self.temporaries = step, meanwhile, 0
+
+    def pause(self, step: str) -> None:
+        if step == self.step:
+            self.step = ""
+            self.meanwhile()
+
+    def _decide(self, *arguments: Any) -> Any:
+        self.pause("before it has decided")
+        decided = super()._decide(*arguments)
+        self.pause("before it has made a receipt")
+        return decided
+
+    def _temporary(self) -> Any:
+        self.temporaries += 1
+        if self.temporaries == 2:
+            self.pause("before it proposes")
+        return super()._temporary()
+
+    def _publish(self, *arguments: Any, **options: Any) -> None:
+        self.pause("before the object appears")
+        super()._publish(*arguments, **options)
+
+    def _drop(self, folder: Path) -> None:
+        self.pause("before the upload is gone")
+        super()._drop(folder)
+
+
+PAUSES = [
+    "before it has decided",
+    "before it proposes",
+    "before it has made a receipt",
+    "before the object appears",
+    "before the upload is gone",
+]
+
+
+@pytest.mark.req(26)
+@pytest.mark.parametrize("pause", PAUSES)
+def test_a_zombie_in_the_middle_of_finish_replaces_nothing(store: LocalStore, pause: str) -> None:
+    upload = store.begin("object")
+    old = [store.put_part(upload, number, bytes([number]) * 1000) for number in (1, 2)]
+    made: list[Stat] = []
+
+    def continue_it() -> None:
+        """As a successor does: other content for a part, and once more from the beginning when the upload is taken."""
+        new = [old[0], store.put_part(upload, 2, b"new" * 500)]
+        try:
+            made.append(store.finish(upload, new))
+        except NotFoundError:
+            store.abort(upload)
+            made.append(store.put("object", b"\1" * 1000 + b"new" * 500))
+
+    zombie = Paused(
+        store.root, pause, continue_it if pause != PAUSES[-1] else lambda: made.append(store.stat("object"))
+    )
+    with suppress(NotFoundError, IntegrityError):
+        zombie.finish(upload, old)
+    assert made
+    assert store.stat("object").tag == made[0].tag
+    assert not list(store.uploads(""))
+
+
+@pytest.mark.req(26)
+@pytest.mark.parametrize("pause", PAUSES)
+def test_two_who_mean_the_same_parts_make_the_same_object(store: LocalStore, pause: str) -> None:
+    upload = store.begin("object")
+    sent = [store.put_part(upload, number, bytes([number]) * 1000) for number in (1, 2)]
+    made: list[Stat] = []
+    found = Paused(store.root, pause, lambda: made.append(store.finish(upload, sent))).finish(upload, sent)
+    assert found.tag == made[0].tag == store.stat("object").tag
+    assert store.finish(upload, sent).tag == found.tag
+    assert store.read("object") == b"\1" * 1000 + b"\2" * 1000
+
+
+def test_an_upload_that_was_finished_with_other_parts_is_gone(store: LocalStore) -> None:
+    upload = store.begin("object")
+    sent = store.put_part(upload, 1, b"old")
+    other = store.put_part(upload, 1, b"new")
+    store.finish(upload, [other])
+    with pytest.raises(NotFoundError):
+        store.finish(upload, [sent])
+    assert store.read("object") == b"new"
 
 
 def test_a_late_part_of_a_zombie_is_noticed(store: LocalStore) -> None:
