@@ -1,7 +1,7 @@
 """Parts as zstd frames, and back: the only file that knows `zstandard`, which is imported on use.
 
 Each block of a part is shuffled and is one frame, so that a part can be packed, sent, fetched and unpacked alone, in memory that
-follows our own options (docs/decisions/0009-compression.md).
+follows our own options (docs/decisions/0011-compression.md).
 """
 
 from __future__ import annotations
