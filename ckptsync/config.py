@@ -97,7 +97,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
-        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`.
+        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`, and twice that where
+            files are packed.
         copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.
         compress: `zstd` packs files where a sample of them shows that it saves a tenth or more; what is packed can be read
             by ckptsync alone, and needs the extra `zstd` on both sides.
