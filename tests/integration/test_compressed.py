@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import sys
 import time
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.packed import write_weights
 from support.processes import Worker, result_of
 
 from ckptsync.cli.main import cli
@@ -29,21 +28,12 @@ SIZE = (PARTS - 1) * PART + 3 * MIB + 5
 NOISE, SMALL = 2 * MIB, PART + 5 * MIB
 
 
-@pytest.fixture(scope="module")
-def weights() -> bytes:
-    """Floats, of which each MiB is another."""
-    dice = random.Random(1)
-    some = array("f", [dice.gauss(0, 0.02) for _ in range(MIB // 4)]).tobytes()
-    turned = (some[4 * number :] + some[: 4 * number] for number in range(-(-SIZE // MIB)))
-    return b"".join(turned)[:SIZE]
-
-
 @pytest.fixture
-def source(tmp_path: Path, weights: bytes) -> Path:
+def source(tmp_path: Path) -> Path:
     """Weights, which are packed, beside noise, which is not."""
     folder = tmp_path / "source"
     folder.mkdir()
-    (folder / "model.bin").write_bytes(weights)
+    write_weights(folder / "model.bin", SIZE)
     (folder / "noise.bin").write_bytes(os.urandom(NOISE))
     return folder
 
@@ -167,7 +157,8 @@ def test_a_rank_stores_its_files_as_they_are(run: Run, source: Path, tmp_path: P
     os.truncate(source / "model.bin", SMALL)
     save(run, source, step=1)
     told = CliRunner().invoke(
-        cli, ["save", str(source), run.url, *"--step 2 --compress zstd --rank 0 --world 1 --launch a".split()]
+        cli,
+        ["save", str(source), run.url, *"--step 2 --compress zstd --rank 0 --world 1 --launch a".split()],  # noqa: SIM905
     )
     assert told.exit_code == 0, told.output
     assert "ranks do not compress" in told.stderr
