@@ -54,6 +54,37 @@ def test_a_killed_upload_is_continued_part_by_part(
     comes_back(run)
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["with the journal", "without the journal"])
+@pytest.mark.parametrize("after", [3, PARTS])
+def test_what_another_zstd_packed_is_kept_by_its_digest_or_sent_again(
+    packing: Callable[..., Run],
+    store: Any,
+    source: Path,
+    killed: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    comes_back: Callable[[Run], None],
+    *,
+    lost: bool,
+) -> None:
+    """Another level stands for another version: both make other bytes of the same part."""
+    run = packing(workers=1)
+    store.fail(*(("finish", killed) if after == PARTS else ("put_part", killed)), after=0 if after == PARTS else after)
+    with pytest.raises(killed):
+        save(run, source, step=7)
+    store.heal()
+    if lost:
+        journal(run, source).unlink()
+    monkeypatch.setattr("ckptsync.transfer.packing.LEVEL", 9)
+    saved = save(run, source, step=7)
+    alike = 1 if after == PARTS else 0  # the last part, of 7 bytes, is the same at any level
+    assert store.count()["put_part"] == PARTS - (alike if lost else after)
+    assert model(run, saved).packing
+    comes_back(run)
+    store.heal()
+    assert save(run, source, step=8).bytes_sent == 0  # copied, whatever packed it
+
+
 @pytest.mark.parametrize("verb", ["finish", "put"])
 def test_a_journal_spares_packing_what_is_there(
     packing: Callable[..., Run],
