@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from support.packed import PARTS, SIZE, model, write_weights
 
-from ckptsync.config import MIB
+from ckptsync.config import MIB, Transfer
 from ckptsync.errors import ConfigError, IntegrityError
 from ckptsync.events import Kind
 from ckptsync.run import Run
+from ckptsync.snapshot.encoding import packed_bound
+from ckptsync.transfer.download import Reader, Received, reading_buffers
+from ckptsync.transfer.packing import pack
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import save
 from ckptsync.verbs.verify import verify
@@ -47,6 +50,30 @@ def test_a_flipped_bit_is_found_before_anything_is_used(
     with pytest.raises(IntegrityError, match=f"part {number} of {PARTS} of model.bin"):
         restore(run, target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("part_mib", [1, 3])
+def test_the_end_of_a_part_that_unpacks_well_but_to_something_else_is_never_handed_on(
+    packing: Callable[..., Run], source: Path, part_mib: int
+) -> None:
+    entry = model((run := packing(part_bytes=part_mib * MIB)), save(run, source, step=7))
+    assert entry.packing
+    other, room = (
+        memoryview(bytearray(source.joinpath("model.bin").read_bytes()[: entry.part_bytes])),
+        bytearray(4 * MIB),
+    )
+    other[-1] ^= 1
+    at, stored = entry.stored_span(1)
+    forged = bytes(pack(other, memoryview(room), entry.packing.shuffle, stored))
+    content = bytearray(run.store.read(entry.key))
+    content[at : at + stored] = forged.ljust(stored, b"\0")[:stored]
+    run.store.put(entry.key, bytes(content))
+    buffers = reading_buffers([entry], Transfer())
+    reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=Received())
+    given: list[int] = []
+    with buffers.take(2 * MIB + packed_bound(MIB)) as window, pytest.raises(IntegrityError, match="part 1 of"):
+        reader.fetch(entry, 1, window, None, lambda piece, offset: given.append(offset + len(piece)))
+    assert entry.part_bytes not in given
 
 
 @pytest.mark.parametrize("length", [0, 100, -1])
