@@ -103,8 +103,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         part_bytes: size of a part, 5 MiB to 5 GiB; larger where a file would need more parts than the store takes.
-        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`. None begins with one for each processor and
-            has more while that is faster: up to 32 in the memory of 8.
+        workers: parts in flight, 1 to 256; memory is bounded by `workers * part_bytes`, and twice that where files are packed. None
+            begins with one for each processor and has more while that is faster: up to 32 in the memory of 8.
         processes: that move files of up to 1 MiB where there are thousands of them, 1 to 64. None has one for each processor,
             4 at most, but only this one where `workers` is set. A cap on the rate leaves everything to one.
         copy_unchanged: copy parts the previous snapshot has on the server instead of sending them.

@@ -305,7 +305,7 @@ compress: Decorator = _option(
     "--compress",
     type=click.Choice(["none", "zstd"]),
     callback=_sets("transfer.compress"),
-    help="Pack files where a sample shows that it saves a tenth or more.  [default: none]",
+    help="Pack files where a sample shows that it saves a tenth or more; ranks do not.  [default: none]",
 )
 
 

@@ -19,7 +19,7 @@ END_DIGITS = 16
 MAX_PACKED_PART_BYTES = 1 << 30
 
 Shuffle = Literal[1, 2, 4, 8]
-_Ends = Annotated[str, Meta(pattern="^[0-9a-f]+$")]
+_Ends = Annotated[str, Meta(pattern=r"^[0-9a-f]+\Z")]
 
 
 class Encoding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

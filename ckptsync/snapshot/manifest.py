@@ -32,8 +32,7 @@ MAX_BESIDE_BYTES = 16 << 20
 MAX_NUMBER = (1 << 63) - 1
 
 _HEX = b"0123456789abcdef"
-_AT_ONCE = 4096
-"""Digests looked at together: a million one by one take longer than all else about them."""
+_AT_ONCE = 4096  # digests looked at together: a million one by one take longer than all else about them
 _Natural = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 _Digest = Annotated[str, Meta(min_length=2 * DIGEST_BYTES, max_length=2 * DIGEST_BYTES)]
 _Mode = Annotated[int, Meta(ge=0, le=0o7777)]

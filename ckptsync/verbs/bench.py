@@ -113,7 +113,7 @@ def _transfer(configured: Transfer, part_bytes: int | None, workers: int | None)
     Raises:
         ConfigError: one is out of range.
     """
-    wanted = {"part_bytes": part_bytes, "workers": workers}
+    wanted = {"part_bytes": part_bytes, "workers": workers, "compress": "none"}  # noise does not shrink
     options = msgspec.to_builtins(configured) | {name: value for name, value in wanted.items() if value is not None}
     try:
         return msgspec.convert(options, Transfer)

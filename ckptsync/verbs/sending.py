@@ -126,8 +126,9 @@ class Sending:
         """
         run, transfer = self.run, self.run.config.transfer
         run.observer(Event(kind=Kind.PLANNED, bytes=tree.size, count=len(tree.files)))
-        packs = transfer.compress != "none"
-        if packs and self.rank is not None:
+        asked = transfer.compress != "none"
+        packs = asked and self.rank is None
+        if asked and not packs:
             run.observer(Event(kind=Kind.NOTICE, message="ranks do not compress: their files are stored as they are"))
         bench = Bench(
             store=run.store,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from ckptsync.snapshot.attempt import Attempt, encode_attempt
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry, Manifest
+from ckptsync.verbs.restore import restore
+from ckptsync.verbs.verify import verify
 
 Files = Mapping[str, bytes]
 
@@ -96,3 +100,21 @@ def make(run: Run) -> Maker:
 def maker() -> type[Maker]:
     """Writes into other runs."""
     return Maker
+
+
+@pytest.fixture
+def packing(run_with: Callable[..., Run]) -> Callable[..., Run]:
+    """A run whose saves pack."""
+    return lambda **given: run_with(**({"compress": "zstd"} | given))
+
+
+@pytest.fixture
+def comes_back(source: Path, target: Path, content: Any) -> Callable[[Run], None]:
+    """Make sure that the newest snapshot is good, and what is on the disk."""
+
+    def check(run: Run) -> None:
+        assert verify(run).bad == ()
+        restore(run, target)
+        assert content(target) == content(source)
+
+    return check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def test_part_size_and_workers_can_be_chosen(small: Any, store: Any) -> None:
     store.heal()
     bench(small, size_bytes=SIZE, part_bytes=16 * MIB)
     assert store.count()["put_part"] == 0
+
+
+def test_noise_is_not_compressed_whatever_the_options_say(
+    run_with: Any, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)  # nor is it needed
+    bench(run_with(part_bytes=5 * MIB, workers=2, compress="zstd"), size_bytes=SIZE)
+    assert store.count()["put_part"] == 3
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,8 @@ def test_one_that_keeps_to_the_rules_is_read(run: Run, forge: Callable[..., None
         packed(ends=""),
         packed(ends="0"),
         packed(ends=ends(20) + "\n"),
+        packed(ends=ends(20)[:-1] + "\n"),
+        packed(ends=ends(20)[:-1] + " "),
         packed(ends=ends(20).upper().replace("1", "A")),
         packed(ends=ends(20).replace("0", "x")),
         packed(ends=[20]),
