@@ -119,7 +119,7 @@ def receive(answer: Any, into: memoryview, pace: Pace) -> Received:
 
     urllib3 copies whatever it reads; the answer of the standard library that it is made of does not.
     """
-    body = getattr(answer, "_fp", None)
+    body = getattr(answer, "_fp", answer)
     direct = body if isinstance(body, http.client.HTTPResponse) and not body.chunked else None
     count, cause = 0, None
     _receiving.window = window = Window(pace)
@@ -238,9 +238,11 @@ class _Socket:
         """
         pace, sock = self._pace, self._sock
         if len(data) <= pace.least_bytes and pace.bandwidth is None:
-            return sock.sendall(data, flags)
+            sock.sendall(data, flags)
+            return
         usual_s, window, at = sock.gettimeout(), Window(pace), 0
-        sock.settimeout(pace.window_s)
+        if usual_s != pace.window_s:
+            sock.settimeout(pace.window_s)
         with memoryview(data) as whole, whole.cast("B") as view:
             step = len(view) if pace.bandwidth is None else pace.least_bytes
             while at < len(view) and not window.stalled:
@@ -250,7 +252,8 @@ class _Socket:
                 window.moved(sent)
             if at < len(view):
                 raise TimeoutError("the service takes what is sent too slowly")
-        return sock.settimeout(usual_s)
+        if usual_s != pace.window_s:
+            sock.settimeout(usual_s)
 
 
 class _Paced(http.client.HTTPConnection):

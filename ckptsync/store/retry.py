@@ -151,9 +151,13 @@ class _Run:
         self._since_s = clock.monotonic()
 
     def __call__(self, request: Callable[[], T]) -> T:
-        """Call until it succeeds, or fails for good."""
+        """Call until it succeeds, or fails for good. Most succeed at once: only failures are worth a controller."""
         try:
-            return self._controller()(request)
+            try:
+                self._tries = 1
+                return request()
+            except TransientError as error:
+                return self._controller()(_after(error, request))
         except StoreError as error:
             error.attempts = self._tries
             raise
@@ -225,6 +229,18 @@ class _Run:
         which = "" if failure.throttled else f", try {self._counted()} of {self._retry.attempts}"
         message = f"{self._op} {self._key!r} failed{which}: {failure}; trying again in {state.upcoming_sleep:.2f} s"
         self._observer(Event(kind=Kind.RETRY, path=self._key, message=message))
+
+
+def _after(failure: TransientError, request: Callable[[], T]) -> Callable[[], T]:
+    """Return what fails so when it is first called, and then asks again."""
+    waiting = [failure]
+
+    def call() -> T:
+        if waiting:
+            raise waiting.pop()
+        return request()
+
+    return call
 
 
 def _failure(state: tenacity.RetryCallState) -> TransientError:

@@ -1,6 +1,6 @@
-"""The requests that carry payload, signed and sent by the SDK's own parts, past its models, events and endpoint rules.
+"""The requests that carry payload, past the SDK's models, events, endpoint rules and, over open connections, its HTTP session.
 
-A small object costs a third of the CPU so. Every other request, and all of them where the SDK would do something of its own
+A small object costs a fifth of the CPU so. Every other request, and all of them where the SDK would do something of its own
 (directory buckets, access points, buckets of another region), goes through the client itself.
 """
 
@@ -13,14 +13,16 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 import urllib3
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse, HeadersDict
 from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError, NoCredentialsError
 from botocore.parsers import create_parser
+
+from ckptsync.store.exchange import exchange
+from ckptsync.store.s3.sigv4 import Signer
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 _PLAIN_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}")
 _SAFE = "/~"  # as the SDK encodes keys, and S3 wants them signed
 _SOME_KEY = "k"
+_PORTS = {"http": 80, "https": 443}
+SMALL_BODY_BYTES = 256 << 10
+"""Bodies up to this are sent without the pause in which the service is asked whether it wants them."""
 _FIELDS = {
     "etag": "ETag",
     "content-range": "ContentRange",
@@ -53,6 +58,12 @@ class LeanClient:
         self._client = client
         self._credentials = credentials
         self._base_url = base_url
+        where = urlsplit(base_url)
+        self._origin, self._path = f"{where.scheme}://{where.netloc}", where.path
+        self._signer = Signer(_host(where), client.meta.region_name)
+        self._session = client._endpoint.http_session  # noqa: SLF001  its pools, proxies, certificates
+        manager = getattr(self._session, "_manager", None)
+        self._pool = manager and manager.connection_from_url(base_url)  # behind a proxy it never has any idle
         self._elsewhere = False  # the SDK has found the bucket in another region, and remembers that by itself
 
     def __getattr__(self, name: str) -> Any:
@@ -91,8 +102,7 @@ class LeanClient:
         """Send one request; through the SDK when the bucket is elsewhere."""
         if not self._elsewhere:
             answer = self._asked(operation, key, headers, query or {}, body)
-            status = answer.status_code
-            if status < HTTPStatus.MULTIPLE_CHOICES:
+            if answer.status < HTTPStatus.MULTIPLE_CHOICES:
                 return _read(answer, streamed=operation == "GetObject")
             refusal = _refusal(answer)
             if not _may_be_elsewhere(refusal):
@@ -108,20 +118,33 @@ class LeanClient:
     def _asked(
         self, operation: str, key: str, headers: Mapping[str, str | None], query: Mapping[str, object], body: Any
     ) -> Any:
-        """Sign and send, once; the answer's content is still on the connection when it is an object's."""
+        """Sign and send, once; the answer's content is still on the connection."""
         if self._credentials is None:
             raise NoCredentialsError
         method = {"GetObject": "GET", "HeadObject": "HEAD"}.get(operation, "PUT")
-        url = self._base_url + quote(key, safe=_SAFE) + (f"?{urlencode(query, quote_via=quote)}" if query else "")
+        path, asked = self._path + quote(key, safe=_SAFE), urlencode(query, quote_via=quote) if query else ""
+        target = f"{path}?{asked}" if asked else path
         wanted = {name: value for name, value in headers.items() if value}
-        wanted["User-Agent"] = self._client.meta.config.user_agent
-        if hasattr(body, "read"):
-            wanted["Expect"] = "100-continue"  # a refused body is not sent
-        request = AWSRequest(method=method, url=url, headers=wanted, data=body, stream_output=operation == "GetObject")
-        request.context["client_config"] = self._client.meta.config
         frozen = self._credentials.get_frozen_credentials()
-        S3SigV4Auth(frozen, "s3", self._client.meta.region_name).add_auth(request)
-        return self._client._endpoint.http_session.send(request.prepare())  # noqa: SLF001  its pools, proxies, certificates
+        wanted = self._signer.signed(frozen, method, path, asked, wanted)
+        wanted["User-Agent"] = self._client.meta.config.user_agent
+        if body is not None:
+            wanted["Content-Length"] = str(len(body))
+        if body is not None and len(body) > SMALL_BODY_BYTES:
+            return self._connected(method, target, {**wanted, "Expect": b"100-continue"}, body)
+        if self._pool is not None:
+            whole = b"" if body is None else body.read()
+            if (answer := exchange(self._pool, method, target, wanted, whole)) is not None:
+                return answer
+        return self._connected(method, target, wanted, body)
+
+    def _connected(self, method: str, target: str, headers: Mapping[str, str | bytes], body: Any) -> Any:
+        """Send through the SDK's session, which connects where no connection is idle."""
+        if body is not None:
+            body.seek(0)
+        ready: Any = HeadersDict(headers)
+        request = AWSPreparedRequest(method, self._origin + target, ready, body, stream_output=True)
+        return self._session.send(request).raw
 
 
 def lean(client: S3Client, credentials: Credentials | None, bucket: str) -> S3Client:
@@ -159,6 +182,13 @@ def _address(client: S3Client, bucket: str) -> str:
     return urls[0]
 
 
+def _host(where: SplitResult) -> str:
+    """The host as it is sent and signed: with the port where that is not the scheme's own."""
+    name = where.hostname or ""
+    bracketed = f"[{name}]" if ":" in name else name
+    return bracketed if where.port in {None, _PORTS.get(where.scheme)} else f"{bracketed}:{where.port}"
+
+
 def _checksum(params: Mapping[str, Any]) -> dict[str, str | None]:
     """The header of a body's checksum."""
     return {"x-amz-checksum-crc64nvme": params.get("ChecksumCRC64NVME")}
@@ -173,14 +203,27 @@ def _read(answer: Any, *, streamed: bool) -> dict[str, Any]:
     with suppress(ValueError):
         found["LastModified"] = parsedate_to_datetime(headers.get("last-modified", ""))
     if streamed:
-        found["Body"] = answer.raw
-    found["ResponseMetadata"] = {"HTTPStatusCode": answer.status_code, "HTTPHeaders": headers}
+        found["Body"] = answer
+    else:
+        _content(answer)
+    found["ResponseMetadata"] = {"HTTPStatusCode": answer.status, "HTTPHeaders": headers}
     return found
+
+
+def _content(answer: Any) -> bytes:
+    """Read what is left of an answer, and give its connection back."""
+    try:
+        content: bytes = answer.read()
+    except BaseException:
+        answer.close()
+        raise
+    answer.release_conn()
+    return content
 
 
 def _refusal(answer: Any) -> Any:
     """What the service says of an error, as the SDK reads it."""
-    return _parser.parse({"status_code": answer.status_code, "headers": answer.headers, "body": answer.content}, None)
+    return _parser.parse({"status_code": answer.status, "headers": answer.headers, "body": _content(answer)}, None)
 
 
 def _may_be_elsewhere(refusal: Any) -> bool:

@@ -43,8 +43,6 @@ T = TypeVar("T")
 # Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 TRAITS = Traits(min_part_bytes=5 << 20, max_part_bytes=5 << 30, max_parts=10_000, max_put_bytes=5 << 30)
 PAGE = 1000
-# Below this a copy is cheaper than the pause in which the service is asked whether it wants the body at all.
-SMALL_BODY_BYTES = 256 << 10
 
 # Source: https://www.w3.org/TR/xml/#charsets
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ufffe\uffff]")
@@ -101,7 +99,7 @@ class S3Objects(Store):
 
         def send(checked: bool) -> PutObjectOutputTypeDef:  # noqa: FBT001  called by _offer alone
             with UploadBody(data) as body:
-                sent: PutObjectRequestTypeDef = {**params, "Body": bytes(data) if size <= SMALL_BODY_BYTES else body}
+                sent: PutObjectRequestTypeDef = {**params, "Body": body}
                 if checked:
                     sent["ChecksumCRC64NVME"] = answers.as_header(crc)
                 return self._connection.call("put", key, lambda client: client.put_object(**sent))

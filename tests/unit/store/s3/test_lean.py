@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from support.scripted_s3 import ETAG, Open, Says, Service
+from support.scripted_s3 import ETAG, Open, Says, Service, refusal
+from support.slow_server import Caller, SlowServer
 
-from ckptsync.errors import ConflictError, StoreError
+from ckptsync.errors import ConflictError, DeniedError, NotFoundError, StoreError
 from ckptsync.store.base import Tag, Upload
 from ckptsync.store.s3 import S3Store, client
-from ckptsync.store.s3.lean import LeanClient
-from ckptsync.store.s3.objects import SMALL_BODY_BYTES
+from ckptsync.store.s3.lean import SMALL_BODY_BYTES, LeanClient
 
 KEYS = ["plain", "a b+c&d=e", "größe ☃ 100%2F.txt", "nested/./x//y", "tilde~star*!'()", "q?query#fragment"]
 OWN = {"authorization", "x-amz-date", "amz-sdk-invocation-id", "amz-sdk-request"}
@@ -75,6 +76,45 @@ def test_other_refusals_are_not_asked_about_again(open_s3: Open, service: Servic
     with pytest.raises(ConflictError):
         open_s3().put("k", b"content", if_absent=True)
     assert len(service.asked) == 1
+
+
+def test_a_large_body_that_is_refused_is_not_sent(open_s3: Open) -> None:
+    bodies: list[bytes] = []
+
+    def refuse(caller: Caller) -> None:
+        caller.sock.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        caller.sock.settimeout(0.3)
+        with suppress(TimeoutError):
+            bodies.append(caller.sock.recv(1))
+        caller.sock.close()
+
+    server = SlowServer(refuse)
+    with pytest.raises(DeniedError):
+        open_s3(endpoint_url=server.url).put("k", bytes(SMALL_BODY_BYTES + 1))
+    server.close()
+    assert set(bodies) <= {b""}
+
+
+def test_a_proxy_is_the_sdks_business(open_s3: Open, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", service.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    service.script = [Says(headers={"ETag": ETAG})]
+    store = open_s3(endpoint_url="http://bucket.example.org:9000")
+    for _ in range(3):
+        store.put("k", b"content")
+    assert [asked.headers["host"] for asked in service.asked] == ["bucket.example.org:9000"] * 3
+    assert service.connections == 1
+
+
+def test_connections_that_were_opened_serve_again(open_s3: Open, service: Service) -> None:
+    service.script = [Says(headers={"ETag": ETAG}), refusal("NoSuchKey", 404), Says(200, b"content")]
+    store, into = open_s3(), memoryview(bytearray(7))
+    store.put("k", b"content")
+    with pytest.raises(NotFoundError):
+        store.get("k", into)
+    for _ in range(2):
+        assert store.get("k", into) == len(into)
+    assert service.connections == 1
 
 
 def test_amazon_is_addressed_by_host() -> None:

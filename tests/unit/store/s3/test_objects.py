@@ -17,7 +17,7 @@ from ckptsync.errors import (
 from ckptsync.store.base import Tag, Upload
 from ckptsync.store.s3 import S3Store
 from ckptsync.store.s3 import client as s3_client
-from ckptsync.store.s3 import objects as s3_objects
+from ckptsync.store.s3 import lean as s3_lean
 
 UPLOAD = Upload(key="k", id="u")
 
@@ -36,7 +36,7 @@ def test_a_body_is_lent_in_slices_and_nothing_is_kept() -> None:
     memory.append(0)  # fails while anything points into it
 
 
-@pytest.mark.parametrize("size", [0, 5, s3_objects.SMALL_BODY_BYTES + 1, 3_000_001])
+@pytest.mark.parametrize("size", [0, 5, s3_lean.SMALL_BODY_BYTES + 1, 3_000_001])
 def test_a_body_arrives_whole_unsigned_and_checked(size: int, store: S3Store, service: Service) -> None:
     data = bytes(i * 7 % 251 for i in range(size))
     service.script = [Says(headers={"ETag": ETAG, "x-amz-checksum-crc64nvme": crc(data)})]
