@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from ckptsync.transfer import workers
 from ckptsync.transfer.workers import Task, map_tasks, run_tasks
 
 
@@ -214,41 +215,45 @@ def test_results_come_in_the_items_order() -> None:
         map_tasks(lambda number: 1 // number, [1, 0], 2)
 
 
-class _Slow:
-    """A service that answers each request after a while, to any number at once."""
+def climbing(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
+    """Let the crew have these numbers of threads, window by window."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.under_way = self.most = 0
+    class Scripted:
+        threads = 2
 
-    def request(self) -> None:
-        """Wait for one answer."""
-        with self.lock:
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
-        time.sleep(0.01)
-        with self.lock:
-            self.under_way -= 1
+        def __init__(self, *_: int) -> None:
+            self.left = list(numbers)
 
+        def measured(self, rate: float, busy: float) -> int:
+            assert rate > 0
+            assert busy >= 0
+            if self.left:
+                self.threads = self.left.pop(0)
+            return self.threads
 
-def test_more_threads_are_hired_while_that_is_faster() -> None:
-    slow = _Slow()
-    run_tasks((slow.request for _ in range(2000)), 2, 12)
-    assert 6 <= slow.most <= 12
+    monkeypatch.setattr(workers, "Climb", Scripted)
+    monkeypatch.setattr(workers, "_FIRST_WINDOW", (0.0, 1))
+    monkeypatch.setattr(workers, "_WINDOW", (0.0, 2))
 
 
-def test_threads_that_make_nothing_faster_are_let_go() -> None:
-    """One lock that everybody needs: a third thread only waits."""
-    lock, crew = threading.Lock(), list[int]()
+def crews(tasks: int) -> list[int]:
+    """How many threads there are in each of so many tasks."""
+    found: list[int] = []
 
     def task() -> None:
-        with lock:
-            time.sleep(0.002)
-        crew.append(sum(thread.name.startswith("ckptsync-") for thread in threading.enumerate()))
+        time.sleep(0.001)
+        found.append(sum(thread.name.startswith("ckptsync-") for thread in threading.enumerate()))
 
-    run_tasks((task for _ in range(1500)), 2, 16)
-    assert max(crew) > 2
-    assert sum(count == 2 for count in crew) > len(crew) / 2
+    run_tasks((task for _ in range(tasks)), 2, 16)
+    assert len(found) == tasks
+    return found
+
+
+def test_more_threads_are_hired_and_let_go_as_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    climbing(monkeypatch, 6, 3)
+    found = crews(300)
+    assert max(found) == 6
+    assert found[-1] == 3
 
 
 def test_where_no_more_threads_can_be_started_fewer_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +265,6 @@ def test_where_no_more_threads_can_be_started_fewer_do(monkeypatch: pytest.Monke
         started.append(self)
         start(self)
 
+    climbing(monkeypatch, 6)
     monkeypatch.setattr(threading.Thread, "start", few)
-    slow = _Slow()
-    run_tasks((slow.request for _ in range(300)), 2, 12)
-    assert slow.most == 2
+    assert max(crews(100)) == 2
