@@ -44,42 +44,36 @@ class Buffers:
     @contextmanager
     def take(self, size: int) -> Iterator[memoryview]:
         """Lend a writable view of exactly `size` bytes with arbitrary content; waits until memory is free."""
-        if size > self._size_bytes:
-            places = -(-size // self._size_bytes)
-            with self._held(min(places * self._size_bytes, self._total)):
-                yield memoryview(bytearray(size))
-            return
         length = self._length(size)
-        with self._held(length):
+        wanted = min(length, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= wanted)
+            self._left -= wanted
+            idle = self._idle.get(length)
+            buffer = idle.pop() if idle else None
+            self._drop_idle()
+        kept: list[mmap.mmap] = []
+        try:
+            if length > self._size_bytes:
+                yield memoryview(bytearray(size))
+            else:
+                buffer = buffer or _memory(length)
+                yield memoryview(buffer)[:size]
+                kept.append(buffer)
+        finally:
             with self._changed:
-                idle = self._idle.get(length)
-                buffer = idle.pop() if idle else _memory(length)
-                self._drop_idle()
-            yield memoryview(buffer)[:size]
-            with self._changed:
-                self._idle.setdefault(length, []).append(buffer)
+                self._left += wanted
+                self._idle.setdefault(length, []).extend(kept)
+                self._changed.notify_all()
 
     def _length(self, size: int) -> int:
-        """How long a buffer a view is cut from."""
+        """How long a buffer a view is cut from, and how much of the budget that takes."""
+        if size > self._size_bytes:
+            return -(-size // self._size_bytes) * self._size_bytes
         length = self._size_bytes
         while length // 2 >= max(size, _SMALLEST):
             length //= 2
         return length
-
-    @contextmanager
-    def _held(self, wanted: int) -> Iterator[None]:
-        """Wait for memory, give it back after."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._left >= wanted)
-            self._left -= wanted
-            if wanted > self._size_bytes:
-                self._drop_idle()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._left += wanted
-                self._changed.notify_all()
 
     def _drop_idle(self) -> None:
         """Let buffers go that nobody uses, until they and those lent are within the budget. The lock is held."""

@@ -60,6 +60,7 @@ class Received:
             self.parts_refetched += refetched
 
 
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 Keep = Callable[[memoryview, int], None]
 """Given bytes and their offset in the file."""
 
@@ -241,15 +242,23 @@ class _Target:
         """Open the file and give it its length."""
         self.tag = self.reader.pin(self.entry)
         with disk_errors(self.location):
-            if self.location.is_file() and not self.location.is_symlink():
-                self.location.chmod(0o600)  # an earlier restore may have made it read-only
-            self.descriptor = os.open(self.location, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            self.had_bytes = os.fstat(self.descriptor).st_blocks > 0
-            os.ftruncate(self.descriptor, self.entry.size)
+            try:
+                self.descriptor = os.open(self.location, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                self._open_again()
+            if self.had_bytes or len(self.entry.parts) > 1:
+                os.ftruncate(self.descriptor, self.entry.size)
         if not self.entry.parts:
             self._finish()
             return ()
         return [partial(self._part, number) for number in range(1, len(self.entry.parts) + 1)]
+
+    def _open_again(self) -> None:
+        """Open what an earlier restore has begun."""
+        if self.location.is_file() and not self.location.is_symlink():
+            self.location.chmod(0o600)  # it may have made it read-only
+        self.descriptor = os.open(self.location, _OPEN, 0o600)
+        self.had_bytes = os.fstat(self.descriptor).st_size > 0
 
     def _part(self, number: int) -> None:
         """Keep one part when it is there and good, else fetch and write it."""

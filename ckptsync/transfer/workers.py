@@ -117,14 +117,15 @@ class _Crew:
                     self.threads.discard(thread)
 
     def work(self) -> None:
-        """Run tasks until there are none."""
+        """Run tasks until there are none; what follows alone on one, at once and in the same thread."""
         while (task := self.next_task()) is not None:
-            more: Sequence[Task] = ()
+            more: Sequence[Task] = (task,)
             failure: BaseException | None = None
             try:
-                more = tuple(task() or ())
+                while len(more) == 1 and self.failure is None:
+                    more = tuple(more[0]() or ())
             except BaseException as error:  # noqa: BLE001  handed to the caller of run_tasks
-                failure = error
+                more, failure = (), error
             self.done(more, failure)
 
     def stop(self, failure: BaseException) -> None:

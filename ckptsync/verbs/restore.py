@@ -297,12 +297,13 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
     """Bring every entry below the place's tree, durable."""
     files = [entry for entry in entries if isinstance(entry, FileEntry)]
     folders = [entry for entry in entries if isinstance(entry, DirectoryEntry)]
+    parents = {entry.path.rpartition("/")[0] or "." for entry in entries}
     with disk_errors(place.holder):
         make_removable(place.tree)  # a killed restore may have been at the modes already
         _drop_strangers(place.tree, entries)
         check_distinct(place.holder, [entry.path for entry in entries])
         _check_space(run, files, place)
-        for folder in sorted({str(Path(entry.path).parent) for entry in entries} | {entry.path for entry in folders}):
+        for folder in sorted(parents | {entry.path for entry in folders}):
             (place.tree / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
             (place.tree / folder).chmod(0o700)
     _download(run, files, place.tree, received)
@@ -312,8 +313,7 @@ def _fill(run: Run, entries: Sequence[Entry], place: Landing, received: Received
             location.unlink(missing_ok=True)
             location.symlink_to(link.target)
         modes = {entry.path: entry.mode for entry in folders}
-        parents = {str(Path(entry.path).parent) for entry in entries} - {"."}
-        for path in sorted(parents | modes.keys(), reverse=True):
+        for path in sorted((parents - {"."}) | modes.keys(), reverse=True):
             sync_folder(place.tree / path)
             (place.tree / path).chmod(modes.get(path, 0o755) & 0o777)
         sync_folder(place.tree)
@@ -360,10 +360,10 @@ def _check_sizes(run: Run, files: Sequence[FileEntry]) -> None:
 
 def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
     """Remove what an earlier restore with other patterns left."""
-    known = {entry.path for entry in entries} | {
-        str(parent) for entry in entries for parent in Path(entry.path).parents
-    }
-    for found in sorted(tree.rglob("*"), reverse=True):
+    strangers = sorted(tree.rglob("*"), reverse=True)
+    ours = entries if strangers else ()
+    known = {path for entry in ours for path in (entry.path, *map(str, Path(entry.path).parents))}
+    for found in strangers:
         if str(found.relative_to(tree)) in known:
             continue
         if found.is_dir() and not found.is_symlink():

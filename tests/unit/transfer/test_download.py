@@ -151,6 +151,17 @@ def test_a_short_object_of_one_part_is_named(store: Any, fetch: Fetch) -> None:
         fetch(describe("small", b"abcde"))
 
 
+@pytest.mark.parametrize("there", [b"abcdefgh", b"xyz", b"abcde", b""])
+def test_a_small_file_that_is_there_already_ends_as_it_should(
+    store: Any, fetch: Fetch, out: Path, there: bytes
+) -> None:
+    store.inner.put("data/small", b"abcde")
+    out.mkdir()
+    (out / "small").write_bytes(there)
+    fetch(describe("small", b"abcde"))
+    assert (out / "small").read_bytes() == b"abcde"
+
+
 def flip(store: Any, *, times: int) -> None:
     """Let a bit of the first bytes read be another, so many times."""
     real, left = store.inner.get, [times]

@@ -45,6 +45,29 @@ def test_follow_ups_go_before_the_next_task_and_in_their_order() -> None:
     assert ran == ["a", "a1", "a1x", "a2", "b"]
 
 
+def test_what_follows_alone_is_done_by_the_same_thread_unless_something_failed() -> None:
+    threads: list[int] = []
+    failed, followed = threading.Event(), threading.Event()
+
+    def noted(*more: Task) -> Task:
+        return lambda: threads.append(threading.get_ident()) or more  # type: ignore[func-returns-value]
+
+    def fail() -> None:
+        failed.set()
+        raise BoomError
+
+    def wait() -> Iterable[Task]:
+        failed.wait(10)
+        time.sleep(0.2)  # until the failure is booked
+        return [followed.set]
+
+    run_tasks([noted(noted(noted()))], 4)
+    assert threads == threads[:1] * 3
+    with pytest.raises(BoomError):
+        run_tasks([wait, fail], 2)
+    assert not followed.is_set()
+
+
 def test_the_iterator_is_read_no_faster_than_tasks_are_worked_off() -> None:
     ahead: list[int] = []
     taken = done = 0
