@@ -64,6 +64,7 @@ class Answer(http.client.HTTPResponse):
         if lender is not None:
             pool, connection = lender
             if self.will_close or not self.isclosed():
+                super().close()
                 connection.close()
             pool._put_conn(connection)  # noqa: SLF001  as urllib3 does it itself
 
@@ -100,7 +101,7 @@ def exchange(pool: Any, method: str, target: str, headers: Mapping[str, str], bo
     if connection.sock is None:
         pool._put_conn(connection)  # noqa: SLF001
         return None
-    refused = False
+    answer, refused = None, False
     try:
         try:
             connection.sock.sendall(b"".join((sent, body)))
@@ -110,6 +111,8 @@ def exchange(pool: Any, method: str, target: str, headers: Mapping[str, str], bo
         answer.begin()
     except BaseException:
         connection.close()
+        if answer is not None:
+            answer.close()  # until then the socket is open
         pool._put_conn(connection)  # noqa: SLF001
         raise
     connection.sock.head_is_over()

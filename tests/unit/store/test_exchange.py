@@ -70,6 +70,12 @@ def is_open(pool: Any) -> bool:
     return connection.sock is not None
 
 
+def socket_of(pool: Any) -> Any:
+    connection = pool._get_conn()
+    pool._put_conn(connection)
+    return connection.sock._sock
+
+
 PLAIN = b'HTTP/1.1 200 OK\r\nETag:  "e" \r\nX-Said: gr\xf6\xdfer\r\nContent-Length: 7\r\n\r\ncontent'
 
 
@@ -132,12 +138,14 @@ def test_content_comes_into_the_callers_memory(opened: Opened) -> None:
 @pytest.mark.parametrize("end", ["left", "closed", "dropped"])
 def test_an_answer_that_is_not_read_costs_its_connection(opened: Opened, end: str) -> None:
     pool = opened(says(PLAIN))
-    answer = ask(pool)
+    sock, answer = socket_of(pool), ask(pool)
     if end == "closed":
         answer.close()
     elif end == "left":
         answer.release_conn()
-    del answer
+    if end == "dropped":
+        del answer
+    assert sock.fileno() == -1
     assert not is_open(pool)
     assert pool.pool.qsize() == 1
 
@@ -192,8 +200,10 @@ def test_a_refusal_that_comes_before_the_body_is_heard(opened: Opened) -> None:
 )
 def test_no_answer_costs_the_connection(opened: Opened, serve: Serve) -> None:
     pool, began_s = opened(serve), time.monotonic()
-    with pytest.raises((OSError, http.client.HTTPException)):
+    sock = socket_of(pool)
+    with pytest.raises((OSError, http.client.HTTPException)) as caught:
         ask(pool)
+    assert sock.fileno() == -1, caught  # which holds on to what was there
     assert not is_open(pool)
     assert pool.pool.qsize() == 1
     assert time.monotonic() - began_s < SILENCE_S * 4
