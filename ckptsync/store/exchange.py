@@ -99,7 +99,7 @@ def exchange(pool: Any, method: str, target: str, headers: Mapping[str, str], bo
     except PoolError:
         return None
     if connection.sock is None:
-        pool._put_conn(connection)  # noqa: SLF001
+        pool._put_conn(None)  # noqa: SLF001  not this one: it may have been made before the pool was told what to trust
         return None
     answer, refused = None, False
     try:

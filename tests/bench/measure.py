@@ -199,7 +199,7 @@ def arguments(peer: Peer, cloud: Cloud, direction: Direction, place: Place, path
     program = str(program_of(peer))
     if peer.command == "rclone":
         far = f":{cloud}:{peer.bucket}/{key}"
-        head = [program, "copyto", "--retries=1", *rclone_options(cloud, place)]
+        head = [program, "copyto", "--retries=1", "--ignore-times", *rclone_options(cloud, place)]
     elif peer.command == "s5cmd":
         far = f"s3://{peer.bucket}/{key}"
         verify = ["--no-verify-ssl"] if place.authority else []

@@ -47,7 +47,7 @@ METHOD = """\
   Rows with *memory* have their bytes in memory already, which counts in their peak, and fetch into memory.
 - Everybody runs with default settings, but for the rows that say otherwise. ckptsync hashes every byte with BLAKE3, both ways, and `save`
   and `restore` are whole: claim, listing, journal, commit. On Google Cloud Storage a `save` waits a second before its commit,
-  because the service changes one name but once a second.
+  because the service changes one name but once a second; for the same reason a `restore` of less than a second waits for the rest of it.
 - Whoever fetches a file has it compared with what was sent, in the first round.
 - Ceph RGW is a production server, with one store of its own in memory, on the same two cores: it takes most of them, so that rates hardly differ.
 - torch DCP writes a format of its own, which the sink keeps instead of dropping it.

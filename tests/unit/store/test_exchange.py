@@ -230,3 +230,11 @@ def test_no_header_ends_early(opened: Opened, value: str) -> None:
     with pytest.raises(InvalidHeader):
         exchange(pool, "GET", "/second", {"If-Match": value}, b"")
     assert is_open(pool)
+
+
+def test_what_a_pool_trusts_may_be_told_after_the_first_try() -> None:
+    """The SDK does so before it sends: a connection made earlier would not know."""
+    pool: Any = urllib3.HTTPSConnectionPool("127.0.0.1", 9, maxsize=1)
+    assert exchange(pool, "GET", "/", {}, b"") is None
+    pool.ca_certs = "/of/the/service.pem"
+    assert pool._get_conn().ca_certs == "/of/the/service.pem"
