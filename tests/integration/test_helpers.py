@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 from support.tree import fingerprint
 
-from ckptsync.config import resolve
+from ckptsync.config import Config, Gcs, resolve
 from ckptsync.errors import SourceChangedError
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run, open_run
+from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer import helpers
-from ckptsync.transfer.pipe import Done, Failed, Job
+from ckptsync.transfer.pipe import Done, Failed, Fetch, Job, Setup, write
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import save
 
@@ -215,3 +217,24 @@ def _wait_until_gone(pid: int) -> None:
         assert select.select([descriptor], [], [], 30)[0], f"process {pid} outlives its parent"
     finally:
         os.close(descriptor)
+
+
+def test_one_whose_parent_dies_does_not_finish_its_last_files(tmp_path: Path) -> None:
+    """The list is at its end, but the service takes its time."""
+    entry = FileEntry(path="a", size=1, key="data/a", part_bytes=1, parts=("0" * 64,))
+    command = [sys.executable, "-P", "-m", "ckptsync.transfer.helper"]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
+    ):
+        assert process.stdin is not None
+        gcs = Gcs(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}", anonymous=True)
+        setup = Setup(url="gs://bucket/run", config=Config(gcs=gcs), folder=os.fsencode(tmp_path))
+        try:
+            for batch in (setup, [Fetch(entry)], []):
+                write(process.stdin, batch)
+            with silent.accept()[0]:
+                process.stdin.close()
+                process.wait(20)
+        finally:
+            process.kill()
