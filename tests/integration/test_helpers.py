@@ -238,3 +238,50 @@ def test_one_whose_parent_dies_does_not_finish_its_last_files(tmp_path: Path) ->
                 process.wait(20)
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SourceChangedError])
+def test_behind_a_failure_none_is_left_and_nothing_more_is_told(
+    run: Run,
+    source: Path,
+    ear: Ear,
+    events: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BaseException],
+) -> None:
+    own = helpers.Helpers.own
+
+    def interrupted(one: helpers.Helpers) -> Iterator[Job]:
+        yield next(own(one))
+        raise kind
+
+    monkeypatch.setattr(helpers.Helpers, "own", interrupted)
+    with pytest.raises(kind):
+        save(run, source, step=1)
+    assert ear.processes
+    assert all(process.returncode is not None for process in ear.processes)
+    assert not any("helper" in thread.name for thread in threading.enumerate())
+    assert not any("helper" in event.message for event in events)
+
+
+def test_what_an_observer_raises_at_their_reports_is_not_taken_for_their_end(
+    url: str, source: Path, ear: Ear, events: list[Event]
+) -> None:
+    held: list[int] = []
+
+    def observe(event: Event) -> None:
+        events.append(event)
+        if "helper" in threading.current_thread().name:
+            assert ear.processes[0].stdin is not None
+            held.append(os.dup(ear.processes[0].stdin.fileno()))  # as a process does that was forked meanwhile
+            raise BrokenPipeError("nobody reads what is told")
+
+    with (
+        open_run(url, resolve({"transfer": {"processes": 2}}), observer=observe) as run,
+        pytest.raises(BrokenPipeError, match="nobody reads"),
+    ):
+        save(run, source, step=1)
+    assert held
+    assert not any("ended early" in event.message for event in events)
+    for descriptor in held:
+        os.close(descriptor)
