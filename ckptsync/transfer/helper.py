@@ -84,12 +84,10 @@ def _jobs(requests: IO[bytes], reports: _Reports) -> Iterator[Job]:
     batches: SimpleQueue[list[Job]] = SimpleQueue()
 
     def take_in() -> None:
-        try:
-            while batch := read(requests, list[Job]):
-                batches.put(batch)
-        except EOFError:  # our parent is dead
-            os._exit(1)
-        batches.put([])
+        with suppress(EOFError):
+            while True:  # also behind the last batch, whose files may take longer than our parent lives
+                batches.put(read(requests, list[Job]))
+        os._exit(0)  # our parent is dead, or has heard all that we have to say
 
     threading.Thread(target=take_in, daemon=True).start()
     while batch := batches.get():
@@ -154,3 +152,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's to answer; we end with it
     with suppress(EOFError, BrokenPipeError):
         serve(sys.stdin.buffer, sys.stdout.buffer)
+    os._exit(0)  # while a thread still reads, Python cannot end in its own way

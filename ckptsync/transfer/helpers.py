@@ -12,10 +12,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -29,7 +30,11 @@ _FILES_EACH = 1000
 """A helper costs half a second of processor time before it is of use, as long as so many files take."""
 _BATCH = 32
 _AHEAD = 64
+_LEAVE_S = 10.0
+"""A process that was killed is gone at once, unless its disk hangs."""
 _PACKAGE = Path(__file__).parents[2]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +68,30 @@ class Helpers:
         self._back: list[Job] = []
         self._failure: BaseException | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._threads: list[threading.Thread] = []
+        self._ended = False
         self._lock = threading.Lock()
-        wanted = min(crew.processes, 1 + len(self._jobs) // _FILES_EACH) - 1
-        self._threads = [
-            threading.Thread(target=self._drive, name=f"ckptsync-helper-{number}", daemon=True)
-            for number in range(wanted)
-        ]
+        self._wanted = min(crew.processes, 1 + len(self._jobs) // _FILES_EACH) - 1
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        with suppress(RuntimeError):  # the system allows no more threads
+            for number in range(self._wanted):
+                thread = threading.Thread(target=self._drive, name=f"ckptsync-helper-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
+            self._ended = True
             self._jobs.clear()
             processes = list(self._processes)
         for process in processes:
             process.kill()
+        for thread in self._threads:
+            thread.join(_LEAVE_S)
 
     def own(self) -> Iterator[Job]:
         """Jobs for this process, until there are none left to begin."""
@@ -93,7 +102,7 @@ class Helpers:
         """Wait for the helpers to end; jobs that they have not done.
 
         Raises:
-            BaseException: what `hear` raised.
+            BaseException: what `hear` or the observer raised.
         """
         for thread in self._threads:
             thread.join()
@@ -112,11 +121,15 @@ class Helpers:
         waiting: dict[str, Job] = {}
         try:
             with self._started() as process:
-                self._converse(process, waiting)
+                try:
+                    self._converse(process, waiting)
+                finally:
+                    if waiting or self._failure is not None:
+                        process.kill()  # its input may be held open by a fork of ours, and it wait for more
         except (OSError, EOFError, msgspec.DecodeError) as error:
-            if waiting:
+            if waiting and not self._ended:
                 notice = f"a helper process ended early ({error}); its files are moved by this one"
-                self._observer(Event(kind=Kind.NOTICE, message=notice))
+                self._tell(self._observer, Event(kind=Kind.NOTICE, message=notice))
         except BaseException as error:  # noqa: BLE001  handed to the caller of handed_back
             self._failure = error
         finally:
@@ -135,6 +148,8 @@ class Helpers:
         )
         with self._lock:
             self._processes.append(process)
+            if self._ended:
+                process.kill()
         return process
 
     def _converse(self, process: subprocess.Popen[bytes], waiting: dict[str, Job]) -> None:
@@ -144,7 +159,7 @@ class Helpers:
         assert answers is not None  # noqa: S101
         write(requests, self._setup)
         more = True
-        while more or waiting:
+        while (more or waiting) and self._failure is None:
             while more and len(waiting) <= _AHEAD:
                 batch = self._take(_BATCH)
                 waiting.update((job.path, job) for job in batch)
@@ -157,11 +172,20 @@ class Helpers:
     def _heard(self, report: Report, waiting: dict[str, Job]) -> None:
         """Tell our caller, or take a job back."""
         if isinstance(report, Told):
-            self._hear(report)
+            self._tell(self._hear, report)
         elif isinstance(report, Done):
             del waiting[report.entry.path]
-            self._hear(report)
+            self._tell(self._hear, report)
         else:
             job = waiting.pop(report.path)
             with self._lock:
                 self._back.append(job)
+
+    def _tell(self, listener: Callable[[_T], None], what: _T) -> None:
+        """Tell our caller; an error is kept for `handed_back`, and ends the work. An OSError of theirs is no word on the helper."""
+        try:
+            listener(what)
+        except BaseException as error:  # noqa: BLE001  handed to the caller of handed_back
+            with self._lock:
+                self._failure = self._failure or error
+                self._jobs.clear()

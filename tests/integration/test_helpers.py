@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 from support.tree import fingerprint
 
-from ckptsync.config import resolve
+from ckptsync.config import Config, Gcs, resolve
 from ckptsync.errors import SourceChangedError
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run, open_run
+from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer import helpers
-from ckptsync.transfer.pipe import Done, Failed, Job
+from ckptsync.transfer.pipe import Done, Failed, Fetch, Job, Setup, write
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import save
 
@@ -214,4 +216,72 @@ def _wait_until_gone(pid: int) -> None:
     try:
         assert select.select([descriptor], [], [], 30)[0], f"process {pid} outlives its parent"
     finally:
+        os.close(descriptor)
+
+
+def test_one_whose_parent_dies_does_not_finish_its_last_files(tmp_path: Path) -> None:
+    """The list is at its end, but the service takes its time."""
+    entry = FileEntry(path="a", size=1, key="data/a", part_bytes=1, parts=("0" * 64,))
+    command = [sys.executable, "-P", "-m", "ckptsync.transfer.helper"]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
+    ):
+        assert process.stdin is not None
+        gcs = Gcs(endpoint_url=f"http://127.0.0.1:{silent.getsockname()[1]}", anonymous=True)
+        setup = Setup(url="gs://bucket/run", config=Config(gcs=gcs), folder=os.fsencode(tmp_path))
+        try:
+            for batch in (setup, [Fetch(entry)], []):
+                write(process.stdin, batch)
+            with silent.accept()[0]:
+                process.stdin.close()
+                process.wait(20)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SourceChangedError])
+def test_behind_a_failure_none_is_left_and_nothing_more_is_told(
+    run: Run,
+    source: Path,
+    ear: Ear,
+    events: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BaseException],
+) -> None:
+    own = helpers.Helpers.own
+
+    def interrupted(one: helpers.Helpers) -> Iterator[Job]:
+        yield next(own(one))
+        raise kind
+
+    monkeypatch.setattr(helpers.Helpers, "own", interrupted)
+    with pytest.raises(kind):
+        save(run, source, step=1)
+    assert ear.processes
+    assert all(process.returncode is not None for process in ear.processes)
+    assert not any("helper" in thread.name for thread in threading.enumerate())
+    assert not any("helper" in event.message for event in events)
+
+
+def test_what_an_observer_raises_at_their_reports_is_not_taken_for_their_end(
+    url: str, source: Path, ear: Ear, events: list[Event]
+) -> None:
+    held: list[int] = []
+
+    def observe(event: Event) -> None:
+        events.append(event)
+        if "helper" in threading.current_thread().name:
+            assert ear.processes[0].stdin is not None
+            held.append(os.dup(ear.processes[0].stdin.fileno()))  # as a process does that was forked meanwhile
+            raise BrokenPipeError("nobody reads what is told")
+
+    with (
+        open_run(url, resolve({"transfer": {"processes": 2}}), observer=observe) as run,
+        pytest.raises(BrokenPipeError, match="nobody reads"),
+    ):
+        save(run, source, step=1)
+    assert held
+    assert not any("ended early" in event.message for event in events)
+    for descriptor in held:
         os.close(descriptor)
