@@ -29,6 +29,7 @@ from unittest import mock
 
 import growth_beds as beds
 import growth_page as page
+from growth_page import Figure
 
 from ckptsync.catalog import Catalog
 from ckptsync.policy import EveryNSteps, LatestN
@@ -48,31 +49,6 @@ FILES = (100, 1_000, 10_000, 100_000)
 PARTS = (1_000, 10_000, 100_000, 1_000_000)
 PARTS_OF_A_FILE = (10_000, 10, 1)
 Work = Callable[[], Mapping[str, int] | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """What one verb took.
-
-    Attributes:
-        growing: what there are many of: `snapshots`, `files` or `parts`.
-        size: how many.
-        store: `memory`, `directory` or `gcs`; empty where none is asked.
-        verb: what was done.
-        requests: by kind, as the service counts them.
-        wall_s: seconds.
-        cpu_s: of all threads.
-        memory_mb: the most it held beyond what it began with, MiB.
-    """
-
-    growing: str
-    size: int
-    store: str
-    verb: str
-    requests: Mapping[str, int]
-    wall_s: float
-    cpu_s: float
-    memory_mb: float
 
 
 # -- one figure ----------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Protocol
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "growth.md"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f6000", "#56b4e9", "#333333")
@@ -18,8 +18,20 @@ _FEW = 100
 """Below so many of something, decimals are shown."""
 
 
-class Figure(Protocol):
-    """What growth.py measures."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """What one verb took.
+
+    Attributes:
+        growing: what there are many of: `snapshots`, `files` or `parts`.
+        size: how many.
+        store: `memory`, `directory` or `gcs`; empty where none is asked.
+        verb: what was done.
+        requests: by kind, as the service counts them.
+        wall_s: seconds.
+        cpu_s: of all threads.
+        memory_mb: the most it held beyond what it began with, MiB.
+    """
 
     growing: str
     size: int

@@ -100,6 +100,7 @@ def test_the_page_is_made_of_figures(figures: Figures, tmp_path: Path, monkeypat
     assert spec is not None
     assert spec.loader is not None
     page = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, page)  # where its dataclass looks for itself
     spec.loader.exec_module(page)
     copy = tmp_path / "growth.md"
     copy.write_text(page.PAGE.read_text())
