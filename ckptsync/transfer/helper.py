@@ -150,6 +150,7 @@ def _fetcher(setup: Setup, store: Store, reports: _Reports) -> Work:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is our parent's to answer; we end with it
-    with suppress(EOFError, BrokenPipeError):
+    try:
         serve(sys.stdin.buffer, sys.stdout.buffer)
-    os._exit(0)  # while a thread still reads, Python cannot end in its own way
+    finally:  # what went wrong, our parent meets itself; and while a thread still reads, Python cannot end in its own way
+        os._exit(0)

@@ -93,17 +93,24 @@ class _Crew:
         self.climb.measured(self.tasks_done / lasted_s, (time.process_time() - self.begun_cpu_s) / lasted_s)
         self.window = _WINDOW
         self._begin_window()
-        try:
-            self.hire()
-        except RuntimeError:  # the system allows no more
-            self.climb = Climb(len(self.threads), 0)
+        self.hire()
 
     def hire(self) -> None:
-        """Start threads until there are as many as there should be."""
+        """Start threads until there are as many as there should be, or may be.
+
+        Raises:
+            RuntimeError: the system allows none at all.
+        """
         with self.changed:
             while self.failure is None and len(self.threads) < self.climb.threads:
                 thread = threading.Thread(target=self.work, name=f"ckptsync-{len(self.threads)}", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:
+                    if not self.threads:
+                        raise
+                    self.climb = Climb(len(self.threads), 0)
+                    return
                 self.threads.add(thread)
 
     def join(self) -> None:
