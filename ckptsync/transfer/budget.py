@@ -6,6 +6,8 @@ import mmap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
+from typing import Self
 
 from ckptsync.config import Transfer
 from ckptsync.snapshot.encoding import BLOCK_BYTES, packed_bound
@@ -22,6 +24,9 @@ class Buffers:
     Views shorter than half a buffer get a buffer of half the size, or a quarter, and so on, so that many small files are in
     flight in the memory of few large parts. A part larger than `size_bytes` gets a buffer of its own and holds as many places as
     it is larger, at most all of them, so that memory stays below the larger of the budget and that one part.
+
+    A context manager: behind it no memory is held but what is still lent. Errors that were overcome leave tracebacks in cycles,
+    which would keep a transfer's memory until Python looks for such.
     """
 
     def __init__(self, count: int, size_bytes: int) -> None:
@@ -30,6 +35,19 @@ class Buffers:
         self._total = self._left = count * self._size_bytes
         self._idle: dict[int, list[mmap.mmap]] = {}
         self._changed = threading.Condition()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what is not lent. It may be used again."""
+        with self._changed:
+            idle, self._idle = self._idle, {}
+        for buffer in chain.from_iterable(idle.values()):
+            _free(buffer)
 
     @property
     def size_bytes(self) -> int:
@@ -52,18 +70,17 @@ class Buffers:
             idle = self._idle.get(length)
             buffer = idle.pop() if idle else None
             self._drop_idle()
-        kept: list[mmap.mmap] = []
         try:
-            if length > self._size_bytes:
-                yield memoryview(bytearray(size))
-            else:
-                buffer = buffer or _memory(length)
-                yield memoryview(buffer)[:size]
-                kept.append(buffer)
+            buffer = buffer or _memory(length)
+            yield memoryview(buffer)[:size]
         finally:
+            if buffer is not None and length > self._size_bytes:
+                _free(buffer)
+                buffer = None
             with self._changed:
                 self._left += wanted
-                self._idle.setdefault(length, []).extend(kept)
+                if buffer is not None:
+                    self._idle.setdefault(length, []).append(buffer)
                 self._changed.notify_all()
 
     def _length(self, size: int) -> int:
@@ -80,7 +97,7 @@ class Buffers:
         surplus = self.idle_bytes - self._left
         for length, idle in self._idle.items():
             while surplus > 0 and idle:
-                idle.pop()
+                _free(idle.pop())
                 surplus -= length
 
 
@@ -91,6 +108,15 @@ def _memory(length: int) -> mmap.mmap:
         with suppress(OSError):
             made.madvise(mmap.MADV_HUGEPAGE)
     return made
+
+
+def _free(buffer: mmap.mmap) -> None:
+    """Give memory back to the system, also where a traceback still holds a view of it."""
+    try:
+        buffer.close()
+    except BufferError:
+        if hasattr(mmap, "MADV_DONTNEED"):
+            buffer.madvise(mmap.MADV_DONTNEED)
 
 
 def reading_buffers(entries: Sequence[FileEntry], transfer: Transfer) -> Buffers:

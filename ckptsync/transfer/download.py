@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from ckptsync.config import Transfer
@@ -27,7 +26,7 @@ from ckptsync.snapshot.digest import part_hasher, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store, Tag
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.helpers import SMALL_BYTES, Crew, Helpers
+from ckptsync.transfer.helpers import SMALL_BYTES, Crew, move_with_help
 from ckptsync.transfer.packing import need_zstandard, unpack
 from ckptsync.transfer.pipe import Done, Fetch, Told
 from ckptsync.transfer.target import disk_errors
@@ -351,9 +350,10 @@ def fetch_whole(entry: FileEntry, folder: Path, reader: Reader) -> None:
         raise
 
 
-def _is_small(entry: FileEntry) -> bool:
-    """Whether a helper may fetch it."""
-    return entry.size <= SMALL_BYTES and len(entry.parts) <= 1 and not entry.packing
+def _job(entry: FileEntry) -> Fetch | None:
+    """What a helper is told that fetches it; None of what is large or packed."""
+    is_small = entry.size <= SMALL_BYTES and len(entry.parts) <= 1 and not entry.packing
+    return Fetch(entry) if is_small else None
 
 
 def download_files(
@@ -380,18 +380,11 @@ def download_files(
         targets.add(target)
         return target.start
 
-    def run(some: Iterable[FileEntry]) -> None:
+    def move(some: Iterable[FileEntry]) -> None:
         run_tasks(map(task, some), *transfer.threads)
 
     try:
-        if crew is None:
-            run(entries)
-        else:
-            small = {entry.path: entry for entry in entries if _is_small(entry)}
-            with Helpers(map(Fetch, small.values()), crew, hear=reader.hear, observer=reader.observer) as helpers:
-                own = (small[job.path] for job in helpers.own())
-                run(chain((entry for entry in entries if entry.path not in small), own))
-                run(small[job.path] for job in helpers.handed_back())
+        move_with_help(entries, crew, job=_job, move=move, hear=reader.hear, observer=reader.observer)
     except Exception:  # after Ctrl-C threads still write: their descriptors must not come to mean other files
         for target in list(targets):
             target.close()

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import msgspec
 
@@ -35,6 +36,16 @@ _LEAVE_S = 10.0
 _PACKAGE = Path(__file__).parents[2]
 
 _T = TypeVar("_T")
+
+
+class _HasPath(Protocol):
+    """Whatever is known by its path."""
+
+    @property
+    def path(self) -> str: ...
+
+
+_FileT = TypeVar("_FileT", bound=_HasPath)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,3 +200,36 @@ class Helpers:
             with self._lock:
                 self._failure = self._failure or error
                 self._jobs.clear()
+
+
+def move_with_help(
+    files: Sequence[_FileT],
+    crew: Crew | None,
+    *,
+    job: Callable[[_FileT], Job | None],
+    move: Callable[[Iterable[_FileT]], None],
+    hear: Callable[[Told | Done], None],
+    observer: Observer,
+) -> None:
+    """Move files in this process and, where they are many and small, in others as well.
+
+    Args:
+        files: what is to be moved, large ones or small.
+        crew: what may be started; None moves everything here.
+        job: what a helper must know of a file; None where it is for this process alone.
+        move: moves files here, and is given those that helpers did not manage in a second call.
+        hear: told what helpers report, in threads of theirs.
+        observer: told when a helper failed.
+
+    Raises:
+        BaseException: what `move`, `hear` or the observer raised.
+    """
+    jobs = {file.path: found for file in files if (found := job(file))} if crew else {}
+    if crew is None or not jobs:
+        move(files)
+        return
+    shared = {file.path: file for file in files if file.path in jobs}
+    with Helpers(jobs.values(), crew, hear=hear, observer=observer) as helpers:
+        alone = (file for file in files if file.path not in shared)
+        move(chain(alone, (shared[job.path] for job in helpers.own())))
+        move(shared[job.path] for job in helpers.handed_back())

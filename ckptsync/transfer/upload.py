@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
-from itertools import chain
 
 from ckptsync.events import Kind
 from ckptsync.snapshot.manifest import FileEntry
-from ckptsync.transfer.helpers import SMALL_BYTES, Crew, Helpers
+from ckptsync.transfer.helpers import SMALL_BYTES, Crew, move_with_help
 from ckptsync.transfer.journal import Progress
 from ckptsync.transfer.pipe import Done, Send, Told
 from ckptsync.transfer.source import SourceFile
@@ -53,7 +52,7 @@ def upload_files(
         progress = bench.journal.files.get(file.path) or Progress()
         return lambda: start_file(file, bench, progress, previous.get(file.path), leftovers, entries.append)
 
-    def run(some: Iterable[SourceFile]) -> None:
+    def move(some: Iterable[SourceFile]) -> None:
         run_tasks(map(task, some), *bench.transfer.threads)
 
     def hear(report: Told | Done) -> None:
@@ -67,18 +66,12 @@ def upload_files(
         else:
             bench.observer(report.event)
 
-    if crew is None:
-        run(files)
-    else:
-        known = bench.journal.files.keys() | leftovers.uploads.keys() | leftovers.objects.keys()
-        small = {file.path: file for file in files if file.size <= SMALL_BYTES and file.path not in known}
-        jobs = (_job(file, previous) for file in small.values())
-        with Helpers(jobs, crew, hear=hear, observer=bench.observer) as helpers:
-            run(chain((file for file in files if file.path not in small), (small[job.path] for job in helpers.own())))
-            run(small[job.path] for job in helpers.handed_back())
+    known = bench.journal.files.keys() | leftovers.uploads.keys() | leftovers.objects.keys()
+
+    def job(file: SourceFile) -> Send | None:
+        if file.size > SMALL_BYTES or file.path in known:
+            return None
+        return Send(file.path, os.fsencode(file.location), astuple(file.identity), file.mode, previous.get(file.path))
+
+    move_with_help(files, crew, job=job, move=move, hear=hear, observer=bench.observer)
     return tuple(sorted(entries, key=lambda entry: entry.path))
-
-
-def _job(file: SourceFile, previous: Mapping[str, FileEntry]) -> Send:
-    """What a helper must know of a file."""
-    return Send(file.path, os.fsencode(file.location), astuple(file.identity), file.mode, previous.get(file.path))

@@ -192,9 +192,9 @@ def _plan(run: Run, found: Sequence[Stat], place: str, *, is_file: bool) -> list
 
 def _hash(run: Run, files: Iterable[_Hashed]) -> tuple[FileEntry, ...]:
     """Read every object once; an entry for each, sorted by path."""
-    buffers = Buffers(run.config.transfer.parts_in_flight, run.config.transfer.part_bytes)
-    files = list(files)
-    run_tasks((partial(_pinned, run, file, buffers) for file in files), run.config.transfer.parts_in_flight)
+    transfer, files = run.config.transfer, list(files)
+    with Buffers(transfer.parts_in_flight, transfer.part_bytes) as buffers:
+        run_tasks((partial(_pinned, run, file, buffers) for file in files), transfer.parts_in_flight)
     entries = (
         FileEntry(
             path=file.path,

@@ -96,11 +96,12 @@ def bench(run: Run, *, size_bytes: int, part_bytes: int | None = None, workers: 
     if size_bytes < 1:
         raise ConfigError(f"{size_bytes} bytes cannot be measured; it must be 1 or more")
     transfer = _transfer(run.config.transfer, part_bytes, workers)
-    buffers = Buffers(transfer.parts_in_flight, transfer.part_bytes)
     source = _Noise(_PATH, Path(_PATH), Identity(0, 0, size_bytes, 0, 0), 0o644, os.urandom(MIB))
-    with _scratch(run, size_bytes) as snapshot:
+    with _scratch(run, size_bytes) as snapshot, Buffers(transfer.parts_in_flight, transfer.part_bytes) as buffers:
         entries: list[FileEntry] = []
-        upload = _measured(run, "upload", size_bytes, lambda: entries.extend(_upload(run, source, snapshot, transfer)))
+        upload = _measured(
+            run, "upload", size_bytes, lambda: entries.extend(_upload(run, source, snapshot, buffers, transfer))
+        )
         entry = entries[0]
         download = _measured(run, "download", size_bytes, lambda: _download(run, entry, buffers, transfer))
         verify = _measured(run, "verify", size_bytes, lambda: _hash(source, entry, buffers, transfer))
@@ -169,13 +170,15 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _upload(run: Run, source: SourceFile, snapshot: SnapshotId, transfer: Transfer) -> tuple[FileEntry, ...]:
+def _upload(
+    run: Run, source: SourceFile, snapshot: SnapshotId, buffers: Buffers, transfer: Transfer
+) -> tuple[FileEntry, ...]:
     """Send it as a save would, without a journal on this machine."""
     tools = Bench(
         store=run.store,
         snapshot=snapshot,
         transfer=transfer,
-        buffers=Buffers(transfer.parts_in_flight, transfer.part_bytes),
+        buffers=buffers,
         journal=Journal(None, Path()),
         observer=run.observer,
         tally=Tally(),

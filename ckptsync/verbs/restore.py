@@ -375,8 +375,9 @@ def _drop_strangers(tree: Path, entries: Sequence[Entry]) -> None:
 def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Received) -> None:
     """Fetch files with the run's own limits."""
     transfer = run.config.transfer
-    reader = Reader(store=run.store, buffers=reading_buffers(files, transfer), observer=run.observer, received=received)
-    download_files(files, folder, reader, transfer, crew=run.crew(folder=os.fsencode(folder.absolute())))
+    with reading_buffers(files, transfer) as buffers:
+        reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=received)
+        download_files(files, folder, reader, transfer, crew=run.crew(folder=os.fsencode(folder.absolute())))
 
 
 def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:

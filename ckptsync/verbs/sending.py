@@ -130,21 +130,22 @@ class Sending:
         packs = asked and self.rank is None
         if asked and not packs:
             run.observer(Event(kind=Kind.NOTICE, message="ranks do not compress: their files are stored as they are"))
-        bench = Bench(
-            store=run.store,
-            snapshot=self.snapshot,
-            transfer=transfer,
-            buffers=Buffers(transfer.parts_in_flight, room_bytes(transfer.part_bytes, 1 if packs else None)),
-            journal=self.journal,
-            observer=run.observer,
-            tally=self.tally,
-            check_not_fenced=lambda: run.catalog.claims.check_not_fenced(self.snapshot.epoch),
-            shared=self.rank is not None,
-        )
         previous = {file.path: file for file in parent.files} if parent else {}
         # helpers tell what a file holds, not what it takes when it is packed
-        crew = None if packs else run.crew(snapshot=str(self.snapshot), shared=bench.shared)
-        return upload_files(tree.files, bench, previous=previous, leftovers=leftovers, crew=crew)
+        crew = None if packs else run.crew(snapshot=str(self.snapshot), shared=self.rank is not None)
+        with Buffers(transfer.parts_in_flight, room_bytes(transfer.part_bytes, 1 if packs else None)) as buffers:
+            bench = Bench(
+                store=run.store,
+                snapshot=self.snapshot,
+                transfer=transfer,
+                buffers=buffers,
+                journal=self.journal,
+                observer=run.observer,
+                tally=self.tally,
+                check_not_fenced=lambda: run.catalog.claims.check_not_fenced(self.snapshot.epoch),
+                shared=self.rank is not None,
+            )
+            return upload_files(tree.files, bench, previous=previous, leftovers=leftovers, crew=crew)
 
 
 def check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...], *, always: bool) -> None:

@@ -163,16 +163,10 @@ def _read(run: Run, chosen: Iterable[tuple[FileEntry, Sequence[int]]], findings:
     transfer, chosen = run.config.transfer, list(chosen)
     files = [entry for entry, parts in chosen if parts]
     check_readable(files)
-    reader = Reader(
-        store=run.store,
-        buffers=reading_buffers(files, transfer),
-        observer=run.observer,
-        received=Received(),
-    )
-    run_tasks(
-        (partial(_check_file, reader, entry, parts, findings) for entry, parts in chosen),
-        *transfer.threads,
-    )
+    with reading_buffers(files, transfer) as buffers:
+        reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=Received())
+        tasks = (partial(_check_file, reader, entry, parts, findings) for entry, parts in chosen)
+        run_tasks(tasks, *transfer.threads)
 
 
 def _settled(run: Run, snapshot: SnapshotId, bad: Sequence[Bad], *, whole: bool, change: bool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +127,29 @@ def test_memory_stays_within_the_budget_when_views_get_longer() -> None:
     assert buffers.idle_bytes == 32 * MIB
     with buffers.take(9 * MIB), buffers.take(3 * MIB):
         assert buffers.idle_bytes <= 12 * MIB
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells what memory is in use on Linux only")
+@pytest.mark.parametrize("size", [48 * MIB, 64 * MIB], ids=["a buffer", "larger than one"])
+def test_memory_is_given_back_though_a_traceback_holds_a_view(size: int) -> None:
+    """Errors that were overcome keep frames in cycles, until Python looks for such."""
+    kept: list[memoryview] = []
+
+    def fail(view: memoryview) -> None:
+        view[:] = b"x" * size
+        kept.append(view[1:])
+        assert resident_bytes() > before + 40 * MIB
+        raise ZeroDivisionError
+
+    before = resident_bytes()
+    with Buffers(1, 48 * MIB) as buffers, pytest.raises(ZeroDivisionError), buffers.take(size) as lent:
+        fail(lent)
+    assert resident_bytes() < before + 8 * MIB
+    assert kept
+    with buffers.take(1) as view:
+        view[:] = b"x"
