@@ -9,6 +9,8 @@ from __future__ import annotations
 _STEP = 1.5
 _LEAP = 4.0
 """A step up, where one processor is busy with what there is, and where all but none is."""
+_IDLE = 0.25
+"""So little of a processor is needed where threads wait for something far away."""
 _NOISE = 1.05
 """Rates that differ by less are the same."""
 _REST = 12
@@ -51,6 +53,17 @@ class Climb:
             self._upward = not self._upward
             self._rest = _REST
         return self.threads
+
+    def glanced(self, busy: float) -> bool:
+        """Go on with more threads, before anything was measured, where the processor idles; whether there are more now.
+
+        Args:
+            busy: as in `measured`.
+        """
+        before = self.threads
+        if busy < _IDLE:
+            self._kept = self.threads = min(self._most, round(self._kept * _LEAP))
+        return self.threads > before
 
     def _try(self, busy: float) -> None:
         """Take a step; rest where there is none to take."""

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from ckptsync.transfer.climb import Climb
 
+_GLANCE_S = 0.03
+"""Until a first look at whether the processor idles; what is moved far away takes many times as long."""
 _FIRST_WINDOW = 0.1, 1
 _WINDOW = 0.25, 2
 """Seconds, and tasks of each thread, that a measurement takes; the first one is rough, so that much is tried soon."""
@@ -87,13 +89,28 @@ class _Crew:
         """Count a task; at the end of a window go on with more threads or fewer. The lock is held."""
         self.tasks_done += 1
         least_s, tasks_each = self.window
-        lasted_s = time.monotonic() - self.begun_s
+        lasted_s, busy = self._lasted()
         if lasted_s < least_s or self.tasks_done < tasks_each * self.climb.threads:
             return
-        self.climb.measured(self.tasks_done / lasted_s, (time.process_time() - self.begun_cpu_s) / lasted_s)
+        self.climb.measured(self.tasks_done / lasted_s, busy)
         self.window = _WINDOW
         self._begin_window()
         self.hire()
+
+    def _lasted(self) -> tuple[float, float]:
+        """Seconds since the window began, and processors this process kept busy meanwhile."""
+        lasted_s = time.monotonic() - self.begun_s
+        return lasted_s, (time.process_time() - self.begun_cpu_s) / lasted_s if lasted_s else 0.0
+
+    def glance(self) -> bool:
+        """Go on with more threads at once where those there are all wait; whether to look again."""
+        with self.changed:
+            if self.window != _FIRST_WINDOW:
+                return False
+            if self.working < len(self.threads) or not self.climb.glanced(self._lasted()[1]):
+                return True
+            self.hire()
+            return False
 
     def hire(self) -> None:
         """Start threads until there are as many as there should be, or may be.
@@ -115,11 +132,16 @@ class _Crew:
 
     def join(self) -> None:
         """Wait until every thread has ended; others may be hired meanwhile."""
+        patience_s: float | None = _GLANCE_S
         while self.threads:
             with self.changed:
                 thread = next(iter(self.threads), None)
-            if thread is not None:
-                thread.join()
+            if thread is None:
+                return
+            thread.join(patience_s)
+            if thread.is_alive():
+                patience_s = _GLANCE_S if patience_s and self.glance() else None
+            else:
                 with self.changed:
                     self.threads.discard(thread)
 

@@ -34,7 +34,7 @@ _SAFE = "/~"  # as the SDK encodes keys, and S3 wants them signed
 _SOME_KEY = "k"
 _PORTS = {"http": 80, "https": 443}
 SMALL_BODY_BYTES = 256 << 10
-"""Bodies up to this are sent without the pause in which the service is asked whether it wants them."""
+"""Bodies up to this are sent without asking the service whether it wants them."""
 _FIELDS = {
     "etag": "ETag",
     "content-range": "ContentRange",
@@ -64,6 +64,7 @@ class LeanClient:
         self._session = client._endpoint.http_session  # noqa: SLF001  its pools, proxies, certificates
         manager = getattr(self._session, "_manager", None)
         self._pool = manager and manager.connection_from_url(base_url)  # behind a proxy it never has any idle
+        self._is_welcome = False
         self._elsewhere = False  # the SDK has found the bucket in another region, and remembers that by itself
 
     def __getattr__(self, name: str) -> Any:
@@ -131,12 +132,24 @@ class LeanClient:
         if body is not None:
             wanted["Content-Length"] = str(len(body))
         if body is not None and len(body) > SMALL_BODY_BYTES:
-            return self._connected(method, target, {**wanted, "Expect": b"100-continue"}, body)
+            return self._offered(method, target, wanted, body)
         if self._pool is not None:
             whole = b"" if body is None else body.read()
             if (answer := exchange(self._pool, method, target, wanted, whole)) is not None:
                 return answer
         return self._connected(method, target, wanted, body)
+
+    def _offered(self, method: str, target: str, headers: Mapping[str, str | bytes], body: Any) -> Any:
+        """Send a large body; at once where the last one was taken, for asking first takes a round trip."""
+        if not self._is_welcome:
+            headers = {**headers, "Expect": b"100-continue"}
+        try:
+            answer = self._connected(method, target, headers, body)
+        except BaseException:
+            self._is_welcome = False
+            raise
+        self._is_welcome = answer.status < HTTPStatus.MULTIPLE_CHOICES
+        return answer
 
     def _connected(self, method: str, target: str, headers: Mapping[str, str | bytes], body: Any) -> Any:
         """Send through the SDK's session, which connects where no connection is idle."""

@@ -9,7 +9,7 @@ import pytest
 from support.scripted_s3 import ETAG, Open, Says, Service, refusal
 from support.slow_server import Caller, SlowServer
 
-from ckptsync.errors import ConflictError, DeniedError, NotFoundError, StoreError
+from ckptsync.errors import ConflictError, DeniedError, NotFoundError, StoreError, TransientError
 from ckptsync.store.base import Tag, Upload
 from ckptsync.store.s3 import S3Store, client
 from ckptsync.store.s3.lean import SMALL_BODY_BYTES, LeanClient
@@ -93,6 +93,16 @@ def test_a_large_body_that_is_refused_is_not_sent(open_s3: Open) -> None:
         open_s3(endpoint_url=server.url).put("k", bytes(SMALL_BODY_BYTES + 1))
     server.close()
     assert set(bodies) <= {b""}
+
+
+def test_whether_a_large_body_is_wanted_is_asked_again_after_a_refusal(open_s3: Open, service: Service) -> None:
+    taken, large = Says(headers={"ETag": ETAG}), bytes(SMALL_BODY_BYTES + 1)
+    service.script = [taken, taken, Says(503, b"<Error><Code>SlowDown</Code></Error>"), taken, taken]
+    store = open_s3()
+    for number in range(1, 6):
+        with suppress(TransientError):
+            store.put_part(Upload(key="k", id="u"), number, large)
+    assert ["expect" in asked.headers for asked in service.asked] == [True, False, False, True, False]
 
 
 def test_a_proxy_is_the_sdks_business(open_s3: Open, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
