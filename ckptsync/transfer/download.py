@@ -101,8 +101,10 @@ class Reader:
         size = part_span(number, entry.size, entry.part_bytes)[1]
         return min(size + (entry.stored_span(number)[1] if entry.packing else 0), self.buffers.size_bytes)
 
-    def fetch(self, entry: FileEntry, number: int, window: memoryview, tag: Tag | None, keep: Keep = _drop) -> None:
-        """Read one part, a second time when its digest does not match.
+    def fetch(
+        self, entry: FileEntry, number: int, window: memoryview, tag: Tag | None, keep: Keep = _drop
+    ) -> Tag | None:
+        """Read one part, a second time when its digest does not match; the version it came from.
 
         Args:
             entry: the file.
@@ -132,7 +134,7 @@ class Reader:
             if count == size and digest == entry.parts[number - 1]:
                 self.received.add(received=entry.stored_span(number)[1], refetched=attempt)
                 self.observer(Event(kind=Kind.RECEIVED, path=entry.path, bytes=size))
-                return
+                return tag
             problem = "is not what was committed" if count == size else f"ends after {count} of {size} bytes"
             if not attempt:
                 message = f"part {number} of {entry.path} {problem}; it is fetched once more"
@@ -173,17 +175,28 @@ class Reader:
             done += len(piece)
         return done, hasher.hexdigest()
 
-    def pin(self, entry: FileEntry) -> Tag | None:
-        """Return the version all parts of a file must come from; None when one request fetches it whole.
+    def expected(self, entry: FileEntry) -> Tag | None:
+        """Return the version all parts of a file should come from; None when one request fetches it whole.
+
+        It is the one that was committed. Where the bucket has been moved since, and its versions are others, `fetch` finds that out.
 
         Raises:
-            IntegrityError: the object is gone or of another size.
+            IntegrityError: the manifest does not tell, and the object is gone or of another size.
         """
         if not entry.parts:
             return None
         once = entry.size + (entry.stored_size if entry.packing else 0)
         if len(entry.parts) == 1 and self.window(entry, 1) == once:
             return None
+        known = entry.tag.isascii() and entry.tag.isprintable()  # who knows what a stranger's manifest says
+        return Tag(entry.tag) if entry.tag and known else self.pin(entry)
+
+    def pin(self, entry: FileEntry) -> Tag:
+        """Return the version that is there now.
+
+        Raises:
+            IntegrityError: the object is gone or of another size.
+        """
         try:
             with naming(entry.path):
                 found = self.store.stat(entry.key)
@@ -239,7 +252,7 @@ class _Target:
 
     def start(self) -> Iterable[Task]:
         """Open the file and give it its length."""
-        self.tag = self.reader.pin(self.entry)
+        self.tag = self.reader.expected(self.entry)
         with disk_errors(self.location):
             try:
                 self.descriptor = os.open(self.location, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
@@ -268,7 +281,7 @@ class _Target:
                 self.reader.observer(Event(kind=Kind.SKIPPED, path=self.entry.path, bytes=size))
             else:
                 try:
-                    self.reader.fetch(self.entry, number, window, self.tag, self._write)
+                    self.tag = self.reader.fetch(self.entry, number, window, self.tag, self._write)
                 except NotFoundError as error:
                     missing = f"{self.entry.path} is missing from the bucket (key {self.entry.key!r})"
                     raise IntegrityError(missing) from error

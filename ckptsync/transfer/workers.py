@@ -24,6 +24,9 @@ _WINDOW = 0.25, 2
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_First = TypeVar("_First")
+_Second = TypeVar("_Second")
+_Third = TypeVar("_Third")
 Task = Callable[[], "Iterable[Task] | None"]
 
 
@@ -203,6 +206,18 @@ def map_tasks(function: Callable[[Any], Any], items: Iterable[Any], workers: int
 
     run_tasks((task(index, item) for index, item in enumerate(items)), workers)
     return [results[index] for index in sorted(results)]
+
+
+def side_by_side(
+    first: Callable[[], _First], second: Callable[[], _Second], third: Callable[[], _Third], *, workers: int
+) -> tuple[_First, _Second, _Third]:
+    """Call three functions that do not wait for each other, on at most `workers` threads; by one, in their order.
+
+    Raises:
+        BaseException: the first error of any call.
+    """
+    one, two, three = map_tasks(lambda call: call(), (first, second, third), workers)
+    return one, two, three
 
 
 def in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:

@@ -189,7 +189,7 @@ def _upload(
 def _download(run: Run, entry: FileEntry, buffers: Buffers, transfer: Transfer) -> None:
     """Fetch every part as a restore would, into memory that is used again and again."""
     reader = Reader(store=run.store, buffers=buffers, observer=run.observer, received=Received())
-    tag = reader.pin(entry)
+    tag = reader.expected(entry)
 
     def fetch(number: int) -> None:
         with buffers.take(part_span(number, entry.size, entry.part_bytes)[1]) as view:

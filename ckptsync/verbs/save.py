@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ckptsync import names
@@ -16,6 +17,7 @@ from ckptsync.snapshot.manifest import Cost, Manifest
 from ckptsync.tenure import Tenure
 from ckptsync.transfer.journal import journal_path, open_journal
 from ckptsync.transfer.workbench import Tally
+from ckptsync.transfer.workers import side_by_side
 from ckptsync.verbs.earlier import check_still_there, continue_earlier
 from ckptsync.verbs.sending import Sending, check_at_rest, check_sound, checked_tree, describe, sorted_entries
 
@@ -94,10 +96,13 @@ def save(
     journal_at = journal_path(run.config.state_path(), run.url, source)
     with tenure.turn, open_journal(journal_at, observer=run.observer) as journal:
         snapshot = layout.new_snapshot_id(tenure.epoch_for(run.catalog.claims, step), step)
-        parent = run.catalog.newest_readable()
-        leftovers = continue_earlier(run, snapshot, journal)
         sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally)
-        sending.announce(tree)
+        parent, leftovers, _ = side_by_side(
+            run.catalog.newest_readable,
+            partial(continue_earlier, run, snapshot, journal),
+            partial(sending.announce, tree),
+            workers=run.config.transfer.parts_in_flight,
+        )
         entries = sending.send(tree, parent, leftovers)
         own = layout.data_prefix(snapshot)
         check_still_there(run, [entry.key for entry in entries if not entry.key.startswith(own)])

@@ -110,7 +110,6 @@ class Sending:
             rank=self.rank,
         )
         self.run.store.put(layout.journal_key(self.snapshot, self.rank), encode_attempt(attempt))
-        self.journal.attempt(self.snapshot)
 
     def send(self, tree: SourceTree, parent: Manifest | None, leftovers: Leftovers) -> tuple[FileEntry, ...]:
         """Bring the files of a tree into the bucket; an entry for each, sorted by path.
@@ -125,6 +124,7 @@ class Sending:
             StoreError: the bucket failed for good.
         """
         run, transfer = self.run, self.run.config.transfer
+        self.journal.attempt(self.snapshot)
         run.observer(Event(kind=Kind.PLANNED, bytes=tree.size, count=len(tree.files)))
         asked = transfer.compress != "none"
         packs = asked and self.rank is None

@@ -82,8 +82,8 @@ MUTATIONS = (
         file="verbs/save.py",
         changes=(
             (
-                "        sending.announce(tree)\n",
-                "        sending.announce(tree)\n        run.catalog.commit(_early(tree, snapshot))\n",
+                "        entries = sending.send(",
+                "        run.catalog.commit(_early(tree, snapshot))\n        entries = sending.send(",
             ),
             ("commit_id=secrets.token_hex(16)", 'commit_id="0" * 32'),
             ("\ndef saved(", _EARLY),
@@ -106,7 +106,7 @@ MUTATIONS = (
         name="the journal is in the bucket before any data",
         file="verbs/save.py",
         changes=(
-            ("        sending.announce(tree)\n", ""),
+            ("            partial(sending.announce, tree),\n", "            lambda: None,\n"),
             (
                 "        own = layout.data_prefix(snapshot)\n",
                 "        sending.announce(tree)\n        own = layout.data_prefix(snapshot)\n",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ckptsync.config import Transfer
@@ -84,6 +85,28 @@ def test_all_parts_come_from_one_version(store: Any, fetch: Fetch, entry: FileEn
     store.inner.put("data/small", b"x")
     fetch(entry, describe("small", b"x"))
     assert store.count() == {"stat": 1, "get": 6}
+
+
+@pytest.mark.req(33)
+def test_the_version_that_was_committed_is_expected_without_asking(store: Any, fetch: Fetch, entry: FileEntry) -> None:
+    fetch(msgspec.structs.replace(entry, tag=store.inner.stat(entry.key).tag))
+    assert store.count() == {"get": 5}
+
+
+@pytest.mark.req(33)
+def test_in_a_bucket_that_was_moved_versions_are_looked_up_once(
+    store: Any, fetch: Fetch, entry: FileEntry, out: Path
+) -> None:
+    moved = msgspec.structs.replace(entry, tag="of another bucket")
+    fetch(moved, workers=1)
+    assert (out / "model").read_bytes() == DATA
+    assert store.count() == {"get": 6, "stat": 1}
+
+
+@pytest.mark.parametrize("tag", ["a\r\nx-injected: 1", "größe"])
+def test_what_cannot_be_a_version_is_not_sent_as_one(store: Any, fetch: Fetch, entry: FileEntry, tag: str) -> None:
+    fetch(msgspec.structs.replace(entry, tag=tag))
+    assert store.count() == {"stat": 1, "get": 5}
 
 
 @pytest.mark.req(33)

@@ -65,7 +65,7 @@ def test_the_newest_is_two_small_listings_a_lease_and_one_get_away(
     assert store.calls[:2] == [("list", "manifests/"), ("list", "quarantine/")]
     assert [verb for verb, _ in store.calls[2:4]] == ["put", "get"]  # the lease stands before the manifest is read
     assert store.calls[-1] == ("delete", store.calls[2][1])
-    assert store.count() == {"list": 2, "put": 1, "get": 1 + PARTS + 2, "stat": 1, "delete": 1}
+    assert store.count() == {"list": 2, "put": 1, "get": 1 + PARTS + 2, "delete": 1}
 
 
 def test_every_step_of_a_restore_is_told(run: Run, saved: Saved, target: Path, events: list[Event]) -> None:
