@@ -70,9 +70,17 @@ def verbs(base: str, config: Config, job: Job) -> tuple[Move, Move]:
 
 
 def prepare(base: str, config: Config, job: Job) -> None:
-    """Save what is to be restored, unless it is there already."""
-    if job.direction == "get" and ckptsync.latest(f"{base}/{job.key}", config=config) is None:
-        ckptsync.save(job.blob, f"{base}/{job.key}", step=1, config=config, observer=unheard)
+    """Save what is to be restored, unless it is there already; or what a run has before the save that is measured.
+
+    The first save of a run also proves that the service honours conditions, for which Cloud Storage takes a second.
+    """
+    run = f"{base}/{job.key}"
+    if job.direction == "put":
+        first = job.path.parent / f"first-{uuid4().hex}"
+        first.write_bytes(b"1")
+        ckptsync.save(first, run, step=0, config=config, observer=unheard)
+    elif ckptsync.latest(run, config=config) is None:
+        ckptsync.save(job.blob, run, step=1, config=config, observer=unheard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +115,7 @@ def engine(base: str, config: Config, job: Job) -> tuple[Move, Move]:
     def get(key: str, path: Path) -> None:
         entry = entries[key]
         reader = Reader(store=run.store, buffers=buffers, observer=unheard, received=Received())
-        tag = reader.pin(entry)
+        tag = reader.expected(entry)
 
         def fetch(number: int) -> None:
             with buffers.take(part_span(number, entry.size, entry.part_bytes)[1]) as view:
