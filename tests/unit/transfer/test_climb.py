@@ -65,3 +65,19 @@ def test_the_less_there_is_to_do_the_longer_the_first_step() -> None:
         climb = Climb(2, 32)
         found[busy] = climb.measured(1.0, busy)
     assert found == {2.0: 3, 0.5: 4, 0.1: 8, 0.0: 8}
+
+
+@pytest.mark.parametrize(("busy", "threads"), [(0.0, 8), (0.2, 8), (0.3, 2), (2.0, 2)])
+def test_where_the_processor_idles_more_are_taken_before_anything_is_measured(busy: float, threads: int) -> None:
+    climb = Climb(2, 32)
+    assert climb.glanced(busy) is (threads > 2)
+    assert climb.threads == threads
+    assert not Climb(4, 4).glanced(busy)
+
+
+def test_what_was_taken_at_a_glance_is_given_back_where_it_is_no_faster() -> None:
+    climb = Climb(2, 32)
+    climb.glanced(0.0)
+    for _ in range(WINDOWS):
+        climb.measured(near(climb.threads), BUSY)
+    assert climb.threads <= 3

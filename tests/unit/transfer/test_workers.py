@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
 import pytest
 
 from ckptsync.transfer import workers
-from ckptsync.transfer.workers import Task, map_tasks, run_tasks
+from ckptsync.transfer.workers import Task, map_tasks, run_tasks, side_by_side
 
 
 class BoomError(Exception):
@@ -285,3 +285,46 @@ def test_where_no_more_threads_can_be_started_fewer_do(monkeypatch: pytest.Monke
     climbing(monkeypatch, 6)
     monkeypatch.setattr(threading.Thread, "start", few)
     assert max(crews(100)) == 2
+
+
+def test_threads_that_all_wait_are_joined_by_more_before_the_first_task_is_done() -> None:
+    gate = threading.Barrier(8)
+
+    def meet() -> None:
+        gate.wait(30)
+
+    run_tasks([meet] * 8, 2, 32)
+
+
+def test_where_one_thread_has_all_the_work_no_more_are_started() -> None:
+    before, never = threading.active_count(), threading.Event()
+    seen: list[int] = []
+
+    def task() -> None:
+        never.wait(0.3)
+        seen.append(threading.active_count() - before)
+
+    run_tasks([task], 2, 32)
+    assert seen == [2]
+
+
+def test_calls_that_do_not_wait_for_each_other_are_made_side_by_side() -> None:
+    gate, order = threading.Barrier(3), list[int]()
+
+    def meet(what: str) -> Callable[[], str]:
+        return lambda: what * (gate.wait(30) < 3)
+
+    def noted(number: int) -> Callable[[], None]:
+        return lambda: order.append(number)
+
+    assert side_by_side(meet("a"), meet("b"), meet("c"), workers=3) == ("a", "b", "c")
+    side_by_side(noted(1), noted(2), noted(3), workers=1)
+    assert order == [1, 2, 3]
+
+
+def test_what_one_of_the_calls_raises_is_raised() -> None:
+    def fail() -> None:
+        raise BoomError
+
+    with pytest.raises(BoomError):
+        side_by_side(lambda: 1, fail, lambda: 3, workers=1)
