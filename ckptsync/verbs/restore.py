@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import chain, repeat
 from pathlib import Path
-from typing import NoReturn
 
-from ckptsync import names
-from ckptsync.catalog import Listed
-from ckptsync.errors import (
-    ConfigError,
-    DiskError,
-    IntegrityError,
-    ManifestError,
-    NoSnapshotError,
-    NotFoundError,
-    VersionError,
-)
+from ckptsync.errors import ConfigError, DiskError, IntegrityError, ManifestError, NotFoundError
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run
-from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.transfer.budget import reading_buffers
 from ckptsync.transfer.download import Reader, Received, check_readable, download_files
@@ -39,20 +26,11 @@ from ckptsync.transfer.target import (
 )
 from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.compare import holds_only, matches
+from ckptsync.verbs.ladder import Skipped, newest_good
 from ckptsync.verbs.landed import landed, note_landed
-from ckptsync.verbs.lease import Leases
-from ckptsync.verbs.quarantine import reason_of
 
 _HISTORY = 50
 """So many of the newest snapshots are asked whether they hold what a restore replaces."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
-    """A newer snapshot that was not restored, and why."""
-
-    snapshot: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,92 +97,28 @@ def restore(
     begun_s = run.clock.monotonic()
     check_target(target)
     named, target = target, Path(os.path.realpath(target))
-    skipped: list[Skipped] = []
-    leases = Leases(run)
-    told = lost_from = 0
-    for snapshot_id, listed, quarantined in _candidates(run, snapshot):
-        for bad in skipped[told:]:
-            run.observer(_fell_back(bad))
-        told = len(skipped)
-        try:
-            if quarantined:
-                _pass_over(run, snapshot_id)
-            with leases.on(snapshot_id) as reading:
-                if (manifest := _loaded(reading, snapshot_id, listed)) is None:
-                    continue
-                received, kept = _restore_one(reading, manifest, target, include)
-        except IntegrityError as error:
-            if not fallback or listed is None or isinstance(error, VersionError):
-                raise
-            skipped.append(Skipped(snapshot=str(snapshot_id), reason=str(error)))
-            lost_from = max(lost_from, snapshot_id.step)
-            continue
-        chosen = _selected(manifest, include)
-        files = [entry for entry in chosen if isinstance(entry, FileEntry)]
-        return Restored(
-            snapshot=manifest.snapshot,
-            step=manifest.id.step,
-            epoch=manifest.id.epoch,
-            files=len(files),
-            bytes=sum(file.size for file in files),
-            bytes_sent=received.bytes_received,
-            bytes_reused=received.bytes_kept,
-            parts_sent=received.parts_received,
-            seconds=round(run.clock.monotonic() - begun_s, 3),
-            target=str(named),
-            kept=tuple(str(path) for path in kept),
-            skipped=tuple(skipped),
-            steps_lost=max(0, lost_from - manifest.id.step),
-        )
-    if not skipped:
-        raise NoSnapshotError(f"there is no snapshot in {run.url}")
-    if len(skipped) == 1:
-        raise IntegrityError(f"the only snapshot in {run.url} is bad: {skipped[0].reason}")
-    raise IntegrityError(f"none of {len(skipped)} snapshots in {run.url} is good; the newest: {skipped[0].reason}")
 
+    def bring(reading: Run, manifest: Manifest) -> tuple[Received, list[Path]]:
+        return _restore_one(reading, manifest, target, include)
 
-def _fell_back(bad: Skipped) -> Event:
-    """Say that an older snapshot is tried instead."""
-    message = f"snapshot {bad.snapshot} is bad, the next older one is taken: {bad.reason}"
-    return Event(kind=Kind.FELL_BACK, path=bad.snapshot, message=message)
-
-
-def _candidates(run: Run, snapshot: str) -> Iterator[tuple[SnapshotId, Listed | None, bool]]:
-    """What to try, in order, and whether it is quarantined; two small listings when the first is good."""
-    if snapshot != "latest":
-        yield names.find(run.catalog, snapshot), None, False
-        return
-    tried: set[SnapshotId] = set()
-    quarantined: frozenset[SnapshotId] | None = None
-    for limit in chain((1,), repeat(None)):
-        seen = len(tried)
-        for listed in run.catalog.listed(limit=limit):
-            if quarantined is None:
-                quarantined = run.catalog.quarantined()
-            if listed.id not in tried:
-                tried.add(listed.id)
-                yield listed.id, listed, listed.id in quarantined
-        if limit is None and len(tried) == seen:  # else those listed may be gone, and newer ones there
-            return
-
-
-def _pass_over(run: Run, snapshot: SnapshotId) -> NoReturn:
-    """Say why a quarantined snapshot is not even tried.
-
-    Raises:
-        IntegrityError: always.
-    """
-    raise IntegrityError(f"it is quarantined: {reason_of(run, snapshot)}")
-
-
-def _loaded(run: Run, snapshot: SnapshotId, listed: Listed | None) -> Manifest | None:
-    """Read a manifest; None when it was deleted since it was listed."""
-    if listed is None:
-        return run.catalog.get(snapshot)
-    try:
-        return run.catalog.load(listed)
-    except NotFoundError:
-        return None
+    reached = newest_good(run, snapshot, fallback=fallback, use=bring)
+    manifest, (received, kept) = reached.manifest, reached.value
+    files = [entry for entry in _selected(manifest, include) if isinstance(entry, FileEntry)]
+    return Restored(
+        snapshot=manifest.snapshot,
+        step=manifest.id.step,
+        epoch=manifest.id.epoch,
+        files=len(files),
+        bytes=sum(file.size for file in files),
+        bytes_sent=received.bytes_received,
+        bytes_reused=received.bytes_kept,
+        parts_sent=received.parts_received,
+        seconds=round(run.clock.monotonic() - begun_s, 3),
+        target=str(named),
+        kept=tuple(str(path) for path in kept),
+        skipped=reached.skipped,
+        steps_lost=reached.steps_lost,
+    )
 
 
 def _selected(manifest: Manifest, include: Sequence[str]) -> tuple[Entry, ...]:
