@@ -1,10 +1,10 @@
-"""What to keep: pure functions over what is known of each snapshot, joined with `|`."""
+"""When to save and what to keep: pure functions over what is known of the loop and of each snapshot, joined with `|`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from ckptsync.errors import ConfigError
 from ckptsync.snapshot.layout import SnapshotId
@@ -25,6 +25,29 @@ class Candidate:
     created_s: float
     metrics: Mapping[str, float | None]
     quarantined: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Where a training loop stands, as a policy that says when to save sees it.
+
+    Attributes:
+        step: the one that was just done.
+        saved_step: of the last save; the step before the first of this process when there was none.
+        since_s: seconds since the last save began; since this process began training when there was none.
+    """
+
+    step: int
+    saved_step: int
+    since_s: float
+
+
+class SavePolicy(Protocol):
+    """Says when a training loop saves."""
+
+    def is_due(self, moment: Moment) -> bool:
+        """Return whether to save now."""
+        ...
 
 
 class KeepPolicy(Protocol):
@@ -85,19 +108,23 @@ def _leaned_on(policy: KeepPolicy, candidates: Sequence[Candidate], now_s: float
 
 
 class _Joinable:
-    """Lets policies be joined with `|`: what either keeps is kept."""
+    """Lets policies be joined with `|`: what either keeps is kept, and when either is due, a save is."""
 
     __slots__ = ()
 
-    def __or__(self: KeepPolicy, other: KeepPolicy) -> AnyOf:
+    def __or__(self, other: Any) -> AnyOf:
         return AnyOf(policies=(self, other))
 
 
 @dataclass(frozen=True, slots=True)
 class AnyOf(_Joinable):
-    """Keeps what any of its policies keeps."""
+    """Keeps what any of its policies keeps, and saves when any of them is due."""
 
-    policies: tuple[KeepPolicy, ...]
+    policies: tuple[Any, ...]
+
+    def is_due(self, moment: Moment) -> bool:
+        """Return whether any is due."""
+        return any(policy.is_due(moment) for policy in self.policies)
 
     def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
         """Return the union."""
@@ -150,12 +177,16 @@ class BestN(_Joinable):
 
 @dataclass(frozen=True, slots=True)
 class EveryNSteps(_Joinable):
-    """Keeps snapshots whose step is a multiple of `n`, 1 or more."""
+    """Keeps snapshots whose step is a multiple of `n`, 1 or more; saves when one has been reached or passed."""
 
     n: int
 
     def __post_init__(self) -> None:
         _at_least_one("EveryNSteps", self.n)
+
+    def is_due(self, moment: Moment) -> bool:
+        """Return whether a multiple was reached since the last save."""
+        return moment.step // self.n > moment.saved_step // self.n
 
     def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
         """Return the multiples."""
@@ -166,6 +197,26 @@ class EveryNSteps(_Joinable):
         """Return nothing: whether one is kept has nothing to do with the others."""
         del candidates, now_s
         return set()
+
+
+@dataclass(frozen=True, slots=True)
+class EveryNSeconds(_Joinable):
+    """Saves when `seconds_s` seconds, more than 0, have passed since the last save; keeps the first snapshot of every such span."""
+
+    seconds_s: float
+
+    def __post_init__(self) -> None:
+        if not self.seconds_s > 0:
+            raise ConfigError(f"EveryNSeconds: {self.seconds_s} seconds are no interval; it must be more than 0")
+
+    def is_due(self, moment: Moment) -> bool:
+        """Return whether the time is over."""
+        return moment.since_s >= self.seconds_s
+
+    def keeps(self, candidates: Sequence[Candidate], now_s: float) -> set[SnapshotId]:
+        """Return the oldest of each span of the clock."""
+        del now_s
+        return set({candidate.created_s // self.seconds_s: candidate.id for candidate in candidates}.values())
 
 
 @dataclass(frozen=True, slots=True)

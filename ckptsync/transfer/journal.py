@@ -184,8 +184,16 @@ def journal_path(state: Path, run: str, source: Path) -> Path:
 
 
 @contextmanager
-def open_journal(location: Path, *, observer: Observer) -> Iterator[Journal]:
-    """Open and lock a journal; where that cannot be done the save goes on without one, and a notice says so."""
+def open_journal(location: Path | None, *, observer: Observer) -> Iterator[Journal]:
+    """Open and lock a journal; where that cannot be done the save goes on without one, and a notice says so.
+
+    Args:
+        location: None for what no later process can have again, as what is in memory.
+        observer: told the notice.
+    """
+    if location is None:
+        yield Journal(None, Path())
+        return
     descriptor = None
     try:
         location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

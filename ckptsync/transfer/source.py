@@ -62,6 +62,11 @@ class SourceFile:
         """Bytes when first seen."""
         return self.identity.size
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether another process could read it, or write to it."""
+        return True
+
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill `view` from byte `offset` on.
 

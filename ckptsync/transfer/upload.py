@@ -69,7 +69,7 @@ def upload_files(
     known = bench.journal.files.keys() | leftovers.uploads.keys() | leftovers.objects.keys()
 
     def job(file: SourceFile) -> Send | None:
-        if file.size > SMALL_BYTES or file.path in known:
+        if file.size > SMALL_BYTES or file.path in known or not file.is_on_disk:
             return None
         return Send(file.path, os.fsencode(file.location), astuple(file.identity), file.mode, previous.get(file.path))
 

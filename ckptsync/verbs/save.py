@@ -16,6 +16,7 @@ from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Cost, Manifest
 from ckptsync.tenure import Tenure
 from ckptsync.transfer.journal import journal_path, open_journal
+from ckptsync.transfer.source import SourceTree
 from ckptsync.transfer.workbench import Tally
 from ckptsync.transfer.workers import side_by_side
 from ckptsync.verbs.earlier import check_still_there, continue_earlier
@@ -58,7 +59,7 @@ class Saved:
 
 def save(
     run: Run,
-    source: Path,
+    source: Path | SourceTree,
     *,
     step: int,
     metrics: Mapping[str, float] = _NONE,
@@ -71,7 +72,7 @@ def save(
 
     Args:
         run: where to.
-        source: a file or a directory, at rest until this returns.
+        source: a file or a directory, at rest until this returns; or a tree of them and of what is in memory.
         step: training step, 0 to 999 999 999 999.
         metrics: numbers to choose by later, as in `best:loss:min`.
         meta: free text.
@@ -93,7 +94,7 @@ def save(
     described = describe(metrics, meta, fingerprint)
     tree = checked_tree(run, source, step)
     tally, tenure = Tally(), tenure or Tenure()
-    journal_at = journal_path(run.config.state_path(), run.url, source)
+    journal_at = journal_path(run.config.state_path(), run.url, source) if isinstance(source, Path) else None
     with tenure.turn, open_journal(journal_at, observer=run.observer) as journal:
         snapshot = layout.new_snapshot_id(tenure.epoch_for(run.catalog.claims, step), step)
         sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally)

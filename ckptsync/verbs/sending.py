@@ -52,12 +52,12 @@ def describe(metrics: Mapping[str, float], meta: Mapping[str, str], fingerprint:
     return Description(checked_metrics(metrics), checked_meta(meta), provenance(Path.cwd(), fingerprint))
 
 
-def checked_tree(run: Run, source: Path, step: int, *, under: str = "") -> SourceTree:
+def checked_tree(run: Run, source: Path | SourceTree, step: int, *, under: str = "") -> SourceTree:
     """Look at the source, and make sure that the bucket can take it before it is touched.
 
     Args:
         run: where it goes.
-        source: a file or a directory.
+        source: a file or a directory, or a tree that was looked at.
         step: training step.
         under: the folder of the snapshot it goes into; empty for its root.
 
@@ -67,13 +67,22 @@ def checked_tree(run: Run, source: Path, step: int, *, under: str = "") -> Sourc
     some_id = SnapshotId(1, step, "x" * 8)
     if run.config.transfer.compress != "none":
         need_zstandard()
-    if run.directory and run.directory.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"the run {run.directory} lies inside {source}, which cannot hold a copy of itself")
-    tree = scan(source, now_ns=int(run.clock.now() * 1e9)).below(under)
+    tree = (source if isinstance(source, SourceTree) else scanned(run, source)).below(under)
     for file in tree.files:
         layout.data_key(some_id, file.path)
         choose_part_bytes(file.size, run.config.transfer.part_bytes, run.store.traits, file.path)
     return tree
+
+
+def scanned(run: Run, source: Path) -> SourceTree:
+    """Look at what is on the disk.
+
+    Raises:
+        ConfigError: it cannot be saved, or the run lies in it.
+    """
+    if run.directory and run.directory.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"the run {run.directory} lies inside {source}, which cannot hold a copy of itself")
+    return scan(source, now_ns=int(run.clock.now() * 1e9))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +167,7 @@ def check_at_rest(tree: SourceTree, entries: tuple[FileEntry, ...], *, always: b
     tree.check_unchanged()
     saved = {entry.path: entry for entry in entries}
     for file in tree.files:
-        if not (always or file.could_hide_a_change(tree.scanned_ns)):
+        if not file.is_on_disk or not (always or file.could_hide_a_change(tree.scanned_ns)):
             continue
         try:
             same = same_content(file.location, saved[file.path])

@@ -1,0 +1,147 @@
+"""A state as the file that `torch.save` writes and `torch.load` reads, without a second copy of its tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import pickle
+import sys
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import IO, Any, cast
+
+import torch
+
+from ckptsync.errors import ConfigError, IntegrityError
+
+
+class _Buffer(ctypes.Structure):
+    """CPython's `Py_buffer`, as https://docs.python.org/3/c-api/buffer.html has it."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+def _address(view: memoryview) -> int:
+    """Where a view's memory begins."""
+    found = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(found), 0)
+    try:
+        return found.buf or 0
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(found))
+
+
+class _Pieces:
+    """A file that is written to: keeps views of memory that stays, and copies of all else."""
+
+    def __init__(self, staying: Sequence[torch.Tensor]) -> None:
+        self.found: list[memoryview] = []
+        self._spans = sorted((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes) for tensor in staying)
+        self._small = bytearray()
+
+    def write(self, data: Any) -> int:
+        """Take what is written."""
+        view = memoryview(data).cast("B")
+        if self._stays(_address(view), len(view)):
+            self.flush()
+            self.found.append(view)
+        else:
+            self._small += view
+        return len(view)
+
+    def _stays(self, address: int, size: int) -> bool:
+        """Whether memory is some that stays."""
+        number = bisect_right(self._spans, (address, sys.maxsize)) - 1
+        return number >= 0 and address + size <= self._spans[number][1]
+
+    def flush(self) -> None:
+        """Close the piece that is being copied."""
+        if self._small:
+            self.found.append(memoryview(bytes(self._small)))
+            self._small = bytearray()
+
+
+def pieces_of(state: Any, staying: Sequence[torch.Tensor] = ()) -> list[memoryview]:
+    """Return the file that `torch.save` makes of a state, in pieces.
+
+    Args:
+        state: what `torch.save` takes.
+        staying: memory that is there, and unchanged, for as long as the pieces are: what lies in it is not copied.
+
+    Raises:
+        ConfigError: something in the state cannot be pickled.
+    """
+    pieces = _Pieces(staying)
+    try:
+        torch.save(state, cast("IO[bytes]", pieces))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(f"the state cannot be saved: {error}") from error
+    pieces.flush()
+    return pieces.found
+
+
+class _Content(io.RawIOBase):
+    """A file that is read, and lies in memory."""
+
+    def __init__(self, content: memoryview) -> None:
+        self._content = content
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._content)}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, into: Any) -> int:
+        piece = self._content[self._at : self._at + len(into)]
+        memoryview(into).cast("B")[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+
+def load(content: memoryview, *, name: str, map_location: Any = None, weights_only: bool = True) -> Any:
+    """Return the state that a file holds. Its content must have been verified before.
+
+    Args:
+        content: the file.
+        name: of the item, for errors.
+        map_location: as in `torch.load`.
+        weights_only: as in `torch.load`; False lets a pickle run whatever code it names.
+
+    Raises:
+        ConfigError: it holds more than `weights_only` allows.
+        IntegrityError: it is no file of `torch.save`.
+    """
+    try:
+        return torch.load(cast("IO[bytes]", _Content(content)), map_location=map_location, weights_only=weights_only)
+    except pickle.UnpicklingError as error:
+        if not weights_only:
+            raise IntegrityError(f"{name} cannot be read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{name} holds more than tensors and plain values, and was not loaded; pass weights_only=False if you trust "
+            f"whoever wrote it ({reason})"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise IntegrityError(f"{name} cannot be read: {error}") from error

@@ -1,0 +1,161 @@
+"""What a training loop hands in by name: which file of a snapshot each becomes, and what the index beside them says of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from ckptsync.errors import ConfigError, ManifestError
+from ckptsync.snapshot.layout import check_path
+from ckptsync.state import archive, randomness
+from ckptsync.state.staging import Staged, Stager, tensors_of
+from ckptsync.transfer.memory_source import JoinedTree, MemoryFile, joined
+from ckptsync.transfer.source import SourceTree
+
+INDEX = "state.json"
+RANDOM = "random"
+_FORMAT: Literal[1] = 1
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+MAX_INDEX_BYTES = 64 << 20
+
+
+class Tensor(msgspec.Struct, frozen=True, array_like=True):
+    """What is told of a tensor.
+
+    Attributes:
+        dtype: as in `float32`.
+        shape: its lengths.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of an item.
+
+    Attributes:
+        kind: `state` is a file of `torch.save`, `path` a file or folder as it was on the disk.
+        tensors: those of a state, by the way to them.
+    """
+
+    kind: Literal["state", "path"]
+    tensors: dict[str, Tensor] = {}
+
+
+class Index(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot of a training loop holds; the file `state.json` in it.
+
+    Attributes:
+        format: 1.
+        torch: the version that wrote it.
+        items: by name.
+    """
+
+    format: Literal[1]
+    torch: str
+    items: dict[str, Item]
+
+
+_decoder = msgspec.json.Decoder(Index)
+
+
+def file_of(name: str) -> str:
+    """Return the path of a state's file in a snapshot."""
+    return f"{name}.pt"
+
+
+def decoded(content: memoryview, snapshot: str) -> Index:
+    """Read an index.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return _decoder.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{INDEX} of snapshot {snapshot} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a loop handed in, copied.
+
+    Attributes:
+        staged: the states by name.
+        trees: what is on the disk, each below its own name.
+        index: what is told of them.
+    """
+
+    staged: Staged
+    trees: tuple[SourceTree, ...]
+    index: Index
+
+
+def take(items: Mapping[str, Any], stager: Stager, scan: Any) -> Taken:
+    """Copy what shall be saved; what is in memory may change as soon as this returns.
+
+    Args:
+        items: by name: with a `state_dict`, or a path, or anything that `torch.save` takes.
+        stager: has the memory for copies.
+        scan: looks at a path.
+
+    Raises:
+        ConfigError: a name or an item cannot be saved.
+    """
+    paths = {name: Path(item) for name, item in items.items() if isinstance(item, os.PathLike)}
+    states = {checked_name(name): state_of(item) for name, item in items.items() if name not in paths}
+    trees = tuple(scan(path).below(checked_name(name)) for name, path in paths.items())
+    staged = stager.take(states | {RANDOM: randomness.captured()})
+    told = {name: Item(kind="state", tensors=_told(state)) for name, state in staged.state.items()}
+    index = Index(format=_FORMAT, torch=torch.__version__, items=told | {name: Item(kind="path") for name in paths})
+    return Taken(staged, trees, index)
+
+
+def tree_of(taken: Taken, *, now_ns: int) -> JoinedTree:
+    """Return the tree that becomes the snapshot; its files are views of what was copied.
+
+    Raises:
+        ConfigError: a state cannot be pickled.
+    """
+    files = [
+        MemoryFile.of(file_of(name), archive.pieces_of(state, taken.staged.buffers), made_ns=now_ns)
+        for name, state in taken.staged.state.items()
+    ]
+    index = memoryview(msgspec.json.encode(taken.index, order="sorted"))
+    return joined([*files, MemoryFile.of(INDEX, [index], made_ns=now_ns)], taken.trees, now_ns=now_ns)
+
+
+def checked_name(name: str) -> str:
+    """Return a name that an item may have.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    try:
+        check_path(name)
+    except ManifestError as error:
+        raise ConfigError(f"nothing can be saved under the name {name!r}: {error}") from error
+    if not _NAME.fullmatch(name) or name == RANDOM:
+        raise ConfigError(f"nothing can be saved under the name {name!r}; use a Python name other than {RANDOM!r}")
+    return name
+
+
+def state_of(item: Any) -> Any:
+    """Return what is to be saved of an item."""
+    return item.state_dict() if callable(getattr(item, "state_dict", None)) else item
+
+
+def _told(state: Any) -> dict[str, Tensor]:
+    """What is told of a state's tensors."""
+    return {
+        name: Tensor(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        for name, tensor in tensors_of(state).items()
+    }

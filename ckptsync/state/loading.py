@@ -1,0 +1,139 @@
+"""A snapshot back into what a training loop has: looked at first, so that a loop is changed whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ckptsync.errors import ConfigError
+from ckptsync.run import Run
+from ckptsync.snapshot.manifest import Manifest
+from ckptsync.state import archive, randomness
+from ckptsync.state.items import INDEX, RANDOM, Index, decoded, file_of
+from ckptsync.verbs.fetch import fetch
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was fetched of a snapshot, verified and not yet looked into.
+
+    Attributes:
+        index: what the snapshot holds.
+        contents: of the items that were asked for, by name.
+    """
+
+    index: Index
+    contents: Mapping[str, memoryview]
+
+
+def fetched(run: Run, manifest: Manifest, items: Mapping[str, Any], only: Collection[str] | None) -> Fetched:
+    """Fetch what is to be restored, unless it can be told before that it will not fit.
+
+    Args:
+        run: where from.
+        manifest: of the snapshot.
+        items: what is to be restored, by name.
+        only: names of these; None for all, and for the generators of random numbers.
+
+    Raises:
+        ConfigError: an item is not in the snapshot, or its tensors are others.
+        IntegrityError: the snapshot is damaged.
+    """
+    index = _index(run, manifest)
+    names = list(items) if only is None else [name for name in items if name in only]
+    for name in names:
+        _check_fits(name, items[name], index, manifest.snapshot)
+    if only is None and RANDOM in index.items:
+        names.append(RANDOM)
+    contents = fetch(run, manifest, [file_of(name) for name in names])
+    return Fetched(index, {name: contents[file_of(name)] for name in names})
+
+
+def put_back(
+    found: Fetched, items: Mapping[str, Any], *, map_location: Any = None, weights_only: bool = True
+) -> None:
+    """Read what was fetched, and once all of it is read, change the items.
+
+    Args:
+        found: what was fetched.
+        items: what takes it, by name: with a `load_state_dict`, or a dictionary or list, which then has the content that was saved.
+        map_location: as in `torch.load`.
+        weights_only: as in `torch.load`.
+
+    Raises:
+        ConfigError: a state holds more than `weights_only` allows.
+        IntegrityError: a state cannot be read.
+    """
+    states = {
+        name: archive.load(
+            content,
+            name=f"item {name!r}",
+            map_location=None if name == RANDOM else map_location,
+            weights_only=weights_only or name == RANDOM,
+        )
+        for name, content in found.contents.items()
+    }
+    for name, state in states.items():
+        if name != RANDOM:
+            _put(items[name], state)
+    if RANDOM in states:
+        randomness.applied(states[RANDOM])
+
+
+def _index(run: Run, manifest: Manifest) -> Index:
+    """What a snapshot holds."""
+    if all(entry.path != INDEX for entry in manifest.entries):
+        raise ConfigError(
+            f"snapshot {manifest.snapshot} was not saved by a CheckpointManager (it has no {INDEX}); restore it as files, "
+            "with `ckptsync restore`"
+        )
+    return decoded(fetch(run, manifest, [INDEX])[INDEX], manifest.snapshot)
+
+
+def _check_fits(name: str, item: Any, index: Index, snapshot: str) -> None:
+    """Find out, before anything large is fetched, whether an item can take what was saved under its name.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    saved = index.items.get(name)
+    if saved is None:
+        there = ", ".join(sorted(index.items.keys() - {RANDOM})) or "nothing"
+        raise ConfigError(f"snapshot {snapshot} has no item {name!r}; it has {there} (choose with only=[…])")
+    if saved.kind == "path" or isinstance(item, os.PathLike):
+        raise ConfigError(f"item {name!r} of snapshot {snapshot} is a path; restore it with `ckptsync restore --include`")
+    if not callable(getattr(item, "load_state_dict", None)) and not isinstance(item, MutableMapping | list):
+        raise ConfigError(f"item {name!r} cannot take a state: it has no load_state_dict, and is no dictionary or list")
+    if isinstance(item, torch.nn.Module):
+        _check_module(name, item, index, snapshot)
+
+
+def _check_module(name: str, module: torch.nn.Module, index: Index, snapshot: str) -> None:
+    """Compare a module's tensors with those that were saved."""
+    saved = {path: tensor.shape for path, tensor in index.items[name].tensors.items()}
+    ours = {path: tuple(t.shape) for path, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+    for path in sorted(ours.keys() | saved.keys()):
+        if (here := ours.get(path)) != (there := saved.get(path)):
+            raise ConfigError(
+                f"item {name!r} does not fit snapshot {snapshot}: {path} is {_shape(there)} there and {_shape(here)} here"
+            )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    """For people."""
+    return "absent" if shape is None else f"{list(shape)}"
+
+
+def _put(item: Any, state: Any) -> None:
+    """Let an item take a state."""
+    if callable(getattr(item, "load_state_dict", None)):
+        item.load_state_dict(state)
+    elif isinstance(item, MutableMapping):
+        item.clear()
+        item.update(state)
+    else:
+        item[:] = state

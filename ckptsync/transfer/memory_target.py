@@ -1,0 +1,71 @@
+"""Files out of a bucket into memory: each part read straight to its place, and good before anybody sees the file."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+from ckptsync.config import Transfer
+from ckptsync.errors import ConflictError, IntegrityError, NotFoundError
+from ckptsync.snapshot.digest import part_span
+from ckptsync.snapshot.manifest import FileEntry
+from ckptsync.store.base import Tag
+from ckptsync.transfer.download import Reader, check_readable
+from ckptsync.transfer.workers import Task, run_tasks
+
+
+def download_into_memory(
+    entries: Sequence[FileEntry], reader: Reader, transfer: Transfer
+) -> Mapping[str, memoryview]:
+    """Fetch files whole.
+
+    Args:
+        entries: checked entries of one manifest.
+        reader: what to fetch with; its buffers are for packed files only.
+        transfer: how many threads there may be.
+
+    Returns:
+        The content of each by path, writable, in memory of its own.
+
+    Raises:
+        IntegrityError: a file is missing, or a part was bad twice.
+        StoreError: the bucket failed for good.
+    """
+    check_readable(entries)
+    found = {entry.path: _memory(entry) for entry in entries}
+    run_tasks((partial(_file, entry, reader, found[entry.path]) for entry in entries), *transfer.threads)
+    return found
+
+
+def _memory(entry: FileEntry) -> memoryview:
+    """Memory for a file, of which only what is read into it is touched."""
+    try:
+        return memoryview(mmap.mmap(-1, max(entry.size, 1)))[: entry.size]
+    except (OSError, OverflowError, ValueError) as error:
+        raise IntegrityError(f"{entry.path} is said to have {entry.size} bytes, which no memory here holds") from error
+
+
+def _file(entry: FileEntry, reader: Reader, content: memoryview) -> Iterable[Task]:
+    """Settle the version of a file; hand back what reads its parts."""
+    tag = reader.expected(entry)
+    return [partial(_part, entry, number, reader, content, tag) for number in range(1, len(entry.parts) + 1)]
+
+
+def _part(entry: FileEntry, number: int, reader: Reader, content: memoryview, tag: Tag | None) -> None:
+    """Read one part to where it belongs; a packed one by way of a buffer."""
+    offset, size = part_span(number, entry.size, entry.part_bytes)
+    try:
+        if entry.packing is None:
+            reader.fetch(entry, number, content[offset : offset + size], tag)
+            return
+
+        def keep(piece: memoryview, at: int) -> None:
+            content[at : at + len(piece)] = piece
+
+        with reader.buffers.take(reader.window(entry, number)) as window:
+            reader.fetch(entry, number, window, tag, keep)
+    except NotFoundError as error:
+        raise IntegrityError(f"{entry.path} is missing from the bucket (key {entry.key!r})") from error
+    except ConflictError as error:
+        raise IntegrityError(f"{entry.path} was replaced in the bucket while it was read") from error
