@@ -19,24 +19,26 @@ if TYPE_CHECKING:
         NoSnapshotError,
         StoreError,
     )
-    from ckptsync.snapshot.manifest import Manifest
+    from ckptsync.manager import CheckpointManager
+    from ckptsync.policy import BestN, EveryNSeconds, EveryNSteps, LatestN, Within
     from ckptsync.verbs.ranks import Rank
-    from ckptsync.verbs.restore import Restored
-    from ckptsync.verbs.save import Saved
 
 __all__ = [
+    "BestN",
+    "CheckpointManager",
     "CkptsyncError",
     "Config",
     "ConfigError",
+    "EveryNSeconds",
+    "EveryNSteps",
     "FencedError",
     "IncompleteError",
     "IntegrityError",
-    "Manifest",
+    "LatestN",
     "NoSnapshotError",
     "Rank",
-    "Restored",
-    "Saved",
     "StoreError",
+    "Within",
     "history",
     "latest",
     "restore",
@@ -55,10 +57,9 @@ _HOMES = {
         "NoSnapshotError",
         "StoreError",
     ),
-    "ckptsync.snapshot.manifest": ("Manifest",),
+    "ckptsync.manager": ("CheckpointManager",),
+    "ckptsync.policy": ("BestN", "EveryNSeconds", "EveryNSteps", "LatestN", "Within"),
     "ckptsync.verbs.ranks": ("Rank",),
-    "ckptsync.verbs.restore": ("Restored",),
-    "ckptsync.verbs.save": ("Saved",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

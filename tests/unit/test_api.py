@@ -10,6 +10,7 @@ import pytest
 
 import ckptsync
 from ckptsync.config import Config
+from ckptsync.verbs.save import Saved
 
 
 class Number:
@@ -23,18 +24,18 @@ class Number:
 
 
 @pytest.fixture
-def save(tmp_path: Path) -> Callable[..., ckptsync.Saved]:
+def save(tmp_path: Path) -> Callable[..., Saved]:
     """Save a small file; other arguments by keyword."""
     (tmp_path / "model").write_text("weights")
 
-    def call(**changed: Any) -> ckptsync.Saved:
+    def call(**changed: Any) -> Saved:
         given = {"path": tmp_path / "model", "run": str(tmp_path / "run"), "step": 1}
         return ckptsync.save(**(given | {"config": Config(state_dir=str(tmp_path / "state"))} | changed))
 
     return call
 
 
-def test_a_step_is_any_whole_number(save: Callable[..., ckptsync.Saved], tmp_path: Path) -> None:
+def test_a_step_is_any_whole_number(save: Callable[..., Saved], tmp_path: Path) -> None:
     assert save(step=Number(7)).step == 7
     assert ckptsync.restore(str(tmp_path / "run"), tmp_path / "back", snapshot=Number(7)).step == 7  # type: ignore[arg-type]
 
@@ -55,7 +56,7 @@ def test_a_step_is_any_whole_number(save: Callable[..., ckptsync.Saved], tmp_pat
     ],
 )
 def test_what_is_no_argument_is_refused(
-    save: Callable[..., ckptsync.Saved], tmp_path: Path, changed: dict[str, Any], said: str
+    save: Callable[..., Saved], tmp_path: Path, changed: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ckptsync.ConfigError, match=said):
         save(**changed)
@@ -63,7 +64,7 @@ def test_what_is_no_argument_is_refused(
 
 
 @pytest.mark.parametrize("snapshot", [None, True, 1.5])
-def test_so_is_what_names_no_snapshot(save: Callable[..., ckptsync.Saved], tmp_path: Path, snapshot: Any) -> None:
+def test_so_is_what_names_no_snapshot(save: Callable[..., Saved], tmp_path: Path, snapshot: Any) -> None:
     save()
     with pytest.raises(ckptsync.ConfigError, match="is not a whole number"):
         ckptsync.restore(str(tmp_path / "run"), tmp_path / "back", snapshot=snapshot)

@@ -1,0 +1,284 @@
+"""What a training loop calls."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ckptsync import manager as manager_module
+from ckptsync.config import Config
+from ckptsync.errors import ConfigError, FencedError, IntegrityError, NoSnapshotError, NotDurableError, StoreError
+from ckptsync.manager import CheckpointManager
+from ckptsync.policy import EveryNSteps, LatestN
+from ckptsync.verbs.restore import restore
+
+Make = Callable[..., CheckpointManager]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Managers of one run in a directory."""
+    made: list[CheckpointManager] = []
+
+    def call(**options: Any) -> CheckpointManager:
+        config = Config(state_dir=str(tmp_path / "state"))
+        made.append(CheckpointManager(tmp_path / "run", config=config, observer=lambda _: None, **options))
+        return made[-1]
+
+    yield call
+    for one in made:
+        one._failure = None
+        one.close(30)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Saves wait for this."""
+    go_on, plain = threading.Event(), manager_module.save
+
+    def waiting(*args: Any, **options: Any) -> Any:
+        go_on.wait(30)
+        return plain(*args, **options)
+
+    monkeypatch.setattr(manager_module, "save", waiting)
+    return go_on
+
+
+class Counter:
+    """Something with a state."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+def model() -> torch.nn.Module:
+    return torch.nn.Linear(3, 2)
+
+
+def test_what_is_saved_comes_back(make: Make) -> None:
+    ours, counter, extra, order = model(), Counter(), {"tokens": 5}, [3, 1, 2]
+    optimizer = torch.optim.AdamW(ours.parameters(), lr=0.5)
+    ours(torch.rand(4, 3)).sum().backward()
+    optimizer.step()
+    counter.count = 7
+    with make() as manager:
+        assert manager.save(41, model=ours, optimizer=optimizer, counter=counter, extra=extra, order=order)
+        drawn = random.random(), torch.rand(1).item()
+    theirs, other, data, numbers = model(), Counter(), {"old": 1}, [0]
+    adam = torch.optim.AdamW(theirs.parameters())
+    with make() as manager:
+        start = manager.restore(model=theirs, optimizer=adam, counter=other, extra=data, order=numbers)
+        assert (random.random(), torch.rand(1).item()) == drawn
+    assert start == 42
+    assert torch.equal(theirs.weight, ours.weight)
+    assert adam.param_groups[0]["lr"] == 0.5
+    assert torch.equal(adam.state[theirs.weight]["exp_avg"], optimizer.state[ours.weight]["exp_avg"])
+    assert (other.count, data, numbers) == (7, {"tokens": 5}, [3, 1, 2])
+
+
+def test_where_there_is_nothing_the_start_is_zero_and_nothing_changes(make: Make) -> None:
+    ours, before = Counter(), random.getstate()
+    assert make().restore(counter=ours) == 0
+    assert random.getstate() == before
+    with pytest.raises(NoSnapshotError):
+        make().restore(snapshot=7, counter=ours)
+
+
+def test_the_loop_may_go_on_as_soon_as_it_returns(make: Make, slow: threading.Event) -> None:
+    ours, state = model(), {"n": [1]}
+    before = ours.weight.detach().clone()
+    manager = make()
+    manager.save(0, model=ours, state=state)
+    ours.weight.data.zero_()
+    state["n"][0] = 2
+    slow.set()
+    manager.wait()
+    assert manager.restore(model=ours, state=state) == 1
+    assert torch.equal(ours.weight, before)
+    assert state == {"n": [1]}
+
+
+def test_one_is_under_way_at_a_time(make: Make, slow: threading.Event) -> None:
+    manager = make(busy="skip")
+    assert manager.save(0, n={"n": 0})
+    assert not manager.save(1, n={"n": 1})
+    with pytest.raises(NotDurableError, match="step 0 was not durable after 0.1 s"):
+        manager.wait(0.1)
+    slow.set()
+    manager.wait()
+    assert manager.save(2, n={"n": 2})
+    manager.wait()
+    assert [one.id.step for one in manager.history()] == [2, 0]
+
+
+def test_the_next_waits_for_the_one_before(make: Make, slow: threading.Event) -> None:
+    manager, threads = make(), threading.active_count()
+    manager.save(0, n={"n": 0})
+    threading.Timer(0.2, slow.set).start()
+    assert manager.save(1, n={"n": 1})
+    manager.wait()
+    assert [one.id.step for one in manager.history()] == [1, 0]
+    assert threading.active_count() == threads
+
+
+@pytest.mark.req(3)
+@pytest.mark.parametrize("next_call", ["save", "wait", "close"])
+def test_what_goes_wrong_is_raised_by_the_next_call(
+    make: Make, monkeypatch: pytest.MonkeyPatch, next_call: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise StoreError("the bucket is gone")
+
+    manager = make()
+    monkeypatch.setattr(manager_module, "save", fail)
+    manager.save(0, n={"n": 0})
+    manager._thread.join(30)  # type: ignore[union-attr]
+    with pytest.raises(StoreError, match="the bucket is gone"):
+        manager.save(1, n={"n": 1}) if next_call == "save" else getattr(manager, next_call)()
+    monkeypatch.undo()
+    if next_call != "close":
+        assert manager.save(2, n={"n": 2})
+        manager.close()
+
+
+@pytest.mark.req(3)
+def test_what_a_loop_dies_of_is_not_hidden_by_a_save_that_failed(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise StoreError("the bucket is gone")
+
+    monkeypatch.setattr(manager_module, "save", fail)
+
+    def loop() -> None:
+        with make() as manager:
+            manager.save(0, n={"n": 0})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    assert "the bucket is gone" in caplog.text
+
+
+def test_old_ones_are_deleted_and_the_policy_says_when_to_save(make: Make) -> None:
+    with make(save=EveryNSteps(3), keep=LatestN(2)) as manager:
+        for step in range(10):
+            if manager.should_save(step):
+                manager.save(step, n={"step": step})
+                manager.wait()
+        assert [one.id.step for one in manager.history()] == [9, 6]
+
+
+def test_only_what_is_asked_for_is_restored(make: Make) -> None:
+    with make() as manager:
+        manager.save(3, a={"n": 1}, b={"n": 2})
+    a, b, before = {"n": 0}, {"n": 0}, random.getstate()
+    with make() as manager:
+        assert manager.restore(only=["a"], a=a, b=b) == 4
+    assert (a, b) == ({"n": 1}, {"n": 0})
+    assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ({"scheduler": Counter()}, r"has no item 'scheduler'; it has counter, model \(choose with only="),
+        ({"model": torch.nn.Linear(3, 4)}, r"bias is \[2\] there and \[4\] here"),
+        ({"model": torch.nn.Linear(3, 2, bias=False)}, r"bias is \[2\] there and absent here"),
+        ({"model": 5}, "cannot take a state"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_changes(make: Make, items: dict[str, Any], reason: str) -> None:
+    with make() as manager:
+        manager.save(3, model=model(), counter=Counter())
+    counter = Counter()
+    counter.count = 5
+    with make() as manager, pytest.raises(ConfigError, match=reason):
+        manager.restore(counter=counter, **items)
+    assert counter.count == 5
+
+
+def test_a_damaged_snapshot_is_passed_over_before_anything_is_read(make: Make, tmp_path: Path) -> None:
+    counter = Counter()
+    with make() as manager:
+        for step in (1, 2):
+            counter.count = step
+            manager.save(step, counter=counter)
+        manager.wait()
+    (newest,) = (tmp_path / "run/data").glob("*-000000000002-*/counter.pt")
+    content = bytearray(newest.read_bytes())
+    content[-1] ^= 1
+    newest.chmod(0o644)
+    newest.write_bytes(content)
+    with make() as manager:
+        assert manager.restore(counter=counter) == 2
+        assert counter.count == 1
+        with pytest.raises(IntegrityError):
+            manager.restore(counter=counter, snapshot=2)
+
+
+def test_a_path_is_saved_beside_the_state(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens/vocabulary.txt").write_text("a b")
+    with make() as manager:
+        manager.save(1, n={"n": 1}, tokens=tmp_path / "tokens")
+    with make() as manager:
+        restore(manager._run, tmp_path / "out")
+    assert (tmp_path / "out/tokens/vocabulary.txt").read_text() == "a b"
+    assert torch.load(tmp_path / "out/n.pt") == {"n": 1}
+
+
+@pytest.mark.parametrize("name", ["random", "a b", "../x", "a/b", ""])
+def test_names_that_cannot_be_are_refused(make: Make, name: str) -> None:
+    with pytest.raises(ConfigError, match="under the name"):
+        make().save(1, **{name: {"n": 1}})
+
+
+def test_bad_arguments_say_so(make: Make) -> None:
+    with pytest.raises(ConfigError, match="nothing to save"):
+        make().save(1)
+    with pytest.raises(ConfigError, match="'wait' or 'skip'"):
+        make(busy="never")
+    manager = make()
+    manager.close()
+    with pytest.raises(ConfigError, match="is closed"):
+        manager.save(1, n={"n": 1})
+
+
+def test_who_was_overtaken_saves_no_more(make: Make) -> None:
+    zombie, successor = make(), make()
+    zombie.save(1, n={"n": 1})
+    zombie.wait()
+    successor.save(1, n={"n": 2})
+    successor.wait()
+    zombie.save(2, n={"n": 3})
+    with pytest.raises(FencedError):
+        zombie.wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_process_has_no_part_in_it(make: Make, slow: threading.Event) -> None:
+    manager = make()
+    manager.save(1, n={"n": 1})
+    if not (child := os.fork()):
+        try:
+            manager.save(2, n={"n": 2})
+        except ConfigError as error:
+            os._exit(0 if "forked" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    slow.set()
+    manager.wait()
