@@ -115,7 +115,9 @@ def take(items: Mapping[str, Any], stager: Stager, scan: Any) -> Taken:
     trees = tuple(scan(path).below(checked_name(name)) for name, path in paths.items())
     staged = stager.take(states | {RANDOM: randomness.captured()})
     told = {name: Item(kind="state", tensors=_told(state)) for name, state in staged.state.items()}
-    index = Index(format=_FORMAT, torch=str(torch.__version__), items=told | {name: Item(kind="path") for name in paths})
+    index = Index(
+        format=_FORMAT, torch=str(torch.__version__), items=told | {name: Item(kind="path") for name in paths}
+    )
     return Taken(staged, trees, index)
 
 

@@ -53,9 +53,7 @@ def fetched(run: Run, manifest: Manifest, items: Mapping[str, Any], only: Collec
     return Fetched(index, {name: contents[file_of(name)] for name in names})
 
 
-def put_back(
-    found: Fetched, items: Mapping[str, Any], *, map_location: Any = None, weights_only: bool = True
-) -> None:
+def put_back(found: Fetched, items: Mapping[str, Any], *, map_location: Any = None, weights_only: bool = True) -> None:
     """Read what was fetched, and once all of it is read, change the items.
 
     Args:
@@ -105,7 +103,9 @@ def _check_fits(name: str, item: Any, index: Index, snapshot: str) -> None:
         there = ", ".join(sorted(index.items.keys() - {RANDOM})) or "nothing"
         raise ConfigError(f"snapshot {snapshot} has no item {name!r}; it has {there} (choose with only=[…])")
     if saved.kind == "path" or isinstance(item, os.PathLike):
-        raise ConfigError(f"item {name!r} of snapshot {snapshot} is a path; restore it with `ckptsync restore --include`")
+        raise ConfigError(
+            f"item {name!r} of snapshot {snapshot} is a path; restore it with `ckptsync restore --include`"
+        )
     if not callable(getattr(item, "load_state_dict", None)) and not isinstance(item, MutableMapping | list):
         raise ConfigError(f"item {name!r} cannot take a state: it has no load_state_dict, and is no dictionary or list")
     if isinstance(item, torch.nn.Module):

@@ -81,7 +81,9 @@ class _Taking:
         self.buffer = buffer
         self.buffers: list[torch.Tensor] = []
         self.storages: dict[tuple[torch.device, int, int], torch.UntypedStorage] = {}
-        self.seen: dict[int, tuple[Any, Any]] = {}  # what was copied, kept alive so that its id is its own, and the copy
+        self.seen: dict[
+            int, tuple[Any, Any]
+        ] = {}  # what was copied, kept alive so that its id is its own, and the copy
 
     def copied(self, value: Any) -> Any:
         """Copy a value and all it holds; what is there twice is the same thing in the copy."""

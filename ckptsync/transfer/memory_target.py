@@ -15,9 +15,7 @@ from ckptsync.transfer.download import Reader, check_readable
 from ckptsync.transfer.workers import Task, run_tasks
 
 
-def download_into_memory(
-    entries: Sequence[FileEntry], reader: Reader, transfer: Transfer
-) -> Mapping[str, memoryview]:
+def download_into_memory(entries: Sequence[FileEntry], reader: Reader, transfer: Transfer) -> Mapping[str, memoryview]:
     """Fetch files whole.
 
     Args:

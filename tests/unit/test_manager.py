@@ -115,7 +115,7 @@ def test_one_is_under_way_at_a_time(make: Make, slow: threading.Event) -> None:
     manager = make(busy="skip")
     assert manager.save(0, n={"n": 0})
     assert not manager.save(1, n={"n": 1})
-    with pytest.raises(NotDurableError, match="step 0 was not durable after 0.1 s"):
+    with pytest.raises(NotDurableError, match=r"step 0 was not durable after 0\.1 s"):
         manager.wait(0.1)
     slow.set()
     manager.wait()

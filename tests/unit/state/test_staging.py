@@ -87,7 +87,9 @@ def test_tensors_of_other_kinds(tensor: torch.Tensor) -> None:
     copied = Stager().take(tensor).state
     assert copied.dtype == tensor.dtype
     assert copied.shape == tensor.shape
-    assert torch.equal(copied.to_dense() if tensor.is_sparse else copied, tensor.to_dense() if tensor.is_sparse else tensor)
+    assert torch.equal(
+        copied.to_dense() if tensor.is_sparse else copied, tensor.to_dense() if tensor.is_sparse else tensor
+    )
 
 
 def test_parameters_stay_parameters() -> None:
