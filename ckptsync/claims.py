@@ -77,6 +77,15 @@ class Claims:
             0,
         )
 
+    def mean_tenure_s(self) -> float | None:
+        """Return how long, in seconds, a writer of this run lasted on average until the next one claimed it, of the last few.
+
+        None when there was one alone. One listing of a few keys.
+        """
+        recent = islice(self.store.list(layout.WRITERS, limit=KEPT_CLAIMS), KEPT_CLAIMS)
+        times_s = [found.modified_s for found in recent if layout.epoch_of_writer_key(found.key) is not None]
+        return max(0.0, times_s[0] - times_s[-1]) / (len(times_s) - 1) if len(times_s) > 1 else None
+
     def claim(self) -> Claim:
         """Take the next epoch: every earlier writer is fenced from now on. Each call takes another one.
 

@@ -81,6 +81,9 @@ class CheckpointManager:
         self._failure: BaseException | None = None
         self._pending_step = self._saved_step = -1
         self._begun_s = self._run.clock.monotonic()
+        self._stall_s: float | None = None
+        self._upload_s: float | None = None
+        self._mtbf_s: float | None = None
         self._closed = False
         self._pid = os.getpid()
         atexit.register(self._at_exit)
@@ -105,8 +108,15 @@ class CheckpointManager:
         """Return whether the policy wants a save behind a step, which was just done."""
         if self._save_policy is None:
             return True
-        since_s = self._run.clock.monotonic() - self._begun_s
-        return self._save_policy.is_due(Moment(step=step, saved_step=self._saved_step, since_s=since_s))
+        moment = Moment(
+            step=step,
+            saved_step=self._saved_step,
+            since_s=self._run.clock.monotonic() - self._begun_s,
+            stall_s=self._stall_s,
+            upload_s=self._upload_s,
+            mtbf_s=self._mtbf_s,
+        )
+        return self._save_policy.is_due(moment)
 
     def save(
         self,
@@ -137,12 +147,13 @@ class CheckpointManager:
         self._check_usable()
         if self._thread is not None and self._thread.is_alive() and self._busy == "skip":
             return False
+        begun_s = self._run.clock.monotonic()
         self._join()
         self._raise_failure()
-        begun_s = self._run.clock.monotonic()
         taken = self._taken(items)
-        self._saved_step, self._begun_s = step, begun_s
-        self._pending_step = step
+        self._stall_s = self._run.clock.monotonic() - begun_s
+        self._saved_step = self._pending_step = step
+        self._begun_s = begun_s
         # not a daemon: a program that ends waits for it
         self._thread = threading.Thread(
             target=self._upload, args=(step, taken, metrics or {}, meta or {}), name=f"ckptsync-save-{step}"
@@ -176,6 +187,7 @@ class CheckpointManager:
     def _saved(self, saved: Saved) -> None:
         """Delete what need not be kept any more; that this fails does not make the snapshot less durable."""
         self._pending_step = -1
+        self._upload_s = self._run.clock.monotonic() - self._begun_s
         if self._keep is None:
             return
         try:
@@ -234,6 +246,7 @@ class CheckpointManager:
         put_back(reached.value, items, map_location=map_location, weights_only=weights_only)
         self._saved_step = reached.manifest.id.step
         self._begun_s = self._run.clock.monotonic()
+        self._mtbf_s = self._run.catalog.claims.mean_tenure_s()
         return reached.manifest.id.step + 1
 
     def latest(self) -> Manifest | None:

@@ -33,13 +33,19 @@ class Moment:
 
     Attributes:
         step: the one that was just done.
-        saved_step: of the last save; the step before the first of this process when there was none.
-        since_s: seconds since the last save began; since this process began training when there was none.
+        saved_step: of the last save, or the one that was restored; -1 when there was neither.
+        since_s: seconds since the last save began; since the loop began when there was none.
+        stall_s: seconds that the last save kept the loop waiting; None before the first.
+        upload_s: seconds from the beginning of the last save to its commit; None before the first.
+        mtbf_s: mean seconds between the interruptions of this run; None when too little is known.
     """
 
     step: int
     saved_step: int
     since_s: float
+    stall_s: float | None = None
+    upload_s: float | None = None
+    mtbf_s: float | None = None
 
 
 class SavePolicy(Protocol):
@@ -107,7 +113,7 @@ def _leaned_on(policy: KeepPolicy, candidates: Sequence[Candidate], now_s: float
     return found
 
 
-class _Joinable:
+class Joinable:
     """Lets policies be joined with `|`: what either keeps is kept, and when either is due, a save is."""
 
     __slots__ = ()
@@ -117,7 +123,7 @@ class _Joinable:
 
 
 @dataclass(frozen=True, slots=True)
-class AnyOf(_Joinable):
+class AnyOf(Joinable):
     """Keeps what any of its policies keeps, and saves when any of them is due."""
 
     policies: tuple[Any, ...]
@@ -136,7 +142,7 @@ class AnyOf(_Joinable):
 
 
 @dataclass(frozen=True, slots=True)
-class LatestN(_Joinable):
+class LatestN(Joinable):
     """Keeps the newest `n` snapshots, 1 or more."""
 
     n: int
@@ -151,7 +157,7 @@ class LatestN(_Joinable):
 
 
 @dataclass(frozen=True, slots=True)
-class BestN(_Joinable):
+class BestN(Joinable):
     """Keeps the `n` snapshots with the least (`min`) or greatest (`max`) value of a metric; newer ones win ties."""
 
     metric: str
@@ -176,7 +182,7 @@ class BestN(_Joinable):
 
 
 @dataclass(frozen=True, slots=True)
-class EveryNSteps(_Joinable):
+class EveryNSteps(Joinable):
     """Keeps snapshots whose step is a multiple of `n`, 1 or more; saves when one has been reached or passed."""
 
     n: int
@@ -200,7 +206,7 @@ class EveryNSteps(_Joinable):
 
 
 @dataclass(frozen=True, slots=True)
-class EveryNSeconds(_Joinable):
+class EveryNSeconds(Joinable):
     """Saves when `seconds_s` seconds, more than 0, have passed since the last save; keeps the first snapshot of every such span."""
 
     seconds_s: float
@@ -220,7 +226,7 @@ class EveryNSeconds(_Joinable):
 
 
 @dataclass(frozen=True, slots=True)
-class Within(_Joinable):
+class Within(Joinable):
     """Keeps snapshots committed in the last `seconds_s` seconds, more than 0."""
 
     seconds_s: float
