@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from ckptsync.config import Transfer
@@ -15,16 +15,23 @@ from ckptsync.transfer.download import Reader, check_readable
 from ckptsync.transfer.workers import Task, run_tasks
 
 
-def download_into_memory(entries: Sequence[FileEntry], reader: Reader, transfer: Transfer) -> Mapping[str, memoryview]:
-    """Fetch files whole.
+def download_into_memory(
+    entries: Sequence[FileEntry],
+    reader: Reader,
+    transfer: Transfer,
+    *,
+    parts: Mapping[str, Collection[int]] | None = None,
+) -> Mapping[str, memoryview]:
+    """Fetch files, whole or some parts of them.
 
     Args:
         entries: checked entries of one manifest.
         reader: what to fetch with; its buffers are for packed files only.
         transfer: how many threads there may be.
+        parts: numbers of the parts that are wanted, by path; None fetches all.
 
     Returns:
-        The content of each by path, writable, in memory of its own.
+        The content of each by path, writable, in memory of its own; zeros, which take no memory, where it was not fetched.
 
     Raises:
         IntegrityError: a file is missing, or a part was bad twice.
@@ -32,7 +39,9 @@ def download_into_memory(entries: Sequence[FileEntry], reader: Reader, transfer:
     """
     check_readable(entries)
     found = {entry.path: _memory(entry) for entry in entries}
-    run_tasks((partial(_file, entry, reader, found[entry.path]) for entry in entries), *transfer.threads)
+    wanted = {entry.path: range(1, len(entry.parts) + 1) if parts is None else parts[entry.path] for entry in entries}
+    tasks = (partial(_file, entry, wanted[entry.path], reader, found[entry.path]) for entry in entries)
+    run_tasks(tasks, *transfer.threads)
     return found
 
 
@@ -44,10 +53,10 @@ def _memory(entry: FileEntry) -> memoryview:
         raise IntegrityError(f"{entry.path} is said to have {entry.size} bytes, which no memory here holds") from error
 
 
-def _file(entry: FileEntry, reader: Reader, content: memoryview) -> Iterable[Task]:
+def _file(entry: FileEntry, numbers: Collection[int], reader: Reader, content: memoryview) -> Iterable[Task]:
     """Settle the version of a file; hand back what reads its parts."""
     tag = reader.expected(entry)
-    return [partial(_part, entry, number, reader, content, tag) for number in range(1, len(entry.parts) + 1)]
+    return [partial(_part, entry, number, reader, content, tag) for number in numbers]
 
 
 def _part(entry: FileEntry, number: int, reader: Reader, content: memoryview, tag: Tag | None) -> None:

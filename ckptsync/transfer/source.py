@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from ckptsync.errors import ConfigError, DiskError, ManifestError, SourceChangedError
-from ckptsync.snapshot.digest import part_hasher
+from ckptsync.snapshot.digest import part_hasher, part_span
 from ckptsync.snapshot.layout import check_path
-from ckptsync.snapshot.manifest import DirectoryEntry, LinkEntry, link_stays_inside
+from ckptsync.snapshot.manifest import DirectoryEntry, FileEntry, LinkEntry, link_stays_inside
 from ckptsync.transfer.folders import is_partial
 
 _WINDOW_BYTES = 4 << 20
@@ -96,9 +96,20 @@ class SourceFile:
             SourceChangedError: the file is no longer the one first seen.
             DiskError: it cannot be read.
         """
-        hasher, window = part_hasher(), memoryview(bytearray(min(self.size, _WINDOW_BYTES)))
-        for offset in range(0, self.size, _WINDOW_BYTES):
-            piece = window[: min(_WINDOW_BYTES, self.size - offset)]
+        return self._digest(0, self.size)
+
+    def matches(self, entry: FileEntry) -> bool:
+        """Read it and tell whether it has the content that a manifest tells. Errors are those of `digest`."""
+        spans = (part_span(number, entry.size, entry.part_bytes) for number in range(1, len(entry.parts) + 1))
+        return self.size == entry.size and all(
+            self._digest(*span) == digest for span, digest in zip(spans, entry.parts, strict=True)
+        )
+
+    def _digest(self, begin: int, size: int) -> str:
+        """BLAKE3 of a range."""
+        hasher, window = part_hasher(), memoryview(bytearray(min(size, _WINDOW_BYTES)))
+        for offset in range(begin, begin + size, _WINDOW_BYTES):
+            piece = window[: min(_WINDOW_BYTES, begin + size - offset)]
             self.read_into(piece, offset)
             hasher.update(piece)
         return hasher.hexdigest()

@@ -23,7 +23,6 @@ from ckptsync.transfer.journal import journal_path, open_journal
 from ckptsync.transfer.source import SourceFile, SourceTree
 from ckptsync.transfer.workbench import NOTHING_LEFT, Leftovers, Tally
 from ckptsync.transfer.workers import map_tasks
-from ckptsync.verbs.compare import same_content
 from ckptsync.verbs.gathering import Gathering, gather
 from ckptsync.verbs.save import Saved, saved
 from ckptsync.verbs.sending import Description, Sending, check_at_rest, checked_tree, describe, sorted_entries
@@ -73,7 +72,7 @@ class Rank:
 
 def save_rank(
     run: Run,
-    source: Path,
+    source: Path | SourceTree,
     rank: Rank,
     *,
     step: int,
@@ -90,7 +89,7 @@ def save_rank(
 
     Args:
         run: where to.
-        source: a file or a directory, at rest until this returns.
+        source: a file or a directory, at rest until this returns; or a tree of them and of what is in memory.
         rank: who we are.
         step: training step, 0 to 999 999 999 999, the same on all ranks.
         metrics: numbers to choose by later.
@@ -119,33 +118,78 @@ def save_rank(
         )
 
 
+def deliver_rank(
+    run: Run,
+    source: Path | SourceTree,
+    rank: Rank,
+    *,
+    step: int,
+    metrics: Mapping[str, float] = _NONE,
+    meta: Mapping[str, str] = _NO_META,
+    fingerprint: str = "",
+    tenure: Tenure | None = None,
+) -> None:
+    """Bring one rank's files as `save_rank` does, and return without waiting for the others; one of them commits later.
+
+    For jobs whose ranks meet anyway. The arguments and errors are those of `save_rank`.
+    """
+    with naming(rank=rank.rank):
+        _deliver(run, source, rank, step, describe(metrics, meta, fingerprint), tenure or Tenure(), Tally())
+
+
 def _save(
-    run: Run, source: Path, rank: Rank, *, step: int, alias: str | None, described: Description, tenure: Tenure
+    run: Run,
+    source: Path | SourceTree,
+    rank: Rank,
+    *,
+    step: int,
+    alias: str | None,
+    described: Description,
+    tenure: Tenure,
 ) -> Saved:
     """Do it."""
     begun_s = run.clock.monotonic()
     if alias is not None:
         layout.alias_prefix(alias)
+    tally = Tally()
+    us, tree, manifest = _deliver(run, source, rank, step, described, tenure, tally)
+    manifest = manifest or gather(us, timeout_s=rank.timeout_s)
+    _check_same(us, manifest.entries, tree, beside=True)
+    names.name_committed(run.catalog, us.snapshot, alias)
+    return saved(manifest, tally, run.clock.monotonic() - begun_s)
+
+
+def _deliver(
+    run: Run,
+    source: Path | SourceTree,
+    rank: Rank,
+    step: int,
+    described: Description,
+    tenure: Tenure,
+    tally: Tally,
+) -> tuple[Gathering, SourceTree, Manifest | None]:
+    """Bring our files; our part in the step, what we have, and the snapshot when it is committed already."""
+    begun_s = run.clock.monotonic()
     tree = checked_tree(run, source, step, under=rank.under)
     epoch = tenure.join(run.catalog.claims, rank.launch)
     snapshot = layout.shared_snapshot_id(epoch, step, rank.launch)
     us = Gathering(run=run, snapshot=snapshot, rank=rank.rank, world=rank.world)
-    tally = Tally()
     if (manifest := us.committed()) is not None:
         _check_ours(us, manifest, tree)
-    else:
-        _check_order(us)
-        us.reported()
-        if not _is_done(us, tree):
-            journal_at = journal_path(run.config.state_path(), f"{run.url}\n{rank.rank}", source)
-            with open_journal(journal_at, observer=run.observer) as journal:
-                sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally, rank=rank.rank)
-                us.report(_bring(us, tree, sending, described, begun_s))
-                journal.remove()
-        manifest = gather(us, timeout_s=rank.timeout_s)
-    _check_same(us, manifest.entries, tree, beside=True)
-    names.name_committed(run.catalog, snapshot, alias)
-    return saved(manifest, tally, run.clock.monotonic() - begun_s)
+        return us, tree, manifest
+    _check_order(us)
+    us.reported()
+    if not _is_done(us, tree):
+        place = (
+            journal_path(run.config.state_path(), f"{run.url}\n{rank.rank}", source)
+            if isinstance(source, Path)
+            else None
+        )
+        with open_journal(place, observer=run.observer) as journal:
+            sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally, rank=rank.rank)
+            us.report(_bring(us, tree, sending, described, begun_s))
+            journal.remove()
+    return us, tree, None
 
 
 def _check_ours(us: Gathering, manifest: Manifest, tree: SourceTree) -> None:
@@ -321,4 +365,4 @@ def _is_alike(there: Entry | None, ours: Entry) -> bool:
 
 def _holds(there: Entry | None, file: SourceFile) -> bool:
     """Whether a file is in the bucket, by content."""
-    return isinstance(there, FileEntry) and there.size == file.size and same_content(file.location, there)
+    return isinstance(there, FileEntry) and file.matches(there)

@@ -1,0 +1,1 @@
+"""What frameworks plug in: a file for each, imported by who uses that framework."""

@@ -1,0 +1,185 @@
+"""torch.distributed.checkpoint with real processes: FSDP2 over gloo, started by torchrun, on real servers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
+from ckptsync.integrations.dcp import METADATA, RunReader, RunWriter
+from ckptsync.run import open_run
+from ckptsync.verbs.restore import restore
+from ckptsync.verbs.save import save
+from ckptsync.verbs.verify import verify
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # what `no_dist` is for
+
+JOB = Path(__file__).with_name("dcp_job.py")
+
+
+def ranks(world: int, *arguments: str) -> str:
+    """Start a job under torchrun and return what it printed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(world), "--standalone", str(JOB)]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=180, env=environ, check=False
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.count("done") == world
+    return found.stdout
+
+
+@pytest.mark.parametrize(("saving", "loading"), [(2, 4), (4, 2)])
+def test_a_sharded_model_is_saved_by_some_and_loaded_by_others(
+    url: str, tmp_path: Path, saving: int, loading: int
+) -> None:
+    ranks(saving, "train", url, "3")
+    with open_run(url) as run:
+        (snapshot,) = run.catalog.listed()
+        manifest = run.catalog.load(snapshot)
+        assert [file.path for file in manifest.files] == sorted(
+            [METADATA, *(f"__{rank}_0.distcp" for rank in range(saving))]
+        )
+        assert manifest.metrics["loss"] == pytest.approx(1 / 3)
+        assert not verify(run).bad
+        restore(run, tmp_path / "restored")
+    ranks(loading, "check", url, "3")
+    if saving == 4:  # once is enough
+        ranks(loading, "export", url, "3", str(tmp_path / "restored"))
+
+
+def test_steps_follow_each_other_and_asynchronous_saves_do_too(tmp_path: Path) -> None:
+    url = str(tmp_path / "run")
+    for action, step in (("train", 2), ("async", 4)):
+        ranks(2, action, url, str(step))
+    ranks(2, "check", url, "4")
+    with open_run(url) as run:
+        assert [(one.id.epoch, one.id.step) for one in run.catalog.listed()] == [(2, 4), (1, 2)]
+
+
+@pytest.fixture
+def state() -> dict[str, object]:
+    return {"w": torch.arange(300_000.0), "half": torch.ones(3, dtype=torch.bfloat16), "n": {"step": 7}}
+
+
+def blank() -> dict[str, object]:
+    return {"w": torch.zeros(300_000), "half": torch.zeros(3, dtype=torch.bfloat16), "n": {"step": 0}}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, object]) -> str:
+    """One process's snapshot."""
+    monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
+    found = str(tmp_path / "run")
+    dcp.save(state, storage_writer=RunWriter(found, step=7), no_dist=True)
+    return found
+
+
+def test_one_process_alone(run: str, state: dict[str, object]) -> None:
+    found, reader = blank(), RunReader(run)
+    dcp.load(found, storage_reader=reader, no_dist=True)
+    assert torch.equal(found["w"], state["w"])  # type: ignore[arg-type]
+    assert torch.equal(found["half"], state["half"])  # type: ignore[arg-type]
+    assert found["n"] == {"step": 7}
+    assert reader.step == 7
+
+
+def test_only_the_parts_that_hold_what_is_wanted_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("CKPTSYNC_TRANSFER_PART_BYTES", "5MiB")
+    large = {name: torch.full((3 << 20,), float(number)) for number, name in enumerate("abcd")}
+    dcp.save(large, storage_writer=RunWriter(tmp_path / "run", step=1), no_dist=True)
+    received: list[int] = []
+    reader = RunReader(
+        tmp_path / "run", observer=lambda event: received.append(event.bytes) if event.kind == "received" else None
+    )
+    found = {"c": torch.zeros(3 << 20)}
+    dcp.load(found, storage_reader=reader, no_dist=True)
+    assert torch.equal(found["c"], large["c"])
+    assert sum(received) < 24 << 20  # of 48
+
+
+@pytest.mark.req(33)
+def test_a_damaged_snapshot_is_passed_over(run: str, state: dict[str, object]) -> None:
+    dcp.save({**state, "w": torch.zeros(300_000)}, storage_writer=RunWriter(run, step=8), no_dist=True)
+    (metadata,) = Path(run).glob(f"data/*-000000000008-*/{METADATA}")
+    content = bytearray(metadata.read_bytes())
+    content[50] ^= 1
+    metadata.write_bytes(content)
+    found = blank()
+    dcp.load(found, storage_reader=RunReader(run), no_dist=True)
+    assert torch.equal(found["w"], state["w"])  # type: ignore[arg-type]
+
+
+def test_a_damaged_shard_changes_nothing(run: str) -> None:
+    (shard,) = Path(run).glob("data/*/__0_0.distcp")
+    content = bytearray(shard.read_bytes())
+    content[-5000] ^= 1
+    shard.write_bytes(content)
+    found = blank()
+    with pytest.raises(CheckpointException, match=r"__0_0\.distcp is not what was committed"):
+        dcp.load(found, storage_reader=RunReader(run), no_dist=True)
+    assert torch.equal(found["w"], torch.zeros(300_000))  # type: ignore[arg-type]
+
+
+class Trap:
+    """What runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch trapped",)
+
+
+@pytest.mark.req(35)
+def test_metadata_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / METADATA).write_bytes(pickle.dumps(Trap()))
+    with open_run("run") as run:
+        save(run, Path("source"), step=1)
+    with pytest.raises(IntegrityError, match=r"names posix\.system"):
+        RunReader("run").read_metadata()
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_shard_that_ends_before_what_is_said_of_it(run: str) -> None:
+    reader = RunReader(run)
+    metadata = reader.read_metadata()
+    index = next(index for index in metadata.storage_data if index.fqn == "w")
+    metadata.storage_data[index].length = 1 << 40
+    reader.read_metadata = lambda *_, **__: metadata  # type: ignore[method-assign]
+    with pytest.raises(CheckpointException, match="are wanted from"):
+        dcp.load(blank(), storage_reader=reader, no_dist=True)
+
+
+def test_what_is_not_there_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
+    with pytest.raises(NoSnapshotError):
+        RunReader(tmp_path / "run").read_metadata()
+    (tmp_path / "file").write_text("x")
+    with open_run(tmp_path / "run") as run:
+        save(run, tmp_path / "file", step=1)
+    with pytest.raises(ConfigError, match="not saved by torch"):
+        RunReader(tmp_path / "run").read_metadata()
+    with pytest.raises(ConfigError, match="leave it out"):
+        RunWriter(tmp_path / "run", step=1).reset("elsewhere")
+    assert not RunReader.validate_checkpoint_id("x")
+    assert not RunWriter.validate_checkpoint_id("x")
+
+
+def test_a_killed_save_leaves_the_snapshot_before(run: str, state: dict[str, object]) -> None:
+    """All shards are there, and the coordinator never comes to the commit."""
+    writer = RunWriter(run, step=9)
+    writer.finish = lambda **_: None  # type: ignore[method-assign,assignment]
+    dcp.save(state, storage_writer=writer, no_dist=True)
+    reader = RunReader(run)
+    dcp.load(blank(), storage_reader=reader, no_dist=True)
+    assert reader.step == 7
