@@ -118,6 +118,8 @@ class GcsStore(Store):
         asked = self._place.asked("get", key)
         headers = {**_RAW, "Range": f"bytes={offset}-{offset + into.nbytes - 1}"}
         if tag:
+            if not tag.isdecimal():  # as where a run was moved here; the service would call the request invalid
+                raise ConflictError(f"{asked.where}: {tag!r} is no generation", op="get", key=key)
             headers["x-goog-if-generation-match"] = tag
         response = self._wire.send(
             asked,
