@@ -49,12 +49,14 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         connect_timeout_s: to open a connection.
         read_timeout_s: longest silence while a request is under way; the head of an answer must be whole by then.
+        finish_timeout_s: longest silence while Google Cloud Storage puts an upload's parts together, for which it may take minutes.
         stall_timeout_s: content must move by at least `stall_bytes` in any so many seconds, or the connection is given up.
         stall_bytes: 1 or more; below that rate, what arrives does not count as progress that lets `retry` start anew.
     """
 
     connect_timeout_s: Positive = 10.0
     read_timeout_s: Positive = 60.0
+    finish_timeout_s: Positive = 600.0
     stall_timeout_s: Positive = 60.0
     stall_bytes: Count = 64 * KIB
 

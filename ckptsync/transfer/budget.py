@@ -103,7 +103,7 @@ class Buffers:
 
 def _memory(length: int) -> mmap.mmap:
     """Memory of our own; in large pages where the system has them, which costs less to touch for the first time."""
-    made = mmap.mmap(-1, length)
+    made = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE)
     if length >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):
             made.madvise(mmap.MADV_HUGEPAGE)

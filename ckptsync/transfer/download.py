@@ -59,6 +59,9 @@ class Received:
             self.parts_refetched += refetched
 
 
+_MOST_CONFLICTS = 2
+"""One of a version that the manifest names and this bucket never had, and one of an object that was replaced since."""
+_LONGEST_TAG = 256
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 Keep = Callable[[memoryview, int], None]
 """Given bytes and their offset in the file."""
@@ -117,28 +120,31 @@ class Reader:
 
         Raises:
             IntegrityError: bad twice; names file and part.
-            ConflictError: the object was replaced twice.
+            ConflictError: the object was replaced again and again.
         """
         size = part_span(number, entry.size, entry.part_bytes)[1]
-        problem = ""
-        for attempt in range(2):
+        attempts = conflicts = 0
+        while True:
             try:
                 with naming(entry.path, part=number, parts=len(entry.parts)):
                     read = self._read_packed if entry.packing else self._read
                     count, digest = read(entry, number, window, tag, keep)
             except ConflictError:
-                if attempt:
+                conflicts += 1
+                if conflicts > _MOST_CONFLICTS:
                     raise
                 tag = self.pin(entry)
                 continue
             if count == size and digest == entry.parts[number - 1]:
-                self.received.add(received=entry.stored_span(number)[1], refetched=attempt)
+                self.received.add(received=entry.stored_span(number)[1], refetched=attempts)
                 self.observer(Event(kind=Kind.RECEIVED, path=entry.path, bytes=size))
                 return tag
             problem = "is not what was committed" if count == size else f"ends after {count} of {size} bytes"
-            if not attempt:
-                message = f"part {number} of {entry.path} {problem}; it is fetched once more"
-                self.observer(Event(kind=Kind.REFETCHED, path=entry.path, bytes=size, message=message))
+            if attempts:
+                break
+            attempts += 1
+            message = f"part {number} of {entry.path} {problem}; it is fetched once more"
+            self.observer(Event(kind=Kind.REFETCHED, path=entry.path, bytes=size, message=message))
         raise IntegrityError(f"part {number} of {len(entry.parts)} of {entry.path} {problem} (key {entry.key!r})")
 
     def _read(self, entry: FileEntry, number: int, window: memoryview, tag: Tag | None, keep: Keep) -> tuple[int, str]:
@@ -188,7 +194,8 @@ class Reader:
         once = entry.size + (entry.stored_size if entry.packing else 0)
         if len(entry.parts) == 1 and self.window(entry, 1) == once:
             return None
-        known = entry.tag.isascii() and entry.tag.isprintable()  # who knows what a stranger's manifest says
+        # who knows what a stranger's manifest says
+        known = entry.tag.isascii() and entry.tag.isprintable() and len(entry.tag) <= _LONGEST_TAG
         return Tag(entry.tag) if entry.tag and known else self.pin(entry)
 
     def pin(self, entry: FileEntry) -> Tag:

@@ -150,8 +150,9 @@ class Journal:
     def forget(self) -> None:
         """Start empty: what is recorded belongs to another step."""
         self.attempts, self.files = [], {}
-        if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+        with self._lock:
+            if self._descriptor is not None:
+                os.ftruncate(self._descriptor, 0)
 
     def remove(self) -> None:
         """Drop the file: everything in it is committed."""

@@ -38,7 +38,9 @@ class _Crew:
         self.follow_ups: deque[Task] = deque()
         self.working = 0
         self.failure: BaseException | None = None
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
+        """Taken by itself in the main thread: Ctrl-C may strike between a condition's own lines, and leave it locked."""
+        self.changed = threading.Condition(self.lock)
         self.climb = climb
         self.threads: set[threading.Thread] = set()
         self.window = _FIRST_WINDOW
@@ -107,7 +109,7 @@ class _Crew:
 
     def glance(self) -> bool:
         """Go on with more threads at once where those there are all wait; whether to look again."""
-        with self.changed:
+        with self.lock:
             if self.window != _FIRST_WINDOW:
                 return False
             if self.working < len(self.threads) or not self.climb.glanced(self._lasted()[1]):
@@ -121,7 +123,7 @@ class _Crew:
         Raises:
             RuntimeError: the system allows none at all.
         """
-        with self.changed:
+        with self.lock:
             while self.failure is None and len(self.threads) < self.climb.threads:
                 thread = threading.Thread(target=self.work, name=f"ckptsync-{len(self.threads)}", daemon=True)
                 try:
@@ -137,7 +139,7 @@ class _Crew:
         """Wait until every thread has ended; others may be hired meanwhile."""
         patience_s: float | None = _GLANCE_S
         while self.threads:
-            with self.changed:
+            with self.lock:
                 thread = next(iter(self.threads), None)
             if thread is None:
                 return
@@ -145,7 +147,7 @@ class _Crew:
             if thread.is_alive():
                 patience_s = _GLANCE_S if patience_s and self.glance() else None
             else:
-                with self.changed:
+                with self.lock:
                     self.threads.discard(thread)
 
     def work(self) -> None:
@@ -162,7 +164,7 @@ class _Crew:
 
     def stop(self, failure: BaseException) -> None:
         """Let no further task begin."""
-        with self.changed:
+        with self.lock:
             self.failure = self.failure or failure
             self.changed.notify_all()
 

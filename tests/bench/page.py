@@ -46,8 +46,9 @@ METHOD = """\
 - Files lie in memory (`/dev/shm`), and a file is fetched into a new one each time: its pages are part of the cost, for everybody.
   Rows with *memory* have their bytes in memory already, which counts in their peak, and fetch into memory.
 - Everybody runs with default settings, but for the rows that say otherwise. ckptsync hashes every byte with BLAKE3, both ways, and `save`
-  and `restore` are whole: claim, listing, journal, commit. On Google Cloud Storage a `save` waits a second before its commit,
-  because the service changes one name but once a second; for the same reason a `restore` of less than a second waits for the rest of it.
+  and `restore` are whole: claim, listing, journal, commit. The save that is measured is the second of its run; the first also proves that
+  the service honours conditions. On Google Cloud Storage, which changes one name but once a second, a `restore` of less than a second
+  waits for the rest of it before it deletes its lease.
 - Whoever fetches a file has it compared with what was sent, in the first round.
 - Ceph RGW is a production server, with one store of its own in memory, on the same two cores: it takes most of them, so that rates hardly differ.
 - torch DCP writes a format of its own, which the sink keeps instead of dropping it.

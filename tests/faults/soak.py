@@ -44,6 +44,7 @@ MEMORY_GROWTH_BYTES = 32 << 20
 PATIENCE_S = 120.0
 OPTIONS = {
     "CKPTSYNC_HTTP_READ_TIMEOUT_S": "5",
+    "CKPTSYNC_HTTP_FINISH_TIMEOUT_S": "10",
     "CKPTSYNC_RETRY_BASE_S": "0.05",
     "CKPTSYNC_RETRY_CAP_S": "2",
     "CKPTSYNC_RETRY_DEADLINE_S": "60",
@@ -127,6 +128,18 @@ class Actor:
                     env={**os.environ, **OPTIONS, **self.bench.environ, "XDG_STATE_HOME": str(self.folder)},
                 )
 
+    def end(self, by_s: float) -> None:
+        """Wait until it ends; one that does not is asked for its stacks, which are no lines of its log, and killed."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.0, by_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(2)
+            self.kill()
+            self.process.wait(PATIENCE_S)
+
     def kill(self) -> bool:
         """End it as a machine ends that is taken away."""
         if self.process is None or self.process.poll() is not None:
@@ -197,8 +210,7 @@ def work(actors: Sequence[Actor], until_s: float, dice: random.Random) -> Counte
     for bench in {actor.bench.name: actor.bench for actor in actors}.values():
         bench.proxy.heal()
     for actor in actors:
-        if actor.process is not None:
-            actor.process.wait(PATIENCE_S)
+        actor.end(time.monotonic() + PATIENCE_S)
     return struck
 
 

@@ -8,10 +8,12 @@ writer alone, so that a reader can tell from the bytes whether all of them belon
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -114,6 +116,7 @@ PAUSES_S = {"writer": 0.5, "reader": 0.3, "collector": 4.0}
 def main() -> int:
     """Do the same again and again; every failure must be one of ours."""
     role, url, place, seconds = sys.argv[1:]
+    faulthandler.register(signal.SIGUSR1)  # whoever does not end is asked where it is
     folder, until_s, number = Path(place), time.monotonic() + float(seconds), 0
     folder.mkdir(parents=True, exist_ok=True)
     tell("began", role=role, pid=os.getpid())

@@ -40,8 +40,6 @@ TRAITS = Traits(copy_part=False, min_part_bytes=5 << 20, max_copy_bytes=5 << 40,
 _JSON = "/storage/v1"
 _PAGE = 1000
 _HASH_BYTES = 64 << 10
-# "Cloud Storage can take several minutes to process a request to complete a multipart upload."
-_FINISH_TIMEOUT_S = 600.0
 # serves gzip-encoded objects as they are stored; without it the service unpacks them and ignores Range
 # Source: https://cloud.google.com/storage/docs/transcoding
 _RAW = {"Accept-Encoding": "gzip"}
@@ -77,6 +75,7 @@ class GcsStore(Store):
         self.url = self._place.url
         self.traits = TRAITS
         self._connections = connections
+        self._finish_timeout_s = http.finish_timeout_s
         address, anonymous = endpoint(options)
         pace = Pace.of(http, bandwidth)
         connect = connect_anonymously if anonymous else partial(connect_with_login, http=http)
@@ -118,6 +117,8 @@ class GcsStore(Store):
         asked = self._place.asked("get", key)
         headers = {**_RAW, "Range": f"bytes={offset}-{offset + into.nbytes - 1}"}
         if tag:
+            if not tag.isdecimal():  # as where a run was moved here; the service would call the request invalid
+                raise ConflictError(f"{asked.where}: {tag!r} is no generation", op="get", key=key)
             headers["x-goog-if-generation-match"] = tag
         response = self._wire.send(
             asked,
@@ -258,7 +259,10 @@ class GcsStore(Store):
         return found
 
     def finish(self, upload: Upload, parts: Iterable[PartTag]) -> Stat:
-        """As `Store.finish`; size and CRC32C of the object are compared with those of the parts."""
+        """As `Store.finish`; size and CRC32C of the object are compared with those of the parts.
+
+        Source: https://cloud.google.com/storage/docs/xml-api/post-object-complete ("can take several minutes")
+        """
         parts = sorted(parts, key=lambda part: part.number)
         asked = self._place.asked("finish", upload.key)
         gone: NotFoundError | None = None
@@ -269,7 +273,7 @@ class GcsStore(Store):
                 self._place.upload_path(upload),
                 headers={"Content-Type": "application/xml"},
                 body=xml_api.completion(parts),
-                read_timeout_s=_FINISH_TIMEOUT_S,
+                read_timeout_s=self._finish_timeout_s,
             )
             if xml_api.is_error(response.content):
                 raise TransientError(f"{asked.where}: finishing failed half-way", op="finish", key=upload.key)

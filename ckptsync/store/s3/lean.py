@@ -7,6 +7,8 @@ A small object costs a fifth of the CPU so. Every other request, and all of them
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -35,6 +37,8 @@ _SOME_KEY = "k"
 _PORTS = {"http": 80, "https": 443}
 SMALL_BODY_BYTES = 256 << 10
 """Bodies up to this are sent without asking the service whether it wants them."""
+_ASK_S = 300.0
+"""After a refusal every thread asks for so long: a service that is short of capacity is not sent what it will refuse."""
 _FIELDS = {
     "etag": "ETag",
     "content-range": "ContentRange",
@@ -64,7 +68,8 @@ class LeanClient:
         self._session = client._endpoint.http_session  # noqa: SLF001  its pools, proxies, certificates
         manager = getattr(self._session, "_manager", None)
         self._pool = manager and manager.connection_from_url(base_url)  # behind a proxy it never has any idle
-        self._is_welcome = False
+        self._welcome = threading.local()
+        self._asks_until_s = 0.0
         self._elsewhere = False  # the SDK has found the bucket in another region, and remembers that by itself
 
     def __getattr__(self, name: str) -> Any:
@@ -140,15 +145,17 @@ class LeanClient:
         return self._connected(method, target, wanted, body)
 
     def _offered(self, method: str, target: str, headers: Mapping[str, str | bytes], body: Any) -> Any:
-        """Send a large body; at once where the last one was taken, for asking first takes a round trip."""
-        if not self._is_welcome:
+        """Send a large body; without asking first, which takes a round trip, where bodies of this thread are taken."""
+        if not getattr(self._welcome, "known", False) or time.monotonic() < self._asks_until_s:
             headers = {**headers, "Expect": b"100-continue"}
+        taken = False
         try:
             answer = self._connected(method, target, headers, body)
-        except BaseException:
-            self._is_welcome = False
-            raise
-        self._is_welcome = answer.status < HTTPStatus.MULTIPLE_CHOICES
+            taken = answer.status < HTTPStatus.MULTIPLE_CHOICES
+        finally:
+            self._welcome.known = taken
+            if not taken:
+                self._asks_until_s = time.monotonic() + _ASK_S
         return answer
 
     def _connected(self, method: str, target: str, headers: Mapping[str, str | bytes], body: Any) -> Any:

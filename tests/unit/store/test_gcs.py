@@ -147,6 +147,13 @@ class TestObjects:
         with pytest.raises(NotFoundError):
             body(store, "missing", 0)
 
+    @pytest.mark.parametrize("tag", ['"d41d8cd98f00b204e9800998ecf8427e"', "1-2-3", "-1"])
+    def test_a_version_of_another_service_is_a_conflict(self, store: GcsStore, tag: str) -> None:
+        """As where a run was moved here: the object must be looked up, not given up."""
+        store.put("k", b"here")
+        with pytest.raises(ConflictError):
+            body(store, "k", 4, tag=Tag(tag))
+
     def test_a_pinned_read_of_a_replaced_object_is_a_conflict(self, store: GcsStore) -> None:
         old = store.put("k", b"old")
         assert body(store, "k", 3, tag=old.tag) == b"old"

@@ -103,7 +103,26 @@ def test_in_a_bucket_that_was_moved_versions_are_looked_up_once(
     assert store.count() == {"get": 6, "stat": 1}
 
 
-@pytest.mark.parametrize("tag", ["a\r\nx-injected: 1", "größe"])
+@pytest.mark.req(17)
+def test_in_a_bucket_that_was_moved_a_bad_part_is_fetched_once_more(
+    store: Any, fetch: Fetch, entry: FileEntry, events: list[Event]
+) -> None:
+    good = store.inner.get
+    bad = [True]
+
+    def flipped(key: str, into: memoryview, **options: Any) -> int:
+        count: int = good(key, into, **options)
+        if bad:
+            into[0] ^= bad.pop()
+        return count
+
+    store.inner.get = flipped
+    received = fetch(msgspec.structs.replace(entry, tag="of another bucket"), workers=1)
+    assert received.parts_refetched == 1
+    assert len([event for event in events if event.kind == Kind.REFETCHED]) == 1
+
+
+@pytest.mark.parametrize("tag", ["a\r\nx-injected: 1", "größe", "x" * 300])
 def test_what_cannot_be_a_version_is_not_sent_as_one(store: Any, fetch: Fetch, entry: FileEntry, tag: str) -> None:
     fetch(msgspec.structs.replace(entry, tag=tag))
     assert store.count() == {"stat": 1, "get": 5}

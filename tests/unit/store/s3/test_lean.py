@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ from support.slow_server import Caller, SlowServer
 from ckptsync.errors import ConflictError, DeniedError, NotFoundError, StoreError, TransientError
 from ckptsync.store.base import Tag, Upload
 from ckptsync.store.s3 import S3Store, client
+from ckptsync.store.s3 import lean as lean_module
 from ckptsync.store.s3.lean import SMALL_BODY_BYTES, LeanClient
 
 KEYS = ["plain", "a b+c&d=e", "größe ☃ 100%2F.txt", "nested/./x//y", "tilde~star*!'()", "q?query#fragment"]
@@ -95,14 +97,30 @@ def test_a_large_body_that_is_refused_is_not_sent(open_s3: Open) -> None:
     assert set(bodies) <= {b""}
 
 
-def test_whether_a_large_body_is_wanted_is_asked_again_after_a_refusal(open_s3: Open, service: Service) -> None:
+def test_whether_a_large_body_is_wanted_is_asked_at_first_and_for_some_time_after_a_refusal(
+    open_s3: Open, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken, large = Says(headers={"ETag": ETAG}), bytes(SMALL_BODY_BYTES + 1)
-    service.script = [taken, taken, Says(503, b"<Error><Code>SlowDown</Code></Error>"), taken, taken]
-    store = open_s3()
-    for number in range(1, 6):
+    service.script = [taken, taken, Says(503, b"<Error><Code>SlowDown</Code></Error>"), taken, taken, taken]
+    store, now_s = open_s3(), 1000.0
+    monkeypatch.setattr(lean_module.time, "monotonic", lambda: now_s)
+    for number in range(1, 7):
+        now_s += 301.0 * (number == 6)
         with suppress(TransientError):
             store.put_part(Upload(key="k", id="u"), number, large)
-    assert ["expect" in asked.headers for asked in service.asked] == [True, False, False, True, False]
+    assert ["expect" in asked.headers for asked in service.asked] == [True, False, False, True, True, False]
+
+
+def test_each_thread_asks_for_itself(open_s3: Open, service: Service) -> None:
+    taken, large = Says(headers={"ETag": ETAG}), bytes(SMALL_BODY_BYTES + 1)
+    service.script = [taken] * 3
+    store = open_s3()
+    store.put_part(Upload(key="k", id="u"), 1, large)
+    other = threading.Thread(target=store.put_part, args=(Upload(key="k", id="u"), 2, large))
+    other.start()
+    other.join(30)
+    store.put_part(Upload(key="k", id="u"), 3, large)
+    assert ["expect" in asked.headers for asked in service.asked] == [True, True, False]
 
 
 def test_a_proxy_is_the_sdks_business(open_s3: Open, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
