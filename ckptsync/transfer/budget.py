@@ -71,7 +71,7 @@ class Buffers:
             buffer = idle.pop() if idle else None
             self._drop_idle()
         try:
-            buffer = buffer or _memory(length)
+            buffer = buffer or new_memory(length)
             yield memoryview(buffer)[:size]
         finally:
             if buffer is not None and length > self._size_bytes:
@@ -101,7 +101,7 @@ class Buffers:
                 surplus -= length
 
 
-def _memory(length: int) -> mmap.mmap:
+def new_memory(length: int) -> mmap.mmap:
     """Memory of our own; in large pages where the system has them, which costs less to touch for the first time."""
     made = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE)
     if length >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):

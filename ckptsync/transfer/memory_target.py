@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -11,6 +10,7 @@ from ckptsync.errors import ConflictError, IntegrityError, NotFoundError
 from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag
+from ckptsync.transfer.budget import new_memory
 from ckptsync.transfer.download import Reader, check_readable
 from ckptsync.transfer.workers import Task, run_tasks
 
@@ -48,7 +48,7 @@ def download_into_memory(
 def _memory(entry: FileEntry) -> memoryview:
     """Memory for a file, of which only what is read into it is touched."""
     try:
-        return memoryview(mmap.mmap(-1, max(entry.size, 1)))[: entry.size]
+        return memoryview(new_memory(max(entry.size, 1)))[: entry.size]
     except (OSError, OverflowError, ValueError) as error:
         raise IntegrityError(f"{entry.path} is said to have {entry.size} bytes, which no memory here holds") from error
 

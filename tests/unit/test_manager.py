@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from ckptsync.config import Config
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, NoSnapshotError, NotDurableError, StoreError
 from ckptsync.manager import CheckpointManager
 from ckptsync.policy import EveryNSteps, LatestN
+from ckptsync.run import open_run
 from ckptsync.verbs.restore import restore
 
 Make = Callable[..., CheckpointManager]
@@ -282,3 +285,34 @@ def test_a_forked_process_has_no_part_in_it(make: Make, slow: threading.Event) -
     assert os.waitpid(child, 0)[1] == 0
     slow.set()
     manager.wait()
+
+
+@pytest.mark.req(4)
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "raise RuntimeError"])
+def test_a_program_that_ends_without_closing_waits_for_its_last_save(tmp_path: Path, end: str) -> None:
+    script = f"""
+from ckptsync import CheckpointManager, Config
+manager = CheckpointManager({str(tmp_path / "run")!r}, config=Config(state_dir={str(tmp_path / "state")!r}))
+manager.save(7, n={{"large": list(range(100_000))}})
+{end}
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == {"": 0, "raise SystemExit(3)": 3}.get(end, 1), found.stderr
+    with open_run(tmp_path / "run") as run:
+        assert [one.id.step for one in run.catalog.listed()] == [7]
+
+
+@pytest.mark.req(4)
+def test_a_program_that_ends_says_what_is_not_durable(tmp_path: Path) -> None:
+    script = f"""
+from ckptsync import CheckpointManager, Config
+manager = CheckpointManager({str(tmp_path / "run")!r}, config=Config(state_dir={str(tmp_path / "state")!r}))
+manager.save(7, n={{"n": 1}})
+manager.wait()
+import pathlib, shutil
+shutil.rmtree({str(tmp_path / "run")!r})
+pathlib.Path({str(tmp_path / "run")!r}).write_text("in the way")
+manager.save(8, n={{"n": 2}})
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "step 8 is not durable" in found.stderr, found.stderr
