@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 from ckptsync.errors import ConfigError
 from ckptsync.snapshot.manifest import DirectoryEntry
-from ckptsync.transfer.source import Identity, SourceFile, SourceTree
+from ckptsync.transfer.source import Fill, Identity, SourceFile, SourceTree
 
 _NOWHERE = Path("memory")
 _FILE_MODE, _FOLDER_MODE = 0o644, 0o755
@@ -47,7 +48,12 @@ class MemoryFile(SourceFile):
         """As `SourceFile.is_on_disk`."""
         return False
 
-    def read_into(self, view: memoryview, offset: int) -> None:
+    @contextmanager
+    def opened(self) -> Iterator[Fill]:
+        """As `SourceFile.opened`; there is nothing to open."""
+        yield self._copy
+
+    def _copy(self, view: memoryview, offset: int) -> None:
         """Copy what stands from byte `offset` on."""
         number, done = bisect_right(self.begins, offset) - 1, 0
         while done < len(view):

@@ -10,7 +10,7 @@ import msgspec
 
 from ckptsync.config import MIB
 from ckptsync.errors import IntegrityError, NotFoundError
-from ckptsync.snapshot.digest import part_count, part_digest, part_span
+from ckptsync.snapshot.digest import part_count, part_span
 from ckptsync.snapshot.encoding import MAX_PACKED_PART_BYTES, Encoding, Shuffle, encoding_of, packed_bound
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import PartTag, Tag, Upload
@@ -97,8 +97,7 @@ def proven(
             offset, size = part_span(number, file.size, part_bytes)
             with bench.buffers.take(room_bytes(size, shuffle)) as room:
                 piece = Piece(room, size, shuffle, least_bytes(bench, number, count))
-                file.read_into(piece.plain, offset)
-                digests.append(part_digest(piece.plain))
+                digests.append(file.read_hashed(piece.plain, offset))
                 sizes.append(len(piece.stored))
                 yield piece.stored
 

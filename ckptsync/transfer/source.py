@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,9 +22,13 @@ from ckptsync.snapshot.layout import check_path
 from ckptsync.snapshot.manifest import DirectoryEntry, FileEntry, LinkEntry, link_stays_inside
 from ckptsync.transfer.folders import is_partial
 
-_WINDOW_BYTES = 4 << 20
+_CACHED_BYTES = 1 << 20
+"""What is read and hashed at a time: as much as a processor keeps at hand."""
 _TICK_NS = 100_000_000
 """Kernels stamp files with a clock of up to 10 ms; a change within that of the first look could go unseen."""
+
+
+Fill = Callable[[memoryview, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +80,28 @@ class SourceFile:
             SourceChangedError: the file is no longer the one first seen.
             DiskError: it cannot be read.
         """
-        try:
-            descriptor = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise SourceChangedError(f"{self.location} disappeared while it was being saved") from error
-        except OSError as error:
-            raise DiskError(f"cannot read {self.location}: {error.strerror}") from error
-        try:
-            self._fill(descriptor, view, offset)
-            if Identity.of(os.fstat(descriptor)) != self.identity:
-                raise SourceChangedError(
-                    f"{self.location} changed while it was being saved; save it when it is at rest"
-                )
-        finally:
-            os.close(descriptor)
+        with self.opened() as fill:
+            fill(view, offset)
+
+    def read_hashed(self, view: memoryview, offset: int) -> str:
+        """Fill `view` from byte `offset` on, and return its BLAKE3, 64 hex digits; raises as `read_into`.
+
+        Bytes are hashed while they are in the processor's cache: from memory they would be read once more.
+        """
+        hasher = part_hasher()
+        with self.opened() as fill:
+            for at in range(0, len(view), _CACHED_BYTES):
+                with view[at : at + _CACHED_BYTES] as piece:
+                    fill(piece, offset + at)
+                    hasher.update(piece)
+        return hasher.hexdigest()
 
     def digest(self) -> str:
-        """Return BLAKE3 of the whole content, 64 hex digits.
-
-        Raises:
-            SourceChangedError: the file is no longer the one first seen.
-            DiskError: it cannot be read.
-        """
+        """Return BLAKE3 of the whole content, 64 hex digits; raises as `read_into`."""
         return self._digest(0, self.size)
 
     def matches(self, entry: FileEntry) -> bool:
-        """Read it and tell whether it has the content that a manifest tells. Errors are those of `digest`."""
+        """Read it and tell whether it has the content that a manifest tells; raises as `read_into`."""
         spans = (part_span(number, entry.size, entry.part_bytes) for number in range(1, len(entry.parts) + 1))
         return self.size == entry.size and all(
             self._digest(*span) == digest for span, digest in zip(spans, entry.parts, strict=True)
@@ -107,12 +109,36 @@ class SourceFile:
 
     def _digest(self, begin: int, size: int) -> str:
         """BLAKE3 of a range."""
-        hasher, window = part_hasher(), memoryview(bytearray(min(size, _WINDOW_BYTES)))
-        for offset in range(begin, begin + size, _WINDOW_BYTES):
-            piece = window[: min(_WINDOW_BYTES, begin + size - offset)]
-            self.read_into(piece, offset)
-            hasher.update(piece)
+        hasher, window = part_hasher(), memoryview(bytearray(min(size, _CACHED_BYTES)))
+        with self.opened() as fill:
+            for offset in range(begin, begin + size, _CACHED_BYTES):
+                piece = window[: min(_CACHED_BYTES, begin + size - offset)]
+                fill(piece, offset)
+                hasher.update(piece)
         return hasher.hexdigest()
+
+    @contextmanager
+    def opened(self) -> Iterator[Fill]:
+        """Open the file; what fills a view from an offset on.
+
+        Raises:
+            SourceChangedError: at the end too, the file is no longer the one first seen.
+            DiskError: it cannot be read.
+        """
+        try:
+            descriptor = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise SourceChangedError(f"{self.location} disappeared while it was being saved") from error
+        except OSError as error:
+            raise DiskError(f"cannot read {self.location}: {error.strerror}") from error
+        try:
+            yield partial(self._fill, descriptor)
+            if Identity.of(os.fstat(descriptor)) != self.identity:
+                raise SourceChangedError(
+                    f"{self.location} changed while it was being saved; save it when it is at rest"
+                )
+        finally:
+            os.close(descriptor)
 
     def _fill(self, descriptor: int, view: memoryview, offset: int) -> None:
         """Read until the view is full."""

@@ -87,8 +87,7 @@ class FileUpload:
             return None
         offset, size = part_span(number, self.file.size, self.start.part_bytes)
         with self._piece(number) as piece:
-            self.file.read_into(piece.plain, offset)
-            digest = self.digests[number - 1] = part_digest(piece.plain)
+            digest = self.digests[number - 1] = self.file.read_hashed(piece.plain, offset)
             if (tag := self._held_tag(number, digest, piece)) is not None:
                 self._keep(number, tag, generation)
                 self.bench.tell_reused(self.file.path, size, tag.size)
@@ -257,8 +256,7 @@ class FileUpload:
             self.bench.tell_reused(self.file.path, size, tag.size)
         else:
             with self._piece(number) as piece:
-                self.file.read_into(piece.plain, offset)
-                digest = self.digests[number - 1] = part_digest(piece.plain)
+                digest = self.digests[number - 1] = self.file.read_hashed(piece.plain, offset)
                 if self.count == 1:
                     return self._put(piece)
                 if (again := self._send(number, digest, piece, generation)) is not None:

@@ -25,7 +25,7 @@ from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received
 from ckptsync.transfer.journal import Journal
-from ckptsync.transfer.source import Identity, SourceFile
+from ckptsync.transfer.source import Fill, Identity, SourceFile
 from ckptsync.transfer.upload import upload_files
 from ckptsync.transfer.workbench import Bench, Tally
 from ckptsync.transfer.workers import run_tasks
@@ -65,8 +65,13 @@ class _Noise(SourceFile):
 
     block: bytes
 
-    def read_into(self, view: memoryview, offset: int) -> None:
-        """Fill `view` with what stands at `offset`, as if it were read."""
+    @contextmanager
+    def opened(self) -> Iterator[Fill]:
+        """As if there were a file."""
+        yield self._made
+
+    def _made(self, view: memoryview, offset: int) -> None:
+        """Fill `view` with what stands at `offset`."""
         done = 0
         while done < len(view):
             number, skip = divmod(offset + done, len(self.block))

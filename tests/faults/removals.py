@@ -138,7 +138,7 @@ MUTATIONS = (
     Mutation(
         name="a part that does not match is fetched once more",
         file="transfer/download.py",
-        changes=(("for attempt in range(2):", "for attempt in range(1):"),),
+        changes=(("attempts = conflicts = 0", "attempts, conflicts = 1, 0"),),
         test=f"{DOWNLOAD}::test_a_part_flipped_on_the_wire_is_fetched_once_more",
     ),
     Mutation(

@@ -181,8 +181,9 @@ def benches(seed: int) -> Iterator[list[Bench]]:
 
 def trouble(bench: Bench, dice: random.Random, struck: Counter[str]) -> float:
     """Begin the next phase of a proxy; returns how long it lasts in seconds."""
-    struck[f"{bench.name} faults"] += sum(bool(entry.faults) for entry in bench.proxy.log)
-    struck[f"{bench.name} requests"] += len(bench.proxy.log)
+    entries = bench.proxy.entries()
+    struck[f"{bench.name} faults"] += sum(bool(entry.faults) for entry in entries)
+    struck[f"{bench.name} requests"] += len(entries)
     bench.proxy.heal()
     name = dice.choice(list(TROUBLES))
     lasts_s = dice.uniform(*PHASE_S)

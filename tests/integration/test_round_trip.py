@@ -223,12 +223,14 @@ def test_one_percent_changed_sends_little(url: str, tree: Path, tmp_path: Path, 
 def test_without_its_journal_a_killed_upload_continues_from_what_the_bucket_holds(
     url: str, tree: Path, tmp_path: Path, worker: Worker
 ) -> None:
-    seconds, step, there = 2.0, 0, 0
+    after_s, step, there = START_S + 1.0, 0, 0
     while not there:
         step += 1
-        if killed_after(worker("save", url, tree, step), START_S + 0.5 * seconds):
+        if killed_after(worker("save", url, tree, step), after_s):
             there = present_bytes(url, step, vouched=True)
-        seconds *= 0.9
+            after_s *= 1.2  # it had not begun
+        else:
+            after_s *= 0.85  # it had ended
         assert step < 40, "the saves end before they are killed, or begin after"
     shutil.rmtree(tmp_path / "state")
     final = result_of(worker("save", url, tree, step))

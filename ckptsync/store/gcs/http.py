@@ -30,7 +30,7 @@ _log = logging.getLogger("ckptsync")
 
 _OK = (HTTPStatus.OK,)
 _MOST_RENEWALS = 3
-_SEND_BYTES = 256 << 10
+_SEND_BYTES = 4 << 20
 
 _RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/")
 T = TypeVar("T")

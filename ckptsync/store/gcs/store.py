@@ -6,6 +6,7 @@ nothing of Google's library retries behind our back, except the fetching of an a
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -39,7 +40,7 @@ TRAITS = Traits(copy_part=False, min_part_bytes=5 << 20, max_copy_bytes=5 << 40,
 
 _JSON = "/storage/v1"
 _PAGE = 1000
-_HASH_BYTES = 64 << 10
+_HASH_BYTES = 1 << 20
 # serves gzip-encoded objects as they are stored; without it the service unpacks them and ignores Range
 # Source: https://cloud.google.com/storage/docs/transcoding
 _RAW = {"Accept-Encoding": "gzip"}
@@ -329,11 +330,14 @@ class GcsStore(Store):
 
 
 def _crc32c(data: Buffer) -> int:
-    """CRC32C of a buffer; google_crc32c takes nothing but `bytes`, so small ones are lent to it."""
+    """CRC32C of a buffer. google_crc32c takes no views, but arrays of ctypes, which are made of writable ones without a copy."""
     crc = 0
     if not memoryview(data).nbytes:
         return crc  # an empty view cannot be cast
     with memoryview(data) as whole, whole.cast("B") as view:
         for start in range(0, len(view), _HASH_BYTES):
-            crc = google_crc32c.extend(crc, bytes(view[start : start + _HASH_BYTES]))
+            with view[start : start + _HASH_BYTES] as piece:
+                lent = bytes(piece) if view.readonly else (ctypes.c_ubyte * len(piece)).from_buffer(piece)
+                crc = google_crc32c.extend(crc, lent)
+                del lent  # it keeps the piece
     return crc

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +19,11 @@ from ckptsync.run import Run, open_run
 from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.layout import new_snapshot_id
 from ckptsync.snapshot.manifest import FileEntry
-from ckptsync.transfer import download, upload_file
+from ckptsync.transfer import download, source
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.download import Reader, Received
 from ckptsync.transfer.journal import Journal
-from ckptsync.transfer.source import Identity, SourceFile
+from ckptsync.transfer.source import Fill, Identity, SourceFile
 from ckptsync.transfer.upload import upload_files
 from ckptsync.transfer.workbench import Bench, Tally
 from ckptsync.transfer.workers import run_tasks
@@ -41,7 +43,7 @@ def connect(job: Job) -> tuple[Move, Move]:
     service = {"endpoint_url": job.endpoint, **({"anonymous": True} if job.cloud == "gcs" else {})}
     config = resolve({"state_dir": str(job.path.parent / "state"), job.cloud: service})
     if job.variant == "no hash":
-        upload_file.part_digest, download.part_hasher = lambda _: NO_DIGEST, NoHash
+        source.part_hasher = download.part_hasher = NoHash
     return verbs(base, config, job) if job.variant == "file" else engine(base, config, job)
 
 
@@ -93,9 +95,14 @@ class Mapped(SourceFile):
 
     content: memoryview
 
-    def read_into(self, view: memoryview, offset: int) -> None:
-        """Copy what stands at `offset`."""
-        view[:] = self.content[offset : offset + len(view)]
+    @contextmanager
+    def opened(self) -> Iterator[Fill]:
+        """Copy what stands at an offset."""
+
+        def fill(view: memoryview, offset: int) -> None:
+            view[:] = self.content[offset : offset + len(view)]
+
+        yield fill
 
 
 def engine(base: str, config: Config, job: Job) -> tuple[Move, Move]:

@@ -33,6 +33,10 @@ Serving = Callable[[Serve], SlowServer]
 Open = Callable[..., Store]
 
 
+ANY_TAG = Tag("7")
+"""A version on either service."""
+
+
 @pytest.fixture
 def serving() -> Iterator[Serving]:
     servers: list[SlowServer] = []
@@ -103,7 +107,7 @@ def dripping(caller: Caller) -> None:
 
 def fetch(store: Store, into: bytearray) -> TransientError:
     with pytest.raises(TransientError) as caught:
-        store.get("k", memoryview(into), tag=Tag('"e"'))
+        store.get("k", memoryview(into), tag=ANY_TAG)
     return caught.value
 
 
@@ -152,7 +156,7 @@ def test_a_connection_whose_content_came_whole_serves_again(serving: Serving, op
     callers: list[object] = []
     store, into = open_store(serving(serve)), bytearray(700_000)
     for offset in (0, 300_000, len(CONTENT) - 700_000):
-        assert store.get("k", memoryview(into), offset=offset, tag=Tag('"e"')) == 700_000
+        assert store.get("k", memoryview(into), offset=offset, tag=ANY_TAG) == 700_000
         assert into == CONTENT[offset : offset + 700_000]
     assert len(set(callers)) == 1
 
@@ -166,7 +170,7 @@ def test_a_connection_with_bytes_left_does_not(serving: Serving, open_store: Ope
     callers: list[object] = []
     store, into = open_store(serving(serve)), bytearray(300_000)
     for _ in range(2):
-        assert store.get("k", memoryview(into), tag=Tag('"e"')) == 300_000
+        assert store.get("k", memoryview(into), tag=ANY_TAG) == 300_000
         assert into == CONTENT[:300_000]
     assert len(set(callers)) == 2
 
@@ -182,7 +186,7 @@ def test_content_may_come_in_chunks(serving: Serving, open_store: Open) -> None:
 
     store, into = open_store(serving(serve)), bytearray(700_000)
     for _ in range(2):
-        assert store.get("k", memoryview(into), offset=9, tag=Tag('"e"')) == 700_000
+        assert store.get("k", memoryview(into), offset=9, tag=ANY_TAG) == 700_000
         assert into == CONTENT[9:700_009]
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, DiskError, SourceChangedError
+from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.manifest import DirectoryEntry, LinkEntry
 from ckptsync.transfer import source as sources
-from ckptsync.transfer.source import scan
+from ckptsync.transfer.source import SourceFile, scan
 
 ID = "00000001-000000000007-abcdefgh"
 NOW_NS = 1_700_000_000_000_000_000
@@ -239,6 +241,31 @@ def test_parts_are_read_where_they_are(root: Path) -> None:
     file.read_into(into, 40)
     assert bytes(into) == bytes(range(40, 70))
     file.read_into(memoryview(bytearray()), 0)
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, 3 * MIB - 7])
+def test_what_is_hashed_while_it_is_read_is_what_was_read(root: Path, size: int) -> None:
+    content = os.urandom(size + 5)
+    (root / "a.bin").write_bytes(content)
+    file, view = scan(root, now_ns=NOW_NS).files[0], memoryview(bytearray(size))
+    assert file.read_hashed(view, 5) == part_digest(content[5:])
+    assert view == content[5:]
+    assert file.digest() == part_digest(content)
+
+
+@pytest.mark.parametrize("read", ["read_into", "read_hashed"])
+def test_a_change_while_it_is_read_is_noticed(root: Path, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "a.bin").write_bytes(bytes(2 * MIB))
+    file = scan(root, now_ns=NOW_NS).files[0]
+    fill = SourceFile._fill
+
+    def changed(self: SourceFile, descriptor: int, view: memoryview, offset: int) -> None:
+        fill(self, descriptor, view, offset)
+        os.utime(file.location, (1, 1))
+
+    monkeypatch.setattr(SourceFile, "_fill", changed)
+    with pytest.raises(SourceChangedError, match="changed while it was being saved"):
+        getattr(file, read)(memoryview(bytearray(2 * MIB)), 0)
 
 
 @pytest.mark.parametrize("change", [_same_size_and_time, _replaced, lambda root: (root / "a.bin").chmod(0o600)])

@@ -19,11 +19,11 @@ from ckptsync.errors import (
     SourceChangedError,
 )
 from ckptsync.events import Event, Kind
-from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Stat, Store, StoreWrapper, Upload
 from ckptsync.transfer.journal import Progress
+from ckptsync.transfer.source import SourceFile
 from ckptsync.transfer.workbench import Leftovers, Tally
 
 NEW = SnapshotId(2, 7, "bbbbbbbb")
@@ -132,13 +132,15 @@ def test_a_late_thread_sends_nothing_into_the_new_upload(
 ) -> None:
     """Else it would replace a part there, and the tag to finish with would be another's."""
     source.write_bytes(b"".join(bytes([number]) * MIB for number in (1, 2, 3, 4)))
+    read_hashed = SourceFile.read_hashed
     holding, sent_again, numbers = threading.Event(), threading.Event(), list[int]()
 
-    def digest(view: memoryview) -> str:
+    def slowly(file: SourceFile, view: memoryview, offset: int) -> str:
+        digest = read_hashed(file, view, offset)
         if view[0] == 2 and not holding.is_set():
             holding.set()
             sent_again.wait(30)
-        return part_digest(view)
+        return digest
 
     class Vanishing(StoreWrapper):
         def put_part(self, upload: Upload, number: int, data: Any) -> Any:
@@ -151,7 +153,7 @@ def test_a_late_thread_sends_nothing_into_the_new_upload(
                 sent_again.set()
             return tag
 
-    monkeypatch.setattr("ckptsync.transfer.upload_file.part_digest", digest)
+    monkeypatch.setattr(SourceFile, "read_hashed", slowly)
     (entry,) = send(on=Vanishing(store), workers=2)
     assert content(store, entry) == source.read_bytes()
     assert numbers.count(2) == 1
