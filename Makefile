@@ -48,6 +48,23 @@ test-slow: $(DEV_STAMP) ## Run the slow tests; SHORT=1 runs the short form that 
 test-big: $(DEV_STAMP) ## Run the round trips at full size: 2 GiB, ten kills each way, on every kind of store
 	CKPTSYNC_TEST_GIB=2 CKPTSYNC_S3_CHECKSUM=none $(PYTEST) -s --timeout 3600 tests/integration/test_round_trip.py $(PYTEST_ARGS)
 
+# The frameworks have environments of their own: what one of them wants must not decide what everything else is tested with.
+FRAMEWORKS := lightning transformers tensorflow
+
+.PHONY: test-frameworks
+test-frameworks: $(FRAMEWORKS:%=test-framework-%) ## Run the tests of the integrations, each with its framework; SHORT=1 the short form
+
+.PHONY: $(FRAMEWORKS:%=test-framework-%)
+$(FRAMEWORKS:%=test-framework-%): test-framework-%: $(VENV)s/%/.installed-$(INPUTS)
+	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )$(VENV)s/$*/bin/python -m pytest tests/frameworks/$* $(PYTEST_ARGS)
+
+$(VENV)s/%/.installed-$(INPUTS): $(DEMO_STAMP)
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install -qq 'pip>=25.1'
+	$(@D)/bin/python -m pip install -qq -c $(CONSTRAINTS) '$(TORCH)' numpy
+	$(@D)/bin/python -m pip install -qq -c $(CONSTRAINTS) --editable '.[$(EXTRAS)]' --group test --group $*
+	@touch $@
+
 FUZZ_S ?= $(if $(SHORT),5,120)
 
 .PHONY: fuzz
