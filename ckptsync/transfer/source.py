@@ -110,7 +110,9 @@ class SourceFile:
             DiskError: it cannot be read.
         """
         try:
-            descriptor = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(
+                self.location, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            )  # a pipe may have taken its place
         except FileNotFoundError as error:
             raise SourceChangedError(f"{self.location} disappeared while it was being saved") from error
         except OSError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from ckptsync.config import Gcs, Http
@@ -330,14 +331,17 @@ class GcsStore(Store):
 
 
 def _crc32c(data: Buffer) -> int:
-    """CRC32C of a buffer. google_crc32c takes no views, but arrays of ctypes, which are made of writable ones without a copy."""
+    """CRC32C of a buffer."""
     crc = 0
     if not memoryview(data).nbytes:
         return crc  # an empty view cannot be cast
     with memoryview(data) as whole, whole.cast("B") as view:
         for start in range(0, len(view), _HASH_BYTES):
             with view[start : start + _HASH_BYTES] as piece:
-                lent = bytes(piece) if view.readonly else (ctypes.c_ubyte * len(piece)).from_buffer(piece)
-                crc = google_crc32c.extend(crc, lent)
-                del lent  # it keeps the piece
+                crc = google_crc32c.extend(crc, _lent(piece))
     return crc
+
+
+def _lent(piece: memoryview) -> Any:
+    """What google_crc32c takes: no view, but an array of ctypes, which is made of a writable one without a copy."""
+    return bytes(piece) if piece.readonly else (ctypes.c_ubyte * len(piece)).from_buffer(piece)
