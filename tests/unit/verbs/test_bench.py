@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import sys
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,15 @@ def test_after_a_kill_gc_cleans_up_and_nobody_takes_it_for_a_snapshot(
     assert make.there() == before
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal: who is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_waits_for_what_is_under_way_and_leaves_nothing(
     small: Any, make: Any, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +158,7 @@ def test_an_interrupt_waits_for_what_is_under_way_and_leaves_nothing(
     assert list(small.store.uploads("")) == []
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_to_gc_what_does_not_end(
     small: Any, make: Any, store: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
