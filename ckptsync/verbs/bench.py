@@ -24,8 +24,8 @@ from ckptsync.snapshot.digest import part_digest, part_span
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received
 from ckptsync.transfer.journal import Journal
+from ckptsync.transfer.reader import Reader, Received
 from ckptsync.transfer.source import Fill, Identity, SourceFile
 from ckptsync.transfer.upload import upload_files
 from ckptsync.transfer.workbench import Bench, Tally

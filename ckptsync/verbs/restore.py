@@ -26,8 +26,9 @@ from ckptsync.run import Run
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.transfer.budget import reading_buffers
-from ckptsync.transfer.download import Reader, Received, check_readable, download_files
+from ckptsync.transfer.download import download_files
 from ckptsync.transfer.folders import check_distinct, check_space, disk_bytes, make_removable, remove_tree
+from ckptsync.transfer.reader import Reader, Received, check_readable
 from ckptsync.transfer.target import (
     Landing,
     check_target,

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
-import google_crc32c
 from awscrt import checksums
 from blake3 import blake3
+
+from ckptsync.store.gcs.crc32c import crc32c
 
 PART_BYTES, WINDOW_BYTES = 16 << 20, 1 << 20
 ROUNDS = 5
@@ -47,7 +48,7 @@ def _steps(blob: Path, target: Path) -> Iterator[tuple[str, Callable[[], None]]]
         )
         yield (
             "read, BLAKE3, CRC32C",
-            lambda: _read(blob, part, lambda piece: (blake3(piece), google_crc32c.extend(0, bytes(piece)))),
+            lambda: _read(blob, part, lambda piece: (blake3(piece), crc32c(piece))),
         )
         yield "BLAKE3", lambda: _each(blob, lambda: blake3(part))
         yield "write", lambda: _write(blob, part, target)

@@ -17,7 +17,8 @@ from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received, download_files
+from ckptsync.transfer.download import download_files
+from ckptsync.transfer.reader import Reader, Received
 
 PART = 1 << 16
 DATA = os.urandom(4 * PART + 100)
