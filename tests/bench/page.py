@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import small, stages, targets
+from bench import far, small, stages, targets
 from bench.chart import bars
 from bench.figures import MIB, medians
 from bench.peers import OURS, PEERS, ROOT
@@ -47,8 +47,7 @@ METHOD = """\
   Rows with *memory* have their bytes in memory already, which counts in their peak, and fetch into memory.
 - Everybody runs with default settings, but for the rows that say otherwise. ckptsync hashes every byte with BLAKE3, both ways, and `save`
   and `restore` are whole: claim, listing, journal, commit. The save that is measured is the second of its run; the first also proves that
-  the service honours conditions. On Google Cloud Storage, which changes one name but once a second, a `restore` of less than a second
-  waits for the rest of it before it deletes its lease.
+  the service honours conditions.
 - Whoever fetches a file has it compared with what was sent, in the first round.
 - Ceph RGW is a production server, with one store of its own in memory, on the same two cores: it takes most of them, so that rates hardly differ.
 - torch DCP writes a format of its own, which the sink keeps instead of dropping it.
@@ -67,7 +66,13 @@ def write(results: Mapping[str, Any]) -> Path:
     for cloud in CLOUDS:
         lines += _shapes(cloud, [table for table in results["tables"] if not table.get("files")])
     near = {table["cloud"]: medians(table) for table in results["tables"] if table["shape"]["name"] == "loopback"}
+    away = {
+        (table["cloud"], table["shape"]["name"]): medians(table)
+        for table in results["tables"]
+        if not table.get("files")
+    }
     left = LEFT.read_text().replace("STAGES", "\n".join(stages.table(results["stages"], near)))
+    left = left.replace("FAR", "\n".join(far.table(results["far"], away)))
     PAGE.write_text("\n".join([*lines, *_targets(results["tables"]), left, METHOD]))
     return PAGE
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine, page, shapes, small, stages, suite
+from bench import far, machine, page, shapes, small, stages, suite
 from bench.peers import CLOUDS, PEERS, ROOT, chosen
 from bench.suite import MIB, PLAIN, say
 from ckptsync.config import parse_size
@@ -55,6 +55,8 @@ def measured(options: argparse.Namespace, place: Path) -> dict[str, Any]:
     if options.loopback:
         with suite.placed(STAGED_BYTES) as place_of_it:
             results["stages"] = stages.measured(place_of_it.blob, place_of_it.folder)
+    if not options.shapes:
+        results["far"] = far.measured(options.cloud, options.rounds)
     for table in all_tables(options):
         tables.append(table)
         results |= {"versions": machine.versions(), "took_s": round(time.monotonic() - began_s)}
