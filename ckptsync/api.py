@@ -157,7 +157,7 @@ def _whole(number: object, what: str) -> int:
     """
     if not isinstance(number, bool):
         with suppress(TypeError):
-            return operator.index(number)  # type: ignore[arg-type]
+            return operator.index(number)  # type: ignore[arg-type]  # whether it is one is what is asked
     raise ConfigError(f"{what} {number!r} is not a whole number")
 
 

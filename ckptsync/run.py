@@ -54,15 +54,10 @@ class Run:
         setup = Setup(url=self.url, config=self.config, snapshot=snapshot, shared=shared, folder=folder)
         return Crew(setup, self.processes) if self.processes > 1 else None
 
-    def rest(self, *, since_s: float | None = None) -> None:
-        """Let the time pass in which the service would refuse to change again what was put; none where it is not so strict.
-
-        Args:
-            since_s: when it was put, by the monotonic clock; None means just now.
-        """
-        put_s = self.clock.monotonic() if since_s is None else since_s
-        if (left_s := self.store.traits.rewrite_pause_s - (self.clock.monotonic() - put_s)) > 0:
-            self.clock.sleep(left_s)
+    def rest(self) -> None:
+        """Let the time pass in which the service would refuse to change again what was just put; none where it is not so strict."""
+        if pause_s := self.store.traits.rewrite_pause_s:
+            self.clock.sleep(pause_s)
 
 
 @contextmanager

@@ -144,8 +144,8 @@ def check_signature(
 
 def _is_valid(key: PublicKey, value: bytes, signed_message: bytes) -> bool:
     """Whether a key signed a message."""
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415  an extra
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415  an extra
 
     try:
         Ed25519PublicKey.from_public_bytes(key.raw).verify(value, signed_message)
@@ -169,9 +169,9 @@ def private_key(pem: bytes, where: str) -> Signer:
     if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in pem:
         raise ConfigError(f"signing.key {where} is encrypted; name a key without a passphrase")
     _need_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  an extra
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415  an extra
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415  an extra
 
     try:
         found = load_pem_private_key(pem, password=None)
@@ -199,9 +199,9 @@ def public_key(pem: bytes, where: str) -> PublicKey:
             f"signing.require {where} holds a private key; name its public half, which `openssl pkey -pubout` writes"
         )
     _need_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  an extra
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415  an extra
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415  an extra
 
     try:
         found = load_pem_public_key(pem)
@@ -217,7 +217,7 @@ def public_key(pem: bytes, where: str) -> PublicKey:
 def _need_cryptography() -> None:
     """Say what to install when it is missing."""
     try:
-        import cryptography  # noqa: F401, PLC0415
+        import cryptography  # noqa: F401, PLC0415  an extra; it is only looked for
     except ImportError as error:
         raise ConfigError("signing needs the package cryptography: pip install 'ckptsync[sign]'") from error
 

@@ -12,6 +12,7 @@ from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.store.bandwidth import Bandwidth, Capped
 from ckptsync.store.base import Store
+from ckptsync.store.throttle import Limiter, Throttled
 
 __all__ = ["open_store"]
 
@@ -39,7 +40,6 @@ def open_store(
         ConfigError: the URL cannot be used, or the extra for its scheme is not installed.
     """
     from ckptsync.store.retry import Retrying  # noqa: PLC0415  tenacity costs 50 ms to import
-    from ckptsync.store.throttle import Limiter, Throttled  # noqa: PLC0415
 
     config = Config() if config is None else config
     if "\0" in unquote(str(url)):
@@ -80,10 +80,10 @@ def _open_cloud(url: str, scheme: str, rest: str, config: Config, bandwidth: Ban
     bucket, prefix = _bucket_and_prefix(url, rest)
     connections = config.transfer.most_workers + SPARE_REQUESTS
     if scheme == "s3":
-        from ckptsync.store.s3 import S3Store  # noqa: PLC0415
+        from ckptsync.store.s3 import S3Store  # noqa: PLC0415  each store costs its own SDK
 
         return S3Store(bucket, prefix, config.s3, config.http, connections=connections, bandwidth=bandwidth)
-    from ckptsync.store.gcs import GcsStore  # noqa: PLC0415
+    from ckptsync.store.gcs import GcsStore  # noqa: PLC0415  each store costs its own SDK
 
     return GcsStore(bucket, prefix, config.gcs, config.http, connections=connections, bandwidth=bandwidth)
 
@@ -96,17 +96,17 @@ def _open_other(url: str, clock: Clock) -> Store:
     if scheme == "file":
         return _open_directory(_file_path(url))
     if scheme == "memory":
-        from ckptsync.store.memory import MemoryStore  # noqa: PLC0415
+        from ckptsync.store.memory import MemoryStore  # noqa: PLC0415  each store costs its own SDK
 
         return MemoryStore.named(found["rest"], clock=clock)
-    from ckptsync.store.fsspec import FsspecStore  # noqa: PLC0415
+    from ckptsync.store.fsspec import FsspecStore  # noqa: PLC0415  each store costs its own SDK
 
     return FsspecStore(url)
 
 
 def _open_directory(path: str) -> Store:
     """Open the embedded default: a plain directory."""
-    from ckptsync.store.local import LocalStore  # noqa: PLC0415
+    from ckptsync.store.local import LocalStore  # noqa: PLC0415  each store costs its own SDK
 
     if mangled := _MANGLED.fullmatch(path):
         raise ConfigError(

@@ -113,7 +113,7 @@ def exchange(pool: Any, method: str, target: str, headers: Mapping[str, str], bo
         connection.close()
         if answer is not None:
             answer.close()  # until then the socket is open
-        pool._put_conn(connection)  # noqa: SLF001
+        pool._put_conn(connection)  # noqa: SLF001  as it came
         raise
     connection.sock.head_is_over()
     answer.will_close |= refused

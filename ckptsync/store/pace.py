@@ -33,6 +33,9 @@ ANSWER_S = 600.0
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
 """
+SLICE_BYTES = 4 << 20
+"""Content is sent in slices, between which threads change places: with 256 KiB an upload costs an eighth more processor time,
+larger ones save nothing more."""
 
 _BROKEN = (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError)
 _now_s = SYSTEM.monotonic  # sockets live in the machine's own time

@@ -81,7 +81,7 @@ class Server:
 def create_bucket(server: Server, bucket: str) -> None:
     """Create a bucket. It exists afterwards; call it once per name."""
     import boto3  # noqa: PLC0415  only those who use a server need the SDK
-    from botocore.config import Config  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415  an extra
 
     session = boto3.session.Session(server.access_key, server.secret_key, region_name=REGION)
     client = session.client("s3", endpoint_url=server.url, config=Config(s3={"addressing_style": "path"}))

@@ -24,9 +24,10 @@ from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store import open_store
 from ckptsync.store.base import Store
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received, fetch_whole
+from ckptsync.transfer.download import fetch_whole
 from ckptsync.transfer.journal import Journal
 from ckptsync.transfer.pipe import Done, Failed, Fetch, Job, Report, Send, Setup, Told, read, write
+from ckptsync.transfer.reader import Reader, Received
 from ckptsync.transfer.source import Identity, SourceFile
 from ckptsync.transfer.upload_file import send_whole
 from ckptsync.transfer.workbench import Bench, Tally

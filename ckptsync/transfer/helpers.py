@@ -167,7 +167,7 @@ class Helpers:
         """Hand out jobs as reports come in."""
         requests, answers = process.stdin, process.stdout
         assert requests is not None  # noqa: S101  both are pipes
-        assert answers is not None  # noqa: S101
+        assert answers is not None  # noqa: S101  as above
         write(requests, self._setup)
         more = True
         while (more or waiting) and self._failure is None:

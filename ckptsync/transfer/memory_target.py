@@ -11,7 +11,7 @@ from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag
 from ckptsync.transfer.budget import new_memory
-from ckptsync.transfer.download import Reader, check_readable
+from ckptsync.transfer.reader import Reader, check_readable
 from ckptsync.transfer.workers import Task, run_tasks
 
 

@@ -30,7 +30,7 @@ def need_zstandard() -> None:
         ConfigError: `zstandard` is not installed.
     """
     try:
-        import zstandard  # noqa: F401, PLC0415
+        import zstandard  # noqa: F401, PLC0415  an extra; it is only looked for
     except ImportError as error:
         raise ConfigError("compression needs the package zstandard: pip install 'ckptsync[zstd]'") from error
 
@@ -70,7 +70,7 @@ def pack(plain: memoryview, room: memoryview, shuffle: Shuffle, least_bytes: int
     Returns:
         The beginning of `room`.
     """
-    import zstandard  # noqa: PLC0415
+    import zstandard  # noqa: PLC0415  an extra
 
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True, write_checksum=False)
     done = 0
@@ -122,7 +122,7 @@ def unpack(read: Read, size: int, shuffle: Shuffle, room: memoryview) -> Iterato
         Whole blocks, as many as `room` holds, and at last the rest. Fewer bytes than `size` in all when what was read is no such part: the piece in which
         that shows, and all behind it, is missing.
     """
-    import zstandard  # noqa: PLC0415
+    import zstandard  # noqa: PLC0415  an extra
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=BLOCK_BYTES)
     source = cast("IO[bytes]", _Source(read))  # of which only `read` is called

@@ -31,7 +31,7 @@ def best_shuffle(file: SourceFile) -> Shuffle | None:
         SourceChangedError: the file is no longer the one first seen.
         DiskError: it cannot be read.
     """
-    import zstandard  # noqa: PLC0415
+    import zstandard  # noqa: PLC0415  an extra
 
     if file.size < SMALLEST_BYTES:
         return None

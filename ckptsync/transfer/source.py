@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +24,8 @@ from ckptsync.transfer.folders import is_partial
 
 _CACHED_BYTES = 1 << 20
 """What is read and hashed at a time: as much as a processor keeps at hand."""
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""Without waiting: a pipe may have taken a file's place."""
 _TICK_NS = 100_000_000
 """Kernels stamp files with a clock of up to 10 ms; a change within that of the first look could go unseen."""
 
@@ -88,13 +90,8 @@ class SourceFile:
 
         Bytes are hashed while they are in the processor's cache: from memory they would be read once more.
         """
-        hasher = part_hasher()
-        with self.opened() as fill:
-            for at in range(0, len(view), _CACHED_BYTES):
-                with view[at : at + _CACHED_BYTES] as piece:
-                    fill(piece, offset + at)
-                    hasher.update(piece)
-        return hasher.hexdigest()
+        spans = range(0, len(view), _CACHED_BYTES)
+        return self._hashed((view[at : at + _CACHED_BYTES], offset + at) for at in spans)
 
     def digest(self) -> str:
         """Return BLAKE3 of the whole content, 64 hex digits; raises as `read_into`."""
@@ -109,10 +106,14 @@ class SourceFile:
 
     def _digest(self, begin: int, size: int) -> str:
         """BLAKE3 of a range."""
-        hasher, window = part_hasher(), memoryview(bytearray(min(size, _CACHED_BYTES)))
+        window, spans = memoryview(bytearray(min(size, _CACHED_BYTES))), range(0, size, _CACHED_BYTES)
+        return self._hashed((window[: size - at], begin + at) for at in spans)
+
+    def _hashed(self, pieces: Iterable[tuple[memoryview, int]]) -> str:
+        """Fill views, each from an offset on; BLAKE3 of them in their order."""
+        hasher = part_hasher()
         with self.opened() as fill:
-            for offset in range(begin, begin + size, _CACHED_BYTES):
-                piece = window[: min(_CACHED_BYTES, begin + size - offset)]
+            for piece, offset in pieces:
                 fill(piece, offset)
                 hasher.update(piece)
         return hasher.hexdigest()
@@ -126,7 +127,7 @@ class SourceFile:
             DiskError: it cannot be read.
         """
         try:
-            descriptor = os.open(self.location, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.location, _OPEN)
         except FileNotFoundError as error:
             raise SourceChangedError(f"{self.location} disappeared while it was being saved") from error
         except OSError as error:

@@ -30,6 +30,10 @@ _Third = TypeVar("_Third")
 Task = Callable[[], "Iterable[Task] | None"]
 
 
+_left_behind: set[threading.Thread] = set()
+"""Threads that Ctrl-C found amid a request."""
+
+
 class _Crew:
     """Threads, and what they share."""
 
@@ -179,7 +183,7 @@ def run_tasks(tasks: Iterable[Task], workers: int, most: int = 0) -> None:
 
     Raises:
         BaseException: the first error of any task, after the tasks under way have ended; no further one begins. After
-            Ctrl-C they are not waited for.
+            Ctrl-C they are not waited for; `settled` does.
     """
     crew = _Crew(tasks, Climb(workers, most))
     try:
@@ -187,9 +191,22 @@ def run_tasks(tasks: Iterable[Task], workers: int, most: int = 0) -> None:
         crew.join()
     except BaseException as error:  # Ctrl-C reaches the main thread only
         crew.stop(error)
+        _left_behind.update(crew.threads)
         raise
     if crew.failure is not None:
         raise crew.failure
+
+
+def settled(patience_s: float) -> bool:
+    """Wait for what an interrupted `run_tasks` has left under way; whether all of it has ended. Safe to call again."""
+    until_s = time.monotonic() + patience_s
+    while _left_behind:
+        thread = next(iter(_left_behind))
+        thread.join(max(0.0, until_s - time.monotonic()))
+        if thread.is_alive():
+            return False
+        _left_behind.discard(thread)
+    return True
 
 
 def map_tasks(function: Callable[[Any], Any], items: Iterable[Any], workers: int) -> list[Any]:

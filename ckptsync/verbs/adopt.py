@@ -27,9 +27,10 @@ from ckptsync.snapshot.layout import SnapshotId, check_path
 from ckptsync.snapshot.manifest import MAX_PARTS, Cost, FileEntry, Manifest, check_entries, checked_metrics
 from ckptsync.store.base import Stat, Tag
 from ckptsync.transfer.budget import Buffers
+from ckptsync.transfer.workbench import Tally
 from ckptsync.transfer.workers import Task, run_tasks
 from ckptsync.verbs.foreign import OUR_FOLDERS
-from ckptsync.verbs.save import Saved
+from ckptsync.verbs.save import Saved, saved
 
 _NO_METRICS: Mapping[str, float] = {}
 _NO_META: Mapping[str, str] = {}
@@ -110,18 +111,7 @@ def adopt(
     run.store.put(layout.journal_key(snapshot), encode_attempt(attempt))
     run.catalog.commit(manifest)
     run.observer(Event(kind=Kind.COMMITTED, path=manifest.snapshot, bytes=manifest.size, count=len(entries)))
-    return Saved(
-        snapshot=manifest.snapshot,
-        step=step,
-        epoch=claim.epoch,
-        files=len(entries),
-        bytes=manifest.size,
-        bytes_stored=manifest.size,
-        bytes_sent=0,
-        bytes_reused=manifest.size,
-        parts_sent=0,
-        seconds=round(run.clock.monotonic() - begun_s, 3),
-    )
+    return saved(manifest, Tally(bytes_reused=manifest.size), run.clock.monotonic() - begun_s)
 
 
 # -- which objects -------------------------------------------------------------------------------------------------------

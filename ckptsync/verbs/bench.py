@@ -15,6 +15,7 @@ import msgspec
 
 from ckptsync.config import MIB, Transfer
 from ckptsync.errors import ConfigError
+from ckptsync.events import Event, Kind
 from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
@@ -23,16 +24,18 @@ from ckptsync.snapshot.digest import part_digest, part_span
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received
 from ckptsync.transfer.journal import Journal
+from ckptsync.transfer.reader import Reader, Received
 from ckptsync.transfer.source import Fill, Identity, SourceFile
 from ckptsync.transfer.upload import upload_files
 from ckptsync.transfer.workbench import Bench, Tally
-from ckptsync.transfer.workers import run_tasks
+from ckptsync.transfer.workers import run_tasks, settled
 from ckptsync.verbs.attempts import folder_of
 from ckptsync.verbs.erase import Target, View, erase
 
 _GB = 1_000_000_000
+_PATIENCE_S = 30.0
+"""How long requests may take that are under way at Ctrl-C; then they are left to gc."""
 _PATH = "bench.bin"
 
 
@@ -142,15 +145,25 @@ def _scratch(run: Run, size_bytes: int) -> Iterator[SnapshotId]:
         run.store.put(layout.journal_key(snapshot), encode_attempt(attempt))
         yield snapshot
     finally:
-        folder = folder_of(run.store, snapshot)
-        view = View(
-            folders={snapshot: folder} if folder else {},
-            committed=frozenset(),
-            condemned={snapshot},
-            stale_s=float("-inf"),
-        )
-        uploads = tuple(run.store.uploads(layout.data_prefix(snapshot))) if run.store.traits.multipart else ()
-        erase(run, [Target(attempt=snapshot, uploads=uploads)], view)
+        # what a thread that Ctrl-C has left behind sends after this, nobody would ever delete
+        if settled(_PATIENCE_S):
+            _erase(run, snapshot)
+        else:
+            message = "requests are still under way; `ckptsync gc` deletes what they leave"
+            run.observer(Event(kind=Kind.NOTICE, path=str(snapshot), message=message))
+
+
+def _erase(run: Run, snapshot: SnapshotId) -> None:
+    """Delete everything that an attempt has in the bucket."""
+    folder = folder_of(run.store, snapshot)
+    view = View(
+        folders={snapshot: folder} if folder else {},
+        committed=frozenset(),
+        condemned={snapshot},
+        stale_s=float("-inf"),
+    )
+    uploads = tuple(run.store.uploads(layout.data_prefix(snapshot))) if run.store.traits.multipart else ()
+    erase(run, [Target(attempt=snapshot, uploads=uploads)], view)
 
 
 def _measured(

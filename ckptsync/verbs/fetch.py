@@ -9,7 +9,7 @@ from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import FileEntry, Manifest
 from ckptsync.transfer.budget import reading_buffers
-from ckptsync.transfer.download import Reader, Received
+from ckptsync.transfer.reader import Reader, Received
 from ckptsync.transfer.memory_target import download_into_memory
 
 

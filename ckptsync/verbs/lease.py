@@ -87,14 +87,13 @@ class _Lease:
         self.leases = leases
         self.snapshot = snapshot
         self.keys: list[str] = []
-        self.due_s = self.put_s = 0.0
+        self.due_s = 0.0
         self.lock = threading.Lock()
 
     def put(self) -> None:
         """Put it, and say when to put it again."""
         key = layout.new_lease_key(self.snapshot)
         done = self.leases.put(key)
-        self.put_s = self._now_s()
         self.keys.append(key)  # also when it failed: the answer alone may have been lost
         self.due_s = self.leases.run.clock.monotonic() + (_RENEW_S if done else _PAUSE_S)
 
@@ -110,8 +109,10 @@ class _Lease:
             self.lock.release()
 
     def drop(self) -> None:
-        """Delete it; what stays for want of a right, or of a connection, dies of age."""
-        self.leases.run.rest(since_s=self.put_s)
+        """Delete it; what stays for want of a right, or of a connection, dies of age.
+
+        At once: a service that finds this too soon after the put says so, and then it is tried again.
+        """
         with suppress(CkptsyncError):
             self.leases.store.delete(self.keys)
 

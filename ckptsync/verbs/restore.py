@@ -13,8 +13,9 @@ from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.transfer.budget import reading_buffers
-from ckptsync.transfer.download import Reader, Received, check_readable, download_files
+from ckptsync.transfer.download import download_files
 from ckptsync.transfer.folders import check_distinct, check_space, disk_bytes, make_removable, remove_tree
+from ckptsync.transfer.reader import Reader, Received, check_readable
 from ckptsync.transfer.target import (
     Landing,
     check_target,

@@ -19,7 +19,7 @@ from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag
 from ckptsync.transfer.budget import reading_buffers
-from ckptsync.transfer.download import Reader, Received, check_readable
+from ckptsync.transfer.reader import Reader, Received, check_readable
 from ckptsync.transfer.workers import Task, run_tasks
 from ckptsync.verbs.lease import Leases
 from ckptsync.verbs.quarantine import quarantine as quarantine_it

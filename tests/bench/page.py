@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import small, targets
+from bench import far, small, stages, targets
 from bench.chart import bars
 from bench.figures import MIB, medians
 from bench.peers import OURS, PEERS, ROOT
@@ -25,7 +25,7 @@ What it costs to move a checkpoint, with ckptsync and with everything a user mig
 for 10^9 bytes, which training does not get; rates; memory. One command measures all of it anew, installs the peers and writes this
 page:
 
-```bash no-run="takes a quarter of an hour"
+```bash no-run="takes the better part of an hour"
 make bench
 make bench BENCH_ARGS="--peers boto3,s5cmd --size 256MiB --rounds 5 --cloud s3 --shapes none"
 ```
@@ -47,8 +47,7 @@ METHOD = """\
   Rows with *memory* have their bytes in memory already, which counts in their peak, and fetch into memory.
 - Everybody runs with default settings, but for the rows that say otherwise. ckptsync hashes every byte with BLAKE3, both ways, and `save`
   and `restore` are whole: claim, listing, journal, commit. The save that is measured is the second of its run; the first also proves that
-  the service honours conditions. On Google Cloud Storage, which changes one name but once a second, a `restore` of less than a second
-  waits for the rest of it before it deletes its lease.
+  the service honours conditions.
 - Whoever fetches a file has it compared with what was sent, in the first round.
 - Ceph RGW is a production server, with one store of its own in memory, on the same two cores: it takes most of them, so that rates hardly differ.
 - torch DCP writes a format of its own, which the sink keeps instead of dropping it.
@@ -66,7 +65,15 @@ def write(results: Mapping[str, Any]) -> Path:
     lines += _small([table for table in results["tables"] if table.get("files")])
     for cloud in CLOUDS:
         lines += _shapes(cloud, [table for table in results["tables"] if not table.get("files")])
-    PAGE.write_text("\n".join([*lines, *_targets(results["tables"]), LEFT.read_text(), METHOD]))
+    near = {table["cloud"]: medians(table) for table in results["tables"] if table["shape"]["name"] == "loopback"}
+    away = {
+        (table["cloud"], table["shape"]["name"]): medians(table)
+        for table in results["tables"]
+        if not table.get("files")
+    }
+    left = LEFT.read_text().replace("STAGES", "\n".join(stages.table(results["stages"], near)))
+    left = left.replace("FAR", "\n".join(far.table(results["far"], away)))
+    PAGE.write_text("\n".join([*lines, *_targets(results["tables"]), left, METHOD]))
     return PAGE
 
 
@@ -192,7 +199,7 @@ def _small(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "Files of 100 kB in one folder, S3, each tool as a command, with its start; those that work in several processes with all of them."
     for table in tables:
         yield ""
-        yield f"{table['shape']['name']}, {table['rounds']} rounds:"
+        yield f"{table['shape']['name']}, {table['rounds']} rounds, {small.SLOW_ROUNDS} of the slower ones:"
         yield ""
         yield "| client | up: files/s | down: files/s | up: CPU-ms a file | down: CPU-ms a file | peak MiB |"
         yield f"|---|{'--:|' * 5}"
@@ -216,7 +223,7 @@ def _shapes(cloud: str, tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         return
     yield f"## {CLOUDS[cloud]}, farther away"
     yield ""
-    yield "MB/s up / down, and in brackets CPU-s/GB up / down."
+    yield f"MB/s up / down, and in brackets CPU-s/GB up / down; {max(table['rounds'] for table in mine)} rounds."
     yield ""
     shapes = {table["shape"]["name"]: medians(table) for table in mine}
     names = list(dict.fromkeys(name for found in shapes.values() for name in found))
@@ -250,6 +257,6 @@ def _best(shapes: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]])
     """Rates for the plot: ours, and the best of the others' but bare sockets."""
     for shape, found in shapes.items():
         for who in ("ckptsync", "best peer"):
-            names = [n for n in found if (n == OURS if who == OURS else n != OURS and not n.startswith("bare"))]
+            names = [n for n in found if (n == OURS if who == OURS else not n.startswith((OURS, "bare")))]
             rates = [max((found[n][d]["rate"] for n in names), default=math.nan) for d in ("put", "get")]
             yield f"{who}, {shape}", rates

@@ -29,7 +29,6 @@ SHAPES = (
     Shape("TLS", tls=True),
     Shape("Ceph RGW", server="ceph"),
 )
-ROUNDS = 3
 _PEERS: dict[Cloud, tuple[str, ...]] = {
     "s3": (
         "bare socket",
@@ -40,6 +39,7 @@ _PEERS: dict[Cloud, tuple[str, ...]] = {
         "s5cmd",
         "rclone",
         "obstore",
+        "obstore, memory",
     ),
     "gcs": (
         "bare socket",
@@ -49,6 +49,7 @@ _PEERS: dict[Cloud, tuple[str, ...]] = {
         "google-cloud-storage",
         "transfer_manager, processes",
         "obstore",
+        "obstore, memory",
     ),
 }
 _LIMITED = 'ip link set lo up && tc qdisc add dev lo root tbf rate "$0" burst 512kb latency 100ms && exec "$@"'
@@ -72,7 +73,7 @@ def missing(shape: Shape) -> str:
 
 def table(cloud: Cloud, shape: Shape, size: int, rounds: int, wanted: Sequence[str], out: Path) -> dict[str, Any]:
     """Measure over one way; one that cannot be had here is told with the reason."""
-    peers, size, rounds = peers_of(cloud, shape, wanted), min(shape.size, size), min(ROUNDS, rounds)
+    peers, size = peers_of(cloud, shape, wanted), min(shape.size, size)
     nothing: dict[str, Any] = {"cloud": cloud, "shape": asdict(shape), "size": size, "rounds": 0, "samples": []}
     if reason := missing(shape):
         suite.say(f"{shape.name}: {reason}")

@@ -128,7 +128,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="every part is hashed before it is written to disk",
-        file="transfer/download.py",
+        file="transfer/reader.py",
         changes=(
             ("if count == size and digest == entry.parts[number - 1]:", "if count == size:"),
             ("(is_last and hasher.hexdigest() != entry.parts[number - 1])", "False"),
@@ -137,7 +137,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="a part that does not match is fetched once more",
-        file="transfer/download.py",
+        file="transfer/reader.py",
         changes=(("attempts = conflicts = 0", "attempts, conflicts = 1, 0"),),
         test=f"{DOWNLOAD}::test_a_part_flipped_on_the_wire_is_fetched_once_more",
     ),

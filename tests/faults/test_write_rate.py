@@ -18,6 +18,7 @@ from ckptsync.testing.clock import FakeClock
 from ckptsync.testing.faults import Faulty
 from ckptsync.testing.gcs import GcsServer
 from ckptsync.verbs.gc import collect
+from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import save
 
 from .beds import quick
@@ -62,3 +63,24 @@ def test_no_object_is_written_twice_but_the_claim_that_proves_the_condition(
     assert sum(clock.slept_s) < 20
     assert [one.id.step for one in run.catalog.listed()] == [3]
     check_whole(run, set())
+
+
+@pytest.mark.parametrize("writes_per_s", [1.0, None])
+def test_a_lease_is_deleted_at_once_and_again_where_that_is_too_soon(writes_per_s: float | None, tmp_path: Path) -> None:
+    clock = FakeClock()
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "state.json").write_text("1")
+    with GcsServer(buckets=["b"], clock=clock, writes_per_s=writes_per_s) as server:
+        options = Gcs(endpoint_url=server.url, anonymous=True)
+        with Faulty(GcsStore("b", "run", options, Http(), connections=4)) as faulty:
+            store = Retrying(faulty, Retry(), clock=clock, observer=lambda _: None)
+            run = run_on(store, Config(state_dir=str(tmp_path / "state")), observer=lambda _: None, clock=clock)
+            save(run, tmp_path / "tree", step=1)
+            clock.sleep(60)
+            faulty.calls.clear()
+            clock.slept_s.clear()
+            restore(run, tmp_path / "out")
+            deletions = [call for call in faulty.calls if call.verb == "delete"]
+            assert [*store.list(layout.LEASES)] == []
+    assert (tmp_path / "out" / "state.json").read_text() == "1"
+    assert bool(clock.slept_s) == (len(deletions) > 1) == (writes_per_s is not None)

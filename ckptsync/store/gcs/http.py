@@ -24,13 +24,12 @@ from ckptsync.config import Gcs, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, StoreError, TransientError
 from ckptsync.store.base import Buffer
 from ckptsync.store.gcs.errors import UNREADABLE, Asked, broken, failure, read_refusal
-from ckptsync.store.pace import Pace, paced, receive
+from ckptsync.store.pace import SLICE_BYTES, Pace, paced, receive
 
 _log = logging.getLogger("ckptsync")
 
 _OK = (HTTPStatus.OK,)
 _MOST_RENEWALS = 3
-_SEND_BYTES = 4 << 20
 
 _RANGE = re.compile(r"bytes (?P<first>\d+)-(?P<last>\d+)/")
 T = TypeVar("T")
@@ -141,9 +140,9 @@ class Body:
 
     def __iter__(self) -> Iterator[memoryview]:
         for view in self._views:
-            for start in range(0, len(view), _SEND_BYTES):
+            for start in range(0, len(view), SLICE_BYTES):
                 self._return()
-                self._lent = view[start : start + _SEND_BYTES]
+                self._lent = view[start : start + SLICE_BYTES]
                 yield self._lent
         self._return()
 

@@ -51,7 +51,7 @@ class _Login(requests.auth.AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         try:
             with self._lock:
-                self._credentials.before_request(  # type: ignore[no-untyped-call]
+                self._credentials.before_request(  # type: ignore[no-untyped-call]  # Google's library has no types there
                     self._request, request.method, request.url, request.headers
                 )
         except Exception as error:

@@ -6,7 +6,6 @@ nothing of Google's library retries behind our back, except the fetching of an a
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,9 +25,8 @@ from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Uploa
 from ckptsync.store.pace import Pace
 
 try:
-    import google_crc32c
-
     from ckptsync.store.gcs import json_api, xml_api
+    from ckptsync.store.gcs.crc32c import crc32c
     from ckptsync.store.gcs.http import Body, Wire, connect_anonymously, endpoint, expected_bytes
     from ckptsync.store.gcs.login import connect_with_login
     from ckptsync.store.gcs.names import Place
@@ -40,7 +38,6 @@ TRAITS = Traits(copy_part=False, min_part_bytes=5 << 20, max_copy_bytes=5 << 40,
 
 _JSON = "/storage/v1"
 _PAGE = 1000
-_HASH_BYTES = 1 << 20
 # serves gzip-encoded objects as they are stored; without it the service unpacks them and ignores Range
 # Source: https://cloud.google.com/storage/docs/transcoding
 _RAW = {"Accept-Encoding": "gzip"}
@@ -88,7 +85,7 @@ class GcsStore(Store):
         Source: https://cloud.google.com/storage/docs/json_api/v1/objects/insert
         """
         asked, name = self._place.asked("put", key), self._place.new_name(key)
-        crc = _crc32c(data)
+        crc = crc32c(data)
         content_type = "application/json" if key.endswith(".json") else "application/octet-stream"
         body_type, head, tail = json_api.framed(
             name=name, crc32c=json_api.crc32c_base64(crc), content_type=content_type
@@ -150,7 +147,7 @@ class GcsStore(Store):
         content = bytearray(int(size) if size.isdecimal() else 0)
         count = self._wire.receive(asked, response, memoryview(content))
         known = json_api.header_hashes(response.headers.get("x-goog-hash", "")).get("crc32c")
-        if not size.isdecimal() or count < len(content) or (known and known != f"{_crc32c(content):08x}"):
+        if not size.isdecimal() or count < len(content) or (known and known != f"{crc32c(content):08x}"):
             raise TransientError(f"{asked.where}: the content arrived damaged", op="read", key=key)
         return bytes(content)
 
@@ -231,7 +228,7 @@ class GcsStore(Store):
         Source: https://cloud.google.com/storage/docs/xml-api/put-object-multipart
         """
         asked = self._place.asked("put_part", upload.key)
-        crc, size = _crc32c(data), memoryview(data).nbytes
+        crc, size = crc32c(data), memoryview(data).nbytes
         response = self._wire.send(
             asked,
             "PUT",
@@ -327,17 +324,3 @@ class GcsStore(Store):
         if tag and tag != found.tag:
             asked = self._place.asked("get", key)
             raise ConflictError(f"{asked.where}: it is no longer the version asked for", op="get", key=key)
-
-
-def _crc32c(data: Buffer) -> int:
-    """CRC32C of a buffer. google_crc32c takes no views, but arrays of ctypes, which are made of writable ones without a copy."""
-    crc = 0
-    if not memoryview(data).nbytes:
-        return crc  # an empty view cannot be cast
-    with memoryview(data) as whole, whole.cast("B") as view:
-        for start in range(0, len(view), _HASH_BYTES):
-            with view[start : start + _HASH_BYTES] as piece:
-                lent = bytes(piece) if view.readonly else (ctypes.c_ubyte * len(piece)).from_buffer(piece)
-                crc = google_crc32c.extend(crc, lent)
-                del lent  # it keeps the piece
-    return crc

@@ -80,17 +80,17 @@ class LeanClient:
         headers = {"If-None-Match": params.get("IfNoneMatch"), **_checksum(params)}
         return self._send("PutObject", Key, headers=headers, body=Body, params=params)
 
-    def upload_part(self, *, Key: str, Body: Any, **params: Any) -> Mapping[str, Any]:  # noqa: N803
+    def upload_part(self, *, Key: str, Body: Any, **params: Any) -> Mapping[str, Any]:  # noqa: N803  the SDK's names
         """As the SDK's."""
         query = {"partNumber": params["PartNumber"], "uploadId": params["UploadId"]}
         return self._send("UploadPart", Key, query=query, headers=_checksum(params), body=Body, params=params)
 
-    def get_object(self, *, Key: str, **params: Any) -> Mapping[str, Any]:  # noqa: N803
+    def get_object(self, *, Key: str, **params: Any) -> Mapping[str, Any]:  # noqa: N803  the SDK's names
         """As the SDK's; `Body` is a response of urllib3."""
         headers = {"Range": params.get("Range"), "If-Match": params.get("IfMatch")}
         return self._send("GetObject", Key, headers=headers, params=params)
 
-    def head_object(self, *, Key: str, **params: Any) -> Mapping[str, Any]:  # noqa: N803
+    def head_object(self, *, Key: str, **params: Any) -> Mapping[str, Any]:  # noqa: N803  the SDK's names
         """As the SDK's."""
         headers = {"x-amz-checksum-mode": params.get("ChecksumMode")}
         return self._send("HeadObject", Key, headers=headers, params=params)

@@ -19,10 +19,10 @@ from ckptsync.run import Run, open_run
 from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.layout import new_snapshot_id
 from ckptsync.snapshot.manifest import FileEntry
-from ckptsync.transfer import download, source
+from ckptsync.transfer import reader, source
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received
 from ckptsync.transfer.journal import Journal
+from ckptsync.transfer.reader import Reader, Received
 from ckptsync.transfer.source import Fill, Identity, SourceFile
 from ckptsync.transfer.upload import upload_files
 from ckptsync.transfer.workbench import Bench, Tally
@@ -43,7 +43,7 @@ def connect(job: Job) -> tuple[Move, Move]:
     service = {"endpoint_url": job.endpoint, **({"anonymous": True} if job.cloud == "gcs" else {})}
     config = resolve({"state_dir": str(job.path.parent / "state"), job.cloud: service})
     if job.variant == "no hash":
-        source.part_hasher = download.part_hasher = NoHash
+        source.part_hasher = reader.part_hasher = NoHash
     return verbs(base, config, job) if job.variant == "file" else engine(base, config, job)
 
 

@@ -126,7 +126,7 @@ class TestObjects:
         assert store.read("claim") == str(won.index(True)).encode()
 
     def test_wrong_bytes_are_refused_by_the_service(self, store: GcsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("ckptsync.store.gcs.store._crc32c", lambda _: 1)
+        monkeypatch.setattr("ckptsync.store.gcs.store.crc32c", lambda _: 1)
         with pytest.raises(TransientError, match="damaged on its way"):
             store.put("k", b"data")
         with pytest.raises(TransientError, match="damaged on its way"):

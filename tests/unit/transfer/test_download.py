@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.descriptors import open_below
 
 from ckptsync.config import Transfer
 from ckptsync.errors import DeniedError, DiskError, IntegrityError, TransientError
@@ -17,7 +18,8 @@ from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received, download_files
+from ckptsync.transfer.download import download_files
+from ckptsync.transfer.reader import Reader, Received
 
 PART = 1 << 16
 DATA = os.urandom(4 * PART + 100)
@@ -61,15 +63,10 @@ def counts(received: Received) -> tuple[int, int, int, int]:
     return received.bytes_received, received.bytes_kept, received.parts_received, received.parts_refetched
 
 
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  text is enough
-
-
 def test_files_come_with_content_mode_and_time(store: Any, fetch: Fetch, entry: FileEntry, out: Path) -> None:
     store.inner.put("data/small", b"x")
     small = describe("small", b"x", mode=0o4755, mtime_ns=1_600_000_000_123_456_789)
     empty = describe("empty", b"", part_bytes=0, mode=0o400)
-    before = open_descriptors()
     received = fetch(entry, small, empty)
     assert counts(received) == (len(DATA) + 1, 0, 6, 0)
     assert (out / "model").read_bytes() == DATA
@@ -77,7 +74,7 @@ def test_files_come_with_content_mode_and_time(store: Any, fetch: Fetch, entry: 
     found = (out / "small").stat()
     assert (found.st_mode & 0o7777, found.st_mtime_ns) == (0o755, 1_600_000_000_123_456_789)
     assert (out / "empty").stat().st_mode & 0o7777 == 0o400
-    assert open_descriptors() == before
+    assert open_below(out) == []
 
 
 @pytest.mark.req(33)
@@ -135,11 +132,10 @@ def test_an_object_replaced_meanwhile_is_found_out(store: Any, fetch: Fetch, ent
             store.inner.put("data/model", DATA[::-1])
 
     store.before = replace
-    before = open_descriptors()
     with pytest.raises(IntegrityError, match="part 2 of 5 of model is not what was committed"):
         fetch(entry, workers=1)
     assert (out / "model").read_bytes()[:PART] == DATA[:PART]
-    assert open_descriptors() == before
+    assert open_below(out) == []
 
 
 def test_an_object_replaced_meanwhile_by_the_same_content_is_as_good(
@@ -335,16 +331,15 @@ def test_a_link_in_the_way_is_not_followed(fetch: Fetch, entry: FileEntry, out: 
 
 
 def test_a_full_disk_is_a_disk_error_and_nothing_stays_open(
-    fetch: Fetch, entry: FileEntry, monkeypatch: pytest.MonkeyPatch
+    fetch: Fetch, entry: FileEntry, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    before = open_descriptors()
     with pytest.raises(DiskError, match=r"cannot write .*model: No space left on device"):
         fetch(entry)
-    assert open_descriptors() == before
+    assert open_below(out) == []
 
 
 def test_writes_that_come_up_short_are_continued(

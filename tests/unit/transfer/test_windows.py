@@ -15,7 +15,8 @@ from ckptsync.events import Event, Kind
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, Received, download_files
+from ckptsync.transfer.download import download_files
+from ckptsync.transfer.reader import Reader, Received
 from ckptsync.verbs.compare import same_content
 
 PAGE = 1 << 14

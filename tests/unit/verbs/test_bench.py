@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
 import sys
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,9 @@ import pytest
 from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, IntegrityError, StoreError
 from ckptsync.store.base import StoreWrapper, Tag
+from ckptsync.transfer import workers
 from ckptsync.transfer.source import Identity
+from ckptsync.verbs import bench as verb_of_bench
 from ckptsync.verbs.bench import _Noise, bench
 from ckptsync.verbs.gc import collect
 from ckptsync.verbs.listing import rows
@@ -107,6 +113,70 @@ def test_after_a_kill_gc_cleans_up_and_nobody_takes_it_for_a_snapshot(
     found = collect(small, None, grace_s=60, dry_run=False)
     assert (len(found.orphans), found.uploads_aborted) == (1, 1)
     assert make.there() == before
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal: who is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_waits_for_what_is_under_way_and_leaves_nothing(
+    small: Any, make: Any, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that goes on would leave an upload of which gc knows nothing."""
+    cleaning, erased = threading.Event(), threading.Event()
+    real = verb_of_bench._erase
+
+    def settled(patience_s: float) -> bool:
+        cleaning.set()
+        return workers.settled(patience_s)
+
+    def erase(*arguments: Any) -> None:
+        real(*arguments)
+        erased.set()
+
+    def interrupt(verb: str, _: str) -> None:
+        if verb == "begin":
+            _thread.interrupt_main()
+            assert cleaning.wait(30)
+            erased.wait(0.2)  # never, unless it went wrong
+
+    monkeypatch.setattr(verb_of_bench, "settled", settled)
+    monkeypatch.setattr(verb_of_bench, "_erase", erase)
+    store.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench(small, size_bytes=SIZE)
+    for thread in threading.enumerate():
+        if thread.name.startswith("ckptsync-"):
+            thread.join(30)
+    store.heal()
+    assert make.there() == []
+    assert list(small.store.uploads("")) == []
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_leaves_to_gc_what_does_not_end(
+    small: Any, make: Any, store: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(verb: str, _: str) -> None:
+        if verb == "finish":
+            _thread.interrupt_main()
+
+    monkeypatch.setattr(verb_of_bench, "settled", lambda _: False)
+    store.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench(small, size_bytes=SIZE)
+    assert workers.settled(30)
+    store.heal()
+    assert make.there() != []
+    clock.advance(61)
+    collect(small, None, grace_s=60, dry_run=False)
+    assert make.there() == []
+    assert list(small.store.uploads("")) == []
 
 
 def test_bytes_that_come_back_wrong(small: Any, run_with: Any, store: Any) -> None:

@@ -17,8 +17,8 @@ from ckptsync.events import Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.encoding import packed_bound
 from ckptsync.transfer.budget import reading_buffers
-from ckptsync.transfer.download import Reader, Received
 from ckptsync.transfer.packing import pack
+from ckptsync.transfer.reader import Reader, Received
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import save
 from ckptsync.verbs.verify import verify

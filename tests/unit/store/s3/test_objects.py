@@ -15,6 +15,7 @@ from ckptsync.errors import (
     UnsupportedError,
 )
 from ckptsync.store.base import Tag, Upload
+from ckptsync.store.pace import SLICE_BYTES
 from ckptsync.store.s3 import S3Store
 from ckptsync.store.s3 import client as s3_client
 from ckptsync.store.s3 import lean as s3_lean
@@ -29,9 +30,9 @@ def test_a_body_is_lent_in_slices_and_nothing_is_kept() -> None:
         body.seek(10)
         first = body.read(16)
         assert isinstance(first, memoryview)
-        assert (len(first), body.tell()) == (s3_client.SLICE_BYTES, 10 + s3_client.SLICE_BYTES)
+        assert (len(first), body.tell()) == (SLICE_BYTES, 10 + SLICE_BYTES)
         assert bytes(first[:3]) == b"\x0a\x0b\x0c"
-        assert len(body.read()) == len(memory) - 10 - s3_client.SLICE_BYTES
+        assert len(body.read()) == len(memory) - 10 - SLICE_BYTES
         assert not body.read(1)
     memory.append(0)  # fails while anything points into it
 
