@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckptsync import manager as manager_module
+from ckptsync import saver as saver_module
 from ckptsync.config import Config
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, NoSnapshotError, NotDurableError, StoreError
 from ckptsync.manager import CheckpointManager
@@ -37,20 +37,20 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
     yield call
     for one in made:
-        one._failure = None
+        one._saver.take_failure()
         one.close(30)
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Saves wait for this."""
-    go_on, plain = threading.Event(), manager_module.save
+    go_on, plain = threading.Event(), saver_module.save
 
     def waiting(*args: Any, **options: Any) -> Any:
         go_on.wait(30)
         return plain(*args, **options)
 
-    monkeypatch.setattr(manager_module, "save", waiting)
+    monkeypatch.setattr(saver_module, "save", waiting)
     return go_on
 
 
@@ -146,9 +146,9 @@ def test_what_goes_wrong_is_raised_by_the_next_call(
         raise StoreError("the bucket is gone")
 
     manager = make()
-    monkeypatch.setattr(manager_module, "save", fail)
+    monkeypatch.setattr(saver_module, "save", fail)
     manager.save(0, n={"n": 0})
-    manager._thread.join(30)  # type: ignore[union-attr]
+    manager._saver.join(30)
     with pytest.raises(StoreError, match="the bucket is gone"):
         manager.save(1, n={"n": 1}) if next_call == "save" else getattr(manager, next_call)()
     monkeypatch.undo()
@@ -164,7 +164,7 @@ def test_what_a_loop_dies_of_is_not_hidden_by_a_save_that_failed(
     def fail(*_: Any, **__: Any) -> None:
         raise StoreError("the bucket is gone")
 
-    monkeypatch.setattr(manager_module, "save", fail)
+    monkeypatch.setattr(saver_module, "save", fail)
 
     def loop() -> None:
         with make() as manager:
@@ -253,7 +253,7 @@ def test_names_that_cannot_be_are_refused(make: Make, name: str) -> None:
 def test_bad_arguments_say_so(make: Make) -> None:
     with pytest.raises(ConfigError, match="nothing to save"):
         make().save(1)
-    with pytest.raises(ConfigError, match="'wait' or 'skip'"):
+    with pytest.raises(ConfigError, match="'wait', 'skip' or 'latest'"):
         make(busy="never")
     manager = make()
     manager.close()
