@@ -40,12 +40,12 @@ class Background(Generic[_T]):
         """Hand in a piece of work; waits while another one waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting)
-            self._waiting.append(piece)
             if self._runs:
+                self._waiting.append(piece)
                 return
             self._runs = True
             # not a daemon: a program that ends waits for it
-            self._thread = threading.Thread(target=self._drain, name=self._name)
+            self._thread = threading.Thread(target=self._drain, args=([piece],), name=self._name)
             self._thread.start()
 
     def withdraw(self) -> _T | None:
@@ -74,18 +74,15 @@ class Background(Generic[_T]):
             failures[0].add_note(f"and then: {later}")
         return failures[0] if failures else None
 
-    def _drain(self) -> None:
+    def _drain(self, begun: list[_T]) -> None:
         """Work until there is none."""
-        while True:
-            with self._changed:
-                if not self._waiting:
-                    self._runs = False
-                    return
-                piece = self._waiting.pop()
-                self._changed.notify_all()
+        while begun:
             try:
-                self._work(piece)
+                self._work(begun.pop())
             except BaseException as error:  # noqa: BLE001  raised by the next call
                 with self._changed:
                     self._failures.append(error)
-            del piece
+            with self._changed:
+                begun, self._waiting = self._waiting, []
+                self._runs = bool(begun)
+                self._changed.notify_all()
