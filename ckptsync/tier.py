@@ -6,13 +6,14 @@ It is a run of its own in a directory: same format, same commit, same verificati
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ from ckptsync.verbs.ladder import Reached, newest_good
 from ckptsync.verbs.quarantine import quarantine
 from ckptsync.verbs.remove import remove
 from ckptsync.verbs.save import Saved, save
+from ckptsync.verbs.verify import verify
 
 _GRACE_S = 600.0
 """What a killed save left is deleted after this."""
@@ -85,7 +87,7 @@ class _Kept:
 
 
 class LocalTier:
-    """The snapshots of one run on this machine's disk. One thread writes; others may read."""
+    """The snapshots of one run on this machine's disk. One process has them at a time; of its threads one keeps, and one carries."""
 
     def __init__(self, run: Run, bucket: Run, folder: Path, *, keep: int) -> None:
         """Touch nothing yet; `local_tier` opens one.
@@ -102,6 +104,7 @@ class LocalTier:
         self._keep = keep
         self._tenure = Tenure()
         self._bad: set[str] = set()
+        self._lock = -1
         self.has_begun = False
 
     # -- before anything else ----------------------------------------------------------------------------------------
@@ -113,24 +116,56 @@ class LocalTier:
             The newest good snapshot here, unless the bucket has a newer one, or has dropped it.
 
         Raises:
-            DiskError: the note cannot be written.
+            DiskError: the note cannot be written, or another process, which is alive, has the folder.
             StoreError: the bucket, or the disk, failed for good.
         """
+        self._take_hold()
         theirs = self._bucket.catalog.latest()
         base = theirs.snapshot if theirs else ""
         ours = self._good()
         note = self._note()
         after = layout.parse_snapshot_id(note.after) if note else None
         same = next((one for one in ours if theirs and one.commit_id == theirs.commit_id), None)
-        self.has_begun = True
+        standing: Standing | None = None
         if same is not None and (same == ours[0] or _is_behind(same.id, after)):
-            self._write_note(Note(base=base, after=same.snapshot))
-            return Standing(ours[0], ours[0] != same)
-        if note is not None and note.base == base and ours and _is_behind(ours[0].id, after):
-            return Standing(ours[0], waits=True)
-        newest = next(self.run.catalog.listed(limit=1), None)  # the bucket has gone on without us, or back
-        self._write_note(Note(base=base, after=str(newest.id) if newest else ""))
-        return None
+            note, standing = Note(base=base, after=same.snapshot), Standing(ours[0], ours[0] != same)
+        elif note is not None and note.base == base and ours and _is_behind(ours[0].id, after):
+            standing = Standing(ours[0], waits=True)
+        else:  # the bucket has gone on without us, or back
+            newest = next(self.run.catalog.listed(limit=1), None)
+            note = Note(base=base, after=str(newest.id) if newest else "")
+        self._write_note(note)
+        self.has_begun = True
+        return standing
+
+    def _take_hold(self) -> None:
+        """Make sure that no other process has the folder: it may be thought dead, and still write.
+
+        The lock is the process's own: workers that it forks do not have it, and it ends with the process.
+
+        Raises:
+            DiskError: another one has it, or the file system knows no locks.
+        """
+        if self._lock >= 0:
+            return
+        with disk_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                os.close(lock)
+                raise DiskError(f"another process of this machine is at work in {self._folder}") from error
+            except OSError:
+                os.close(lock)
+                raise
+        self._lock = lock
+
+    def let_go(self) -> None:
+        """Let another process have the folder. Safe to call again."""
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def _good(self) -> list[Manifest]:
         """The good snapshots here, the newest first; those found bad are left out."""
@@ -211,7 +246,8 @@ class LocalTier:
         try:
             saved = carry(self.run, kept, self._bucket, tenure=tenure)
         except IntegrityError as error:
-            self.condemn(kept, error)
+            if verify(self.run, kept.snapshot).bad:  # else it is the bucket's
+                self.condemn(kept, error)
             raise
         try:
             self._write_note(Note(base=saved.snapshot, after=kept.snapshot))
@@ -277,7 +313,11 @@ def local_tier(bucket: Run, directory: Path, *, keep: int) -> Iterator[LocalTier
     transfer = msgspec.structs.replace(bucket.config.transfer, compress="none", max_bytes_per_s=None)
     config = msgspec.structs.replace(bucket.config, transfer=transfer)
     with open_run(folder / "run", config, observer=_quietly(bucket), clock=bucket.clock) as run:
-        yield LocalTier(replace(run, processes=1), bucket, folder, keep=keep)
+        tier = LocalTier(run, bucket, folder, keep=keep)
+        try:
+            yield tier
+        finally:
+            tier.let_go()
 
 
 def _quietly(bucket: Run) -> Callable[[Event], None]:

@@ -15,7 +15,6 @@ from ckptsync.snapshot.manifest import DirectoryEntry, FileEntry, LinkEntry, Man
 from ckptsync.store.base import Store, Tag
 from ckptsync.tenure import Tenure
 from ckptsync.transfer.source import Fill, Identity, SourceFile, SourceTree
-from ckptsync.verbs.lease import Leases
 from ckptsync.verbs.save import Saved, save
 
 
@@ -104,7 +103,7 @@ def tree_of(run: Run, manifest: Manifest) -> CarriedTree:
 
     Args:
         run: that has it.
-        manifest: of the snapshot; hold a lease on it.
+        manifest: of the snapshot.
 
     Raises:
         UnsupportedError: a file of it is packed.
@@ -134,7 +133,7 @@ def carry(source: Run, manifest: Manifest, target: Run, *, tenure: Tenure | None
 
     Args:
         source: where it is.
-        manifest: of the snapshot, which is spared by gc and rm meanwhile.
+        manifest: of the snapshot; hold a lease on it where others delete.
         target: where to.
         tenure: our right to write the target; see `save`.
 
@@ -144,13 +143,13 @@ def carry(source: Run, manifest: Manifest, target: Run, *, tenure: Tenure | None
         UnsupportedError: a file of the original is packed.
         StoreError: one of the stores failed for good; nothing was committed, and the next call continues.
     """
-    with Leases(source).on(manifest.id) as reading:
-        return save(
-            target,
-            tree_of(reading, manifest),
-            step=manifest.id.step,
-            metrics={name: math.nan if value is None else value for name, value in manifest.metrics.items()},
-            meta=manifest.meta,
-            tenure=tenure,
-            original=manifest,
-        )
+    metrics = {name: math.nan if value is None else value for name, value in manifest.metrics.items()}
+    return save(
+        target,
+        tree_of(source, manifest),
+        step=manifest.id.step,
+        metrics=metrics,
+        meta=manifest.meta,
+        tenure=tenure,
+        original=manifest,
+    )

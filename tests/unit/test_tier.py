@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from ckptsync import saver as saver_module
 from ckptsync import tier as tier_module
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, StoreError
 from ckptsync.events import Event
@@ -212,9 +213,7 @@ def test_what_another_machine_overtook_is_neither_used_nor_sent(
 
 
 @pytest.mark.parametrize("how", ["removed", "quarantined"])
-def test_what_was_taken_out_of_the_bucket_does_not_come_back(
-    opened: Make, local: Path, tmp_path: Path, how: str
-) -> None:
+def test_what_was_taken_out_of_the_bucket_does_not_come_back(opened: Make, local: Path, how: str) -> None:
     with opened(local_keep=5) as manager:
         for step in (1, 2):
             manager.save(step, n={"n": step})
@@ -230,9 +229,7 @@ def test_what_was_taken_out_of_the_bucket_does_not_come_back(
         assert restored(manager) == (2, 1)
 
 
-def test_a_half_written_snapshot_is_never_taken(
-    opened: Make, local: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_half_written_snapshot_is_never_taken(opened: Make, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened() as manager:
         manager.save(1, n={"n": 1})
     plain, killed = LocalStore.put, opened()
@@ -275,8 +272,9 @@ def test_a_full_disk_loses_what_is_durable_and_costs_no_snapshot(
 
 
 @pytest.mark.req(23)
+@pytest.mark.usefixtures("unplugged")
 def test_on_a_full_disk_what_is_not_durable_stays(
-    opened: Make, local: Path, monkeypatch: pytest.MonkeyPatch, unplugged: Callable[[], None]
+    opened: Make, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = opened()
     manager.save(1, n={"n": 1})
@@ -321,7 +319,6 @@ def test_the_next_save_waits_for_the_disk_alone(
     manager = opened()
     for step in (1, 2, 3):
         manager.save(step, n={"n": step})
-    manager._saver.await_turn() if go_on.is_set() else None
     while steps(local) != [3, 2, 1]:
         assert manager._saver.is_busy
     assert steps(tmp_path / "run") == []
@@ -375,18 +372,19 @@ def test_who_was_overtaken_on_the_same_disk_saves_no_more(opened: Make) -> None:
         zombie.wait()
 
 
-def test_a_path_with_the_disk_in_it_is_refused(opened: Make, tmp_path: Path, local: Path) -> None:
+def test_a_path_with_the_disk_in_it_is_refused(opened: Make, local: Path) -> None:
     with opened() as manager:
         manager.save(1, n={"n": 1})
         manager.wait()
         with pytest.raises(ConfigError, match="lies inside"):
             manager.save(2, folder=local)
-    assert saver_module.BUSY
     with pytest.raises(ConfigError, match="local_keep"):
         opened(local_keep=0)
 
 
-def test_a_path_may_change_once_it_is_on_the_disk(opened: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_may_change_once_it_is_on_the_disk(
+    opened: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_on, plain = threading.Event(), tier_module.carry
 
     def waiting(*args: Any, **options: Any) -> Any:
@@ -404,3 +402,51 @@ def test_a_path_may_change_once_it_is_on_the_disk(opened: Make, tmp_path: Path, 
     with opened() as manager:
         manager.restore(log=tmp_path / "out.txt")
     assert (tmp_path / "out.txt").read_text() == "one"
+
+
+def test_another_process_that_is_alive_has_the_disk(
+    opened: Make, local: Path, tmp_path: Path, told: list[Event]
+) -> None:
+    script = f"""
+import sys
+from ckptsync import CheckpointManager, Config
+config = Config(state_dir={str(tmp_path / "state")!r})
+manager = CheckpointManager({str(tmp_path / "run")!r}, local={str(local)!r}, config=config)
+manager.save(5, n={{"n": 5}})
+manager.wait()
+print("saved", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "saved\n"
+        with opened() as manager:
+            assert restored(manager) == (6, 5)
+            assert "another process of this machine is at work" in told[0].message
+            manager.save(6, n={"n": 6})
+            manager.wait()
+            assert (steps(tmp_path / "run"), steps(local)) == ([6, 5], [5])
+            other.kill()
+            other.wait()
+            manager.save(7, n={"n": 7})
+        assert (steps(tmp_path / "run"), steps(local)) == ([7, 6, 5], [7])
+
+
+def test_a_bucket_that_takes_nothing_does_not_make_the_copy_bad(
+    opened: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise IntegrityError("the bucket has made another object of it")
+
+    killed = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(tier_module, "carry", refuse)
+        killed.save(1, n={"n": 1})
+        with pytest.raises(IntegrityError, match="another object"):
+            killed.wait()
+    lost(killed)
+    with opened() as manager:
+        assert restored(manager) == (2, 1)
+    assert steps(tmp_path / "run") == [1]
