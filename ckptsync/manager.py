@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 class CheckpointManager:
     """Saves and restores one training job. A context manager: behind it everything is durable, or an error was raised.
 
-    One save is under way at a time, in a thread of its own. What goes wrong in it is raised by the next call. A process that was
+    One save is under way at a time, in a thread of its own, and at most one waits. What goes wrong is raised by the next call. A process that was
     forked has nothing to do with its parent's manager.
 
         with CheckpointManager("s3://bucket/run", save=EveryNSteps(100), keep=LatestN(3)) as manager:
@@ -74,7 +74,7 @@ class CheckpointManager:
             validate: called in a thread with each snapshot, once it is committed and was fetched again: its items by name, as they were
                 saved (state dictionaries, on the CPU). True and None mean that all is well, which makes the snapshot the one called
                 `validated`; False or text, or an AssertionError, that it is not, and `latest` passes it over from then on. Any other
-                exception is no verdict, and is raised by the next call. What it draws from the global generators of random numbers, the loop does not.
+                exception is no verdict, and is raised by the next call. Let it draw random numbers from a generator of its own.
             config: None resolves environment, TOML file and defaults.
             observer: told of everything that happens, in whatever thread it does.
 

@@ -151,6 +151,8 @@ class Saver:
         if self._busy == "latest" and (waiting := self._upload.withdraw()) is not None:
             self._gave_up(waiting)
         self._upload.submit(job)
+        if job.taken is not None:  # no third copy in memory
+            self._upload.join()
 
     def _kept(self, job: Job) -> Job:
         """The same save, on the disk."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ckptsync import tier as tier_module
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, StoreError
@@ -450,3 +451,19 @@ def test_a_bucket_that_takes_nothing_does_not_make_the_copy_bad(
     with opened() as manager:
         assert restored(manager) == (2, 1)
     assert steps(tmp_path / "run") == [1]
+
+
+def test_from_a_full_disk_no_third_copy_waits_in_memory(
+    opened: Make, tmp_path: Path, slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tier_module.LocalTier, "_free_bytes", lambda _: 0)
+    manager, weights, taken = opened(busy="latest"), torch.zeros(1000), list[Any]()
+    plain = manager._give_back
+    monkeypatch.setattr(manager._saver, "_give_back", lambda one: (taken.append(one), plain(one)))
+    for step in range(5):
+        manager.save(step, weights=weights)
+    assert len(taken) >= 3  # of five, one is under way and one waits
+    slow.set()
+    manager.close()
+    assert steps(tmp_path / "run") == [4, 0]
+    assert len(taken) == 5
