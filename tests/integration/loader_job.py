@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
 import time
 
 import torch
@@ -44,7 +45,7 @@ def main() -> None:
     with CheckpointManager(options.run, busy="latest", local=options.local) as manager:
         start = manager.restore(total=(taken := {"total": total}))
         total = taken["total"]
-        print("start", start, flush=True)
+        sys.stdout.write(f"start {start}\n")
         step = start
         for _ in range(start // LENGTH, epochs):
             loader = DataLoader(
@@ -53,11 +54,12 @@ def main() -> None:
             for batch in loader:
                 total += batch[0]
                 manager.save(step, total={"total": total})
-                print("step", step, flush=True)
+                sys.stdout.write(f"step {step}\n")
+                sys.stdout.flush()
                 step += 1
             if options.linger:
                 os._exit(3)
-    print("done", step, total.sum().item(), flush=True)
+    sys.stdout.write(f"done {step} {total.sum().item()}\n")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from ckptsync.manager import CheckpointManager
 
 SCRIPT = Path(__file__).with_name("loader_job.py")
 EPOCHS, LENGTH = 6, 24  # as in the script
-ENVIRON = {**os.environ, "PYTHONWARNINGS": "ignore"}
 
 
 def started(*arguments: object) -> subprocess.Popen[str]:
     """Start the job, in a session of its own."""
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRON, start_new_session=True)
+    environ = os.environ | {"PYTHONWARNINGS": "ignore"}  # of forking a process with threads, which is the point
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True)
 
 
 @pytest.mark.req(4)

@@ -274,9 +274,7 @@ def test_a_full_disk_loses_what_is_durable_and_costs_no_snapshot(
 
 @pytest.mark.req(23)
 @pytest.mark.usefixtures("unplugged")
-def test_on_a_full_disk_what_is_not_durable_stays(
-    opened: Make, local: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_full_disk_what_is_not_durable_stays(opened: Make, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manager = opened()
     manager.save(1, n={"n": 1})
     with pytest.raises(StoreError):
