@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,18 +11,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
 from ckptsync import tier as tier_module
-from ckptsync.errors import ConfigError, FencedError, IntegrityError, StoreError
+from ckptsync.config import MIB
+from ckptsync.errors import ConfigError, FencedError, IntegrityError, NotDurableError, StoreError
 from ckptsync.events import Event
 from ckptsync.manager import CheckpointManager
+from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.store.local import LocalStore
+from ckptsync.store.memory import MemoryStore
 from ckptsync.testing.faults import Killed
+from ckptsync.transfer.memory_source import MemoryFile, joined
+from ckptsync.verbs.carry import carry
 from ckptsync.verbs.quarantine import quarantine
 from ckptsync.verbs.remove import remove
+from ckptsync.verbs.save import save
 
 Make = Callable[..., CheckpointManager]
 
@@ -285,16 +293,21 @@ def test_on_a_full_disk_what_is_not_durable_stays(opened: Make, local: Path, mon
     assert steps(local) == [1]
 
 
+@pytest.mark.parametrize("seen_by", ["its version", "its digest alone"])
 def test_damage_on_the_disk_is_never_sent(
-    opened: Make, local: Path, tmp_path: Path, unplugged: Callable[[], None]
+    opened: Make, local: Path, tmp_path: Path, unplugged: Callable[[], None], seen_by: str
 ) -> None:
     killed = opened()
     killed.save(1, n={"n": 1}, m={"m": 1})
     lost(killed)
     unplugged()
     (file,) = local.rglob("data/*/m.pt")
+    before = file.stat()
     file.chmod(0o644)
-    file.write_bytes(b"\0" * file.stat().st_size)
+    with file.open("r+b") as content:
+        content.write(b"\0" * before.st_size)
+    if seen_by == "its digest alone":
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     manager = opened()
     assert restored(manager) == (2, 1)  # what was asked for is good
     with pytest.raises(IntegrityError, match=r"m\.pt"):
@@ -303,6 +316,26 @@ def test_damage_on_the_disk_is_never_sent(
     assert steps(tmp_path / "run") == []
     with opened() as manager:
         assert restored(manager) == (0, -1)
+
+
+def test_damage_is_found_where_the_bucket_cuts_files_elsewhere(run: Run, run_with: Callable[..., Run]) -> None:
+    source, size = run_with(on=MemoryStore(), part_bytes=2 * MIB), 5 * MIB
+    tree = joined([MemoryFile.of("a", [memoryview(os.urandom(size))], made_ns=0)], (), now_ns=0)
+    save(source, tree, step=1)
+    manifest = source.catalog.latest()
+    assert manifest is not None
+    carried = carry(source, manifest, run)
+    (copy,) = run.catalog.latest().files  # type: ignore[union-attr]
+    assert (copy.part_bytes, len(copy.parts)) == (MIB, 5)
+    (entry,) = manifest.files
+    content = bytearray(source.store.read(entry.key))
+    assert run.store.read(copy.key) == content
+    content[0] ^= 1  # in a part that is cut otherwise there
+    source.store.put(entry.key, content)
+    untagged = msgspec.structs.replace(manifest, entries=(msgspec.structs.replace(entry, tag=""),))
+    with pytest.raises(IntegrityError, match="a is not what was committed"):
+        carry(source, untagged, run)
+    assert [str(one.id) for one in run.catalog.listed()] == [carried.snapshot]
 
 
 def test_the_next_save_waits_for_the_disk_alone(
@@ -460,7 +493,10 @@ def test_from_a_full_disk_no_third_copy_waits_in_memory(
     monkeypatch.setattr(manager._saver, "_give_back", lambda one: (taken.append(one), plain(one)))
     for step in range(5):
         manager.save(step, weights=weights)
-    assert len(taken) >= 3  # of five, one is under way and one waits
+    assert len(taken) == 3  # of five, one is under way and one waits
+    with pytest.raises(NotDurableError):
+        manager.wait(0.5)
+    assert not manager._saver._upload._waiting
     slow.set()
     manager.close()
     assert steps(tmp_path / "run") == [4, 0]
