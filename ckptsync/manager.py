@@ -5,38 +5,38 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ckptsync.config import Config
-from ckptsync.errors import CkptsyncError, ConfigError, NoSnapshotError, NotDurableError
+from ckptsync.errors import CkptsyncError, ConfigError, DiskError, NoSnapshotError, StoreError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.policy import KeepPolicy, Moment, SavePolicy
-from ckptsync.run import open_run
+from ckptsync.run import Run, open_run
+from ckptsync.saver import Busy, Job, Saver, checked_busy
+from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest
-from ckptsync.tenure import Tenure
-from ckptsync.verbs.gc import collect
-from ckptsync.verbs.ladder import newest_good
-from ckptsync.verbs.save import Saved, save
+from ckptsync.tier import LocalTier, local_tier
+from ckptsync.transfer.source import SourceTree
+from ckptsync.verbs.ladder import Reached, newest_good
+from ckptsync.verbs.restore import restore_folders
 from ckptsync.verbs.sending import scanned
 
 if TYPE_CHECKING:
     from ckptsync.state.items import Taken
 
-_GRACE_S = 86400.0
-"""What is younger, gc leaves alone: it may be of a save that is under way."""
 _log = logging.getLogger("ckptsync")
-Busy = Literal["wait", "skip"]
+_T = TypeVar("_T")
 
 
 class CheckpointManager:
     """Saves and restores one training job. A context manager: behind it everything is durable, or an error was raised.
 
-    One save is under way at a time, in a thread of its own. What goes wrong in it is raised by the next call. A process that was
+    One save is under way at a time, in a thread of its own, and at most one waits. What goes wrong is raised by the next call. A process that was
     forked has nothing to do with its parent's manager.
 
         with CheckpointManager("s3://bucket/run", save=EveryNSteps(100), keep=LatestN(3)) as manager:
@@ -54,6 +54,9 @@ class CheckpointManager:
         save: SavePolicy | None = None,
         keep: KeepPolicy | None = None,
         busy: Busy = "wait",
+        local: str | Path | None = None,
+        local_keep: int = 1,
+        validate: Callable[[Mapping[str, Any]], bool | str | None] | None = None,
         config: Config | None = None,
         observer: Observer = log_observer,
     ) -> None:
@@ -63,26 +66,43 @@ class CheckpointManager:
             run: `s3://bucket/prefix`, `gs://bucket/prefix`, `file:///dir`, a plain directory, or any URL fsspec understands.
             save: when `should_save` says yes; None means at every step.
             keep: what stays in the bucket, which is seen to after every save; None keeps everything.
-            busy: what `save` does while the one before is under way: `wait` for it, or `skip` this one.
+            busy: what `save` does while the one before is under way: `wait` for it, `skip` this one, or copy this one too, into a second set of
+                buffers, and let it wait as the `latest`: the next one takes its place, which the observer is told.
+            local: a directory on a disk of this machine, for the local tier: a save goes there first, and from there to the bucket; a
+                restore takes what is there when that is the newest. None does without.
+            local_keep: so many of the newest snapshots stay there when they are durable, 1 or more.
+            validate: called in a thread with each snapshot, once it is committed and was fetched again: its items by name, as they were
+                saved (state dictionaries, on the CPU). True and None mean that all is well, which makes the snapshot the one called
+                `validated`; False or text, or an AssertionError, that it is not, and `latest` passes it over from then on. Any other
+                exception is no verdict, and is raised by the next call. Let it draw random numbers from a generator of its own.
             config: None resolves environment, TOML file and defaults.
             observer: told of everything that happens, in whatever thread it does.
 
         Raises:
             ConfigError: an argument cannot be used.
         """
-        if busy not in {"wait", "skip"}:
-            raise ConfigError(f"busy is {busy!r}; it must be 'wait' or 'skip'")
+        busy = checked_busy(busy)
+        if local_keep < 1:
+            raise ConfigError(f"local_keep is {local_keep}; it must be 1 or more")
         self._exits = ExitStack()
         self._run = self._exits.enter_context(open_run(run, config, observer=observer))
-        self._save_policy, self._keep, self._busy = save, keep, busy
-        self._tenure = Tenure()
+        self._tier: LocalTier | None = None
+        if local is not None:
+            self._tier = self._exits.enter_context(local_tier(self._run, Path(local), keep=local_keep))
+        self._save_policy, self._busy = save, busy
+        self._saver = Saver(
+            self._run,
+            busy=busy,
+            keep=keep,
+            tier=self._tier,
+            tree_of=_tree_of,
+            give_back=self._give_back,
+            check=None if validate is None else partial(_validated, validate),
+        )
         self._stager: Any = None
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self._pending_step = self._saved_step = -1
+        self._saved_step = -1
         self._begun_s = self._run.clock.monotonic()
         self._stall_s: float | None = None
-        self._upload_s: float | None = None
         self._mtbf_s: float | None = None
         self._closed = False
         self._pid = os.getpid()
@@ -113,7 +133,7 @@ class CheckpointManager:
             saved_step=self._saved_step,
             since_s=self._run.clock.monotonic() - self._begun_s,
             stall_s=self._stall_s,
-            upload_s=self._upload_s,
+            upload_s=self._saver.upload_s,
             mtbf_s=self._mtbf_s,
         )
         return self._save_policy.is_due(moment)
@@ -145,20 +165,15 @@ class CheckpointManager:
             CkptsyncError: what the save before failed with; this one was not begun.
         """
         self._check_usable()
-        if self._thread is not None and self._thread.is_alive() and self._busy == "skip":
+        if self._busy == "skip" and self._saver.is_busy:
             return False
         begun_s = self._run.clock.monotonic()
-        self._join()
+        self._saver.await_turn()
         self._raise_failure()
         taken = self._taken(items)
         self._stall_s = self._run.clock.monotonic() - begun_s
-        self._saved_step = self._pending_step = step
-        self._begun_s = begun_s
-        # not a daemon: a program that ends waits for it
-        self._thread = threading.Thread(
-            target=self._upload, args=(step, taken, metrics or {}, meta or {}), name=f"ckptsync-save-{step}"
-        )
-        self._thread.start()
+        self._saved_step, self._begun_s = step, begun_s
+        self._saver.begin(Job(step=step, begun_s=begun_s, metrics=metrics or {}, meta=meta or {}, taken=taken))
         return True
 
     def _taken(self, items: Mapping[str, Any]) -> Taken:
@@ -169,32 +184,17 @@ class CheckpointManager:
         if not items:
             raise ConfigError("nothing to save was given; name it, as in save(step, model=model, optimizer=optimizer)")
         self._stager = self._stager or Stager()
-        return take(items, self._stager, lambda path: scanned(self._run, path))
+        return take(items, self._stager, self._scanned, self._saver.make_room)
 
-    def _upload(self, step: int, taken: Taken, metrics: Mapping[str, float], meta: Mapping[str, str]) -> None:
-        """Bring what was copied into the bucket, and tidy up there."""
-        from ckptsync.state.items import tree_of  # noqa: PLC0415  as above
+    def _scanned(self, path: Path) -> SourceTree:
+        """Look at what is on the disk; neither the run nor the local tier may lie in it."""
+        if self._tier is not None:
+            scanned(self._tier.run, path)
+        return scanned(self._run, path)
 
-        try:
-            tree = tree_of(taken, now_ns=int(self._run.clock.now() * 1e9))
-            self._saved(save(self._run, tree, step=step, metrics=metrics, meta=meta, tenure=self._tenure))
-            del tree
-        except BaseException as error:  # noqa: BLE001  raised by the next call
-            self._failure = error
-        finally:
-            self._stager.give_back(taken.staged)
-
-    def _saved(self, saved: Saved) -> None:
-        """Delete what need not be kept any more; that this fails does not make the snapshot less durable."""
-        self._pending_step = -1
-        self._upload_s = self._run.clock.monotonic() - self._begun_s
-        if self._keep is None:
-            return
-        try:
-            collect(self._run, self._keep, grace_s=_GRACE_S, dry_run=False)
-        except CkptsyncError as error:
-            message = f"{saved.snapshot} is saved, but older ones could not be deleted: {error}"
-            self._run.observer(Event(kind=Kind.NOTICE, path=saved.snapshot, message=message))
+    def _give_back(self, taken: Taken) -> None:
+        """Let the next copy use the memory of one."""
+        self._stager.give_back(taken.staged)
 
     # -- restoring ---------------------------------------------------------------------------------------------------
 
@@ -217,7 +217,8 @@ class CheckpointManager:
             weights_only: as in `torch.load`: False lets a pickle run whatever code it names.
             fallback: with `latest`, take the next older snapshot when one is damaged or quarantined.
             items: by the names they were saved under: what has a `load_state_dict`, or a dictionary or list, which then has the
-                content that was saved.
+                content that was saved, or a `pathlib.Path`, at which the file or directory then stands that was saved as one. What stood
+                there before and is in no snapshot is kept beside it.
 
         Returns:
             The step to go on with: the one behind the step that was saved; 0 when there is no snapshot at all.
@@ -228,26 +229,47 @@ class CheckpointManager:
             IntegrityError: every snapshot tried was bad; nothing was changed.
             StoreError: the bucket failed for good; nothing was changed.
         """
-        from ckptsync.state.loading import fetched, put_back  # noqa: PLC0415  torch is an extra
+        from ckptsync.state.loading import fetched, paths_of, put, states_in  # noqa: PLC0415  torch is an extra
+
+        def bring(run: Run, manifest: Manifest) -> dict[str, Any]:
+            found = fetched(run, manifest, items, only)
+            states = states_in(found, map_location=map_location, weights_only=weights_only)
+            restore_folders(run, manifest, paths_of(items, only))
+            return states
 
         self._check_usable()
         self.wait()
         try:
-            reached = newest_good(
-                self._run,
-                str(snapshot),
-                fallback=fallback,
-                use=lambda run, manifest: fetched(run, manifest, items, only),
+            reached = self._kept_here(str(snapshot), bring) or newest_good(
+                self._run, str(snapshot), fallback=fallback, use=bring
             )
         except NoSnapshotError:
             if snapshot != "latest":
                 raise
             return 0
-        put_back(reached.value, items, map_location=map_location, weights_only=weights_only)
+        put(reached.value, items)
         self._saved_step = reached.manifest.id.step
         self._begun_s = self._run.clock.monotonic()
         self._mtbf_s = self._run.catalog.claims.mean_tenure_s()
         return reached.manifest.id.step + 1
+
+    def _kept_here(self, snapshot: str, bring: Callable[[Run, Manifest], _T]) -> Reached[_T] | None:
+        """Take what is on this machine's disk, when it is what is asked for; if it is not in the bucket yet, it is brought there."""
+        if self._tier is None:
+            return None
+        try:
+            if snapshot != "latest":
+                standing = self._tier.begin()
+                waiting, reached = (standing.manifest if standing and standing.waits else None), None
+            else:
+                waiting, reached = self._tier.newest_good(bring)
+        except (DiskError, StoreError) as error:
+            message = f"what is kept on this machine could not be used: {error}"
+            self._run.observer(Event(kind=Kind.NOTICE, message=message))
+            return None
+        if waiting is not None:
+            self._saver.catch_up(waiting)
+        return reached
 
     def latest(self) -> Manifest | None:
         """Return the manifest of the newest good snapshot; None when there is none."""
@@ -269,8 +291,9 @@ class CheckpointManager:
             NotDurableError: it takes longer; it goes on all the same.
             CkptsyncError: what the save failed with.
         """
-        self._join(timeout_s)
-        self._raise_failure()
+        if os.getpid() == self._pid:
+            self._saver.join(timeout_s)
+            self._raise_failure()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Wait as `wait` does, and let go of the bucket. Safe to call again.
@@ -279,12 +302,12 @@ class CheckpointManager:
             NotDurableError: it takes longer than `timeout_s`; it goes on until the process ends.
             CkptsyncError: what the last save failed with.
         """
-        if self._closed:
+        if self._closed or os.getpid() != self._pid:
             return
         try:
             self.wait(timeout_s)
         finally:
-            if self._thread is None or not self._thread.is_alive():
+            if not self._saver.is_busy:
                 self._closed = True
                 self._exits.close()
                 atexit.unregister(self._at_exit)
@@ -296,22 +319,26 @@ class CheckpointManager:
         if self._closed:
             raise ConfigError("this CheckpointManager is closed")
 
-    def _join(self, timeout_s: float | None = None) -> None:
-        """Wait for the thread."""
-        if self._thread is None or os.getpid() != self._pid:
-            return
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            raise NotDurableError(f"step {self._pending_step} was not durable after {timeout_s:g} s")
-        self._thread = None
-
     def _raise_failure(self) -> None:
-        """Raise what the thread failed with, once."""
-        failure, self._failure = self._failure, None
-        if failure is not None:
+        """Raise what went wrong behind the loop's back, once."""
+        if (failure := self._saver.take_failure()) is not None:
             raise failure
 
     def _at_exit(self) -> None:
-        """Say what is not durable, for who never closes; the thread has ended by now."""
-        if os.getpid() == self._pid and self._failure is not None:
-            _log.error("step %d is not durable: %s", self._pending_step, self._failure)
+        """Say what is not durable, for who never closes; the threads have ended by now."""
+        if os.getpid() == self._pid and (failure := self._saver.take_failure()) is not None:
+            _log.error("step %d is not durable: %s", self._saver.pending_step, failure)
+
+
+def _tree_of(taken: Taken, now_ns: int) -> SourceTree:
+    """What was copied, as the tree that becomes the snapshot."""
+    from ckptsync.state.items import tree_of  # noqa: PLC0415  torch is an extra
+
+    return tree_of(taken, now_ns=now_ns)
+
+
+def _validated(check: Callable[[Mapping[str, Any]], bool | str | None], run: Run, snapshot: SnapshotId) -> None:
+    """Let a check look at a snapshot."""
+    from ckptsync.state.checking import validate  # noqa: PLC0415  torch is an extra
+
+    validate(run, snapshot, check)

@@ -6,7 +6,7 @@ is for people.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -32,6 +32,8 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         writer: who found it.
         bad: path, 1-based part (0 means the whole object) and reason of the first 20 bad parts.
         bad_count: how many there are in all.
+        check: what found it: `content` is a reading of its parts, which a later one may lift; `validation` a check of the owner's, which
+            no reading of parts says anything about.
     """
 
     snapshot: str
@@ -40,6 +42,7 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     writer: Writer
     bad: tuple[tuple[str, _Natural, str], ...] = ()
     bad_count: _Natural = 0
+    check: Literal["content", "validation"] = "content"
 
 
 _quarantines = msgspec.json.Decoder(Quarantine)  # made once: msgspec must not learn a type on two threads at a time

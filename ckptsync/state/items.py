@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,13 +99,14 @@ class Taken:
     index: Index
 
 
-def take(items: Mapping[str, Any], stager: Stager, scan: Any) -> Taken:
+def take(items: Mapping[str, Any], stager: Stager, scan: Any, make_room: Callable[[], None] = lambda: None) -> Taken:
     """Copy what shall be saved; what is in memory may change as soon as this returns.
 
     Args:
         items: by name: with a `state_dict`, or a path, or anything that `torch.save` takes.
         stager: has the memory for copies.
         scan: looks at a path.
+        make_room: called once names and paths are found good, before memory is taken.
 
     Raises:
         ConfigError: a name or an item cannot be saved.
@@ -113,6 +114,7 @@ def take(items: Mapping[str, Any], stager: Stager, scan: Any) -> Taken:
     paths = {name: Path(item) for name, item in items.items() if isinstance(item, os.PathLike)}
     states = {checked_name(name): state_of(item) for name, item in items.items() if name not in paths}
     trees = tuple(scan(path).below(checked_name(name)) for name, path in paths.items())
+    make_room()
     staged = stager.take(states | {RANDOM: randomness.captured()})
     told = {name: Item(kind="state", tensors=_told(state)) for name, state in staged.state.items()}
     index = Index(

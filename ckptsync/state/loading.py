@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def fetched(run: Run, manifest: Manifest, items: Mapping[str, Any], only: Collec
     Args:
         run: where from.
         manifest: of the snapshot.
-        items: what is to be restored, by name.
+        items: what is to be restored, by name; paths are looked up and not fetched (`paths_of`).
         only: names of these; None for all, and for the generators of random numbers.
 
     Raises:
@@ -44,21 +45,30 @@ def fetched(run: Run, manifest: Manifest, items: Mapping[str, Any], only: Collec
         IntegrityError: the snapshot is damaged.
     """
     index = _index(run, manifest)
-    names = list(items) if only is None else [name for name in items if name in only]
-    for name in names:
+    wanted = list(items) if only is None else [name for name in items if name in only]
+    for name in wanted:
         _check_fits(name, items[name], index, manifest.snapshot)
+    names = [name for name in wanted if not isinstance(items[name], os.PathLike)]
     if only is None and RANDOM in index.items:
         names.append(RANDOM)
     contents = fetch(run, manifest, [file_of(name) for name in names])
     return Fetched(index, {name: contents[file_of(name)] for name in names})
 
 
-def put_back(found: Fetched, items: Mapping[str, Any], *, map_location: Any = None, weights_only: bool = True) -> None:
-    """Read what was fetched, and once all of it is read, change the items.
+def paths_of(items: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Path]:
+    """Return those items that are paths, of those that are to be restored."""
+    return {
+        name: Path(item)
+        for name, item in items.items()
+        if isinstance(item, os.PathLike) and (only is None or name in only)
+    }
+
+
+def states_in(found: Fetched, *, map_location: Any = None, weights_only: bool = True) -> dict[str, Any]:
+    """Read what was fetched.
 
     Args:
         found: what was fetched.
-        items: what takes it, by name: with a `load_state_dict`, or a dictionary or list, which then has the content that was saved.
         map_location: as in `torch.load`.
         weights_only: as in `torch.load`.
 
@@ -66,7 +76,7 @@ def put_back(found: Fetched, items: Mapping[str, Any], *, map_location: Any = No
         ConfigError: a state holds more than `weights_only` allows.
         IntegrityError: a state cannot be read.
     """
-    states = {
+    return {
         name: archive.load(
             content,
             name=f"item {name!r}",
@@ -75,11 +85,38 @@ def put_back(found: Fetched, items: Mapping[str, Any], *, map_location: Any = No
         )
         for name, content in found.contents.items()
     }
+
+
+def put(states: Mapping[str, Any], items: Mapping[str, Any]) -> None:
+    """Let items take their states, and the generators of random numbers theirs.
+
+    Args:
+        states: as read.
+        items: what takes them, by name: with a `load_state_dict`, or a dictionary or list, which then has the content that was saved.
+    """
     for name, state in states.items():
         if name != RANDOM:
             _put(items[name], state)
     if RANDOM in states:
         randomness.applied(states[RANDOM])
+
+
+def put_back(found: Fetched, items: Mapping[str, Any], *, map_location: Any = None, weights_only: bool = True) -> None:
+    """Read what was fetched, and once all of it is read, change the items: `states_in`, then `put`."""
+    put(states_in(found, map_location=map_location, weights_only=weights_only), items)
+
+
+def all_states(run: Run, manifest: Manifest) -> dict[str, Any]:
+    """Fetch and read every item of a snapshot that is a state, into host memory; random numbers and paths are left out.
+
+    Raises:
+        ConfigError: it was not saved by a CheckpointManager, or a state holds more than tensors and plain values.
+        IntegrityError: the snapshot is damaged.
+    """
+    index = _index(run, manifest)
+    names = [name for name, item in index.items.items() if item.kind == "state" and name != RANDOM]
+    contents = fetch(run, manifest, [file_of(name) for name in names])
+    return states_in(Fetched(index, {name: contents[file_of(name)] for name in names}), map_location="cpu")
 
 
 def _index(run: Run, manifest: Manifest) -> Index:
@@ -102,10 +139,12 @@ def _check_fits(name: str, item: Any, index: Index, snapshot: str) -> None:
     if saved is None:
         there = ", ".join(sorted(index.items.keys() - {RANDOM})) or "nothing"
         raise ConfigError(f"snapshot {snapshot} has no item {name!r}; it has {there} (choose with only=[…])")
-    if saved.kind == "path" or isinstance(item, os.PathLike):
-        raise ConfigError(
-            f"item {name!r} of snapshot {snapshot} is a path; restore it with `ckptsync restore --include`"
-        )
+    if isinstance(item, os.PathLike):
+        if saved.kind != "path":
+            raise ConfigError(f"item {name!r} of snapshot {snapshot} was no path; give what is to take its state")
+        return
+    if saved.kind == "path":
+        raise ConfigError(f"item {name!r} of snapshot {snapshot} is a path; give the pathlib.Path to bring it back to")
     if not callable(getattr(item, "load_state_dict", None)) and not isinstance(item, MutableMapping | list):
         raise ConfigError(f"item {name!r} cannot take a state: it has no load_state_dict, and is no dictionary or list")
     if isinstance(item, torch.nn.Module):

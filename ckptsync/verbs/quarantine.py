@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ckptsync.errors import CkptsyncError, ManifestError, NotFoundError
 from ckptsync.events import Event, Kind
-from ckptsync.records import this_writer, timestamp
+from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
@@ -21,13 +21,14 @@ from ckptsync.snapshot.quarantine import (
 _REASON_CHARACTERS = 500
 
 
-def quarantine(run: Run, snapshot: SnapshotId, bad: Sequence[tuple[str, int, str]]) -> bool:
+def quarantine(run: Run, snapshot: SnapshotId, bad: Sequence[tuple[str, int, str]], *, by_check: bool = False) -> bool:
     """Set a snapshot aside. Safe to call again.
 
     Args:
         run: where.
         snapshot: committed; one that was deleted meanwhile is left out.
         bad: path, part and reason of all that is bad, at least one.
+        by_check: a check of the owner's found it, not a reading of parts: that all parts are good does not lift it.
 
     Returns:
         Whether it is quarantined now; when the record could not be written, that is told.
@@ -36,11 +37,12 @@ def quarantine(run: Run, snapshot: SnapshotId, bad: Sequence[tuple[str, int, str
     more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
     record = Quarantine(
         snapshot=str(snapshot),
-        reason=f"{path}{f' part {part}' if part else ''}: {_short(reason)}{more}",
+        reason=f"{'validation' if by_check else path}{f' part {part}' if part else ''}: {_short(reason)}{more}",
         created=timestamp(run.clock),
         writer=this_writer(),
         bad=tuple((path, part, _short(reason)) for path, part, reason in bad[:MAX_BAD]),
         bad_count=len(bad),
+        check="validation" if by_check else "content",
     )
     try:
         if not run.catalog.exists(snapshot):
@@ -52,17 +54,30 @@ def quarantine(run: Run, snapshot: SnapshotId, bad: Sequence[tuple[str, int, str
 
 
 def release(run: Run, snapshot: SnapshotId) -> bool:
-    """Trust a snapshot again. Safe to call again.
+    """Trust a snapshot again whose parts were all found good, unless it failed a check of its owner's. Safe to call again.
 
     Returns:
         Whether it is quarantined still; when the record could not be deleted, that is told.
     """
     try:
         if run.catalog.is_quarantined(snapshot):
+            if _failed_validation(run, snapshot):
+                return True
             run.store.delete([layout.quarantine_key(snapshot)])
     except CkptsyncError as error:
         return not _told(run, snapshot, f"{snapshot} is good but its quarantine could not be lifted: {error}")
     return False
+
+
+def _failed_validation(run: Run, snapshot: SnapshotId) -> bool:
+    """Whether a snapshot is quarantined for something else than its parts."""
+    try:
+        found = decode_quarantine(
+            read_record(run.store, layout.quarantine_key(snapshot), MAX_QUARANTINE_BYTES), snapshot
+        )
+    except (ManifestError, NotFoundError):
+        return False
+    return found.check == "validation"
 
 
 def reason_of(run: Run, snapshot: SnapshotId) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import permutations
 from pathlib import Path
 
 from ckptsync.errors import ConfigError, DiskError, IntegrityError, ManifestError, NotFoundError
 from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
+from ckptsync.snapshot.part import below
 from ckptsync.transfer.budget import reading_buffers
 from ckptsync.transfer.download import download_files
 from ckptsync.transfer.folders import check_distinct, check_space, disk_bytes, make_removable, remove_tree
@@ -100,7 +103,8 @@ def restore(
     named, target = target, Path(os.path.realpath(target))
 
     def bring(reading: Run, manifest: Manifest) -> tuple[Received, list[Path]]:
-        return _restore_one(reading, manifest, target, include)
+        with _prepared(reading, manifest, target, include) as (received, put):
+            return received, put()
 
     reached = newest_good(run, snapshot, fallback=fallback, use=bring)
     manifest, (received, kept) = reached.manifest, reached.value
@@ -145,12 +149,50 @@ def _selected(manifest: Manifest, include: Sequence[str]) -> tuple[Entry, ...]:
     )
 
 
-def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[str]) -> tuple[Received, list[Path]]:
-    """Fetch one snapshot and put it in place; returns counts and what was kept."""
+def restore_folders(run: Run, manifest: Manifest, targets: Mapping[str, Path]) -> None:
+    """Let folders of a snapshot appear, each at a path of its own. No path is touched before all are fetched and verified.
+
+    What stood at a path is treated as by `restore`; what is kept beside it is told. Hold a lease on the snapshot meanwhile.
+
+    Args:
+        run: where from.
+        manifest: of the snapshot.
+        targets: by the folder's path in the snapshot. A folder that a single file was saved under is that file.
+
+    Raises:
+        IntegrityError: the snapshot is damaged.
+        ConfigError: the snapshot has no such folder, a path cannot be used, or lies in another.
+        DiskError: the disk is full or read-only.
+        StoreError: the bucket failed for good; what was fetched is used by the next call.
+    """
+    real: dict[str, Path] = {}
+    for folder, target in targets.items():
+        check_target(target)
+        real[folder] = Path(os.path.realpath(target))
+    for one, other in permutations(real.values(), 2):
+        if one.is_relative_to(other):
+            raise ConfigError(f"{one} lies in {other}, and cannot be restored beside it; name other places")
+    with ExitStack() as stack:
+        prepared = [
+            stack.enter_context(_prepared(run, manifest, target, (), folder)) for folder, target in real.items()
+        ]
+        for kept in [path for _, put in prepared for path in put()]:
+            message = f"what stood there before is in no snapshot, and was moved to {kept}"
+            run.observer(Event(kind=Kind.NOTICE, path=str(kept), message=message))
+
+
+@contextmanager
+def _prepared(
+    run: Run, whole: Manifest, target: Path, include: Sequence[str], folder: str = ""
+) -> Iterator[tuple[Received, Callable[[], list[Path]]]]:
+    """Fetch one snapshot, or a folder of it; yields counts, and what puts it in place and returns what was kept."""
+    manifest = below(whole, folder)
+    if manifest is None:
+        raise ConfigError(f"snapshot {whole.snapshot} has no folder {folder!r}")
     entries = _selected(manifest, include)
     check_readable(entry for entry in entries if isinstance(entry, FileEntry))
     if manifest.kind == "file":
-        target = target / entries[0].path if target.is_dir() else target
+        target = target / entries[0].path if target.is_dir() and not folder else target
     else:
         _spare_the_run(run, entries, target)
     root = entries[0].path if manifest.kind == "file" else ""
@@ -163,25 +205,31 @@ def _restore_one(run: Run, manifest: Manifest, target: Path, include: Sequence[s
 
     def expendable(old: Path, stood_at: Path) -> bool:
         inside = root if stood_at == target else str(stood_at.relative_to(target))
-        if _is_committed(run, manifest, old, inside):
+        if _is_committed(run, manifest, old, inside, folder):
             return True
         # the copy of a snapshot that was deleted on purpose; one that is there and bad may have its only good copy here
         return before is not None and not run.catalog.exists(before.id) and holds_only(old, before, inside)
 
     with landing(target, manifest.snapshot, expendable=expendable, kind=manifest.kind, observer=run.observer) as place:
-        if holds_only(target, manifest, root) if root else _is_there(place, entries, manifest.mode):
-            received.add(kept=size)
-            run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
-            remove_tree(place.holder, ignore_errors=True)
+        there = holds_only(target, manifest, root) if root else _is_there(place, entries, manifest.mode)
+        if not there:
+            _fill(run, entries, place, received)
+
+        def put() -> list[Path]:
+            kept: list[Path] = []
+            if there:
+                received.add(kept=size)
+                run.observer(Event(kind=Kind.SKIPPED, path=str(target), bytes=size))
+                remove_tree(place.holder, ignore_errors=True)
+            else:
+                if place.is_moved_whole:
+                    with disk_errors(place.tree):
+                        place.tree.chmod(manifest.mode & 0o777)
+                kept = put_in_place(place, expendable=expendable)
             note_landed(run.config.state_path(), target, manifest)
-            return received, []
-        _fill(run, entries, place, received)
-        if place.is_moved_whole:
-            with disk_errors(place.tree):
-                place.tree.chmod(manifest.mode & 0o777)
-        kept = put_in_place(place, expendable=expendable)
-        note_landed(run.config.state_path(), target, manifest)
-        return received, kept
+            return kept
+
+        yield received, put
 
 
 def _is_there(place: Landing, entries: Sequence[Entry], mode: int) -> bool:
@@ -295,8 +343,8 @@ def _download(run: Run, files: Sequence[FileEntry], folder: Path, received: Rece
         download_files(files, folder, reader, transfer, crew=run.crew(folder=os.fsencode(folder.absolute())))
 
 
-def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:
-    """Whether everything at and below a path is, byte for byte, in this snapshot or a recent good one of the run."""
+def _is_committed(run: Run, manifest: Manifest, old: Path, place: str, folder: str) -> bool:
+    """Whether everything at and below a path is, byte for byte, in this snapshot or in the folder of a recent good one of the run."""
     if holds_only(old, manifest, place):
         return True
     quarantined = run.catalog.quarantined()
@@ -306,7 +354,8 @@ def _is_committed(run: Run, manifest: Manifest, old: Path, place: str) -> bool:
         if listed.id in quarantined:  # the only good copy may be the one that stands here
             continue
         try:
-            if holds_only(old, run.catalog.load(listed), place):
+            other = below(run.catalog.load(listed), folder)
+            if other is not None and holds_only(old, other, place):
                 return True
         except (ManifestError, NotFoundError):
             continue

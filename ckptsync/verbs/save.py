@@ -67,6 +67,7 @@ def save(
     alias: str | None = None,
     fingerprint: str = "",
     tenure: Tenure | None = None,
+    original: Manifest | None = None,
 ) -> Saved:
     """Commit what is at `source` as the newest snapshot of the run. Called again after a kill, it continues.
 
@@ -80,6 +81,7 @@ def save(
         fingerprint: the caller's digest of its training configuration.
         tenure: our right to write the run, from an earlier save of this process; None takes the run over. Saves that share one
             wait for each other.
+        original: of the snapshot in another run that the source is (`carry`): the copy has its provenance and `commit_id`.
 
     Raises:
         ConfigError: the source or an argument cannot be used; the bucket was not touched.
@@ -110,7 +112,7 @@ def save(
         check_at_rest(tree, entries, always=run.config.transfer.reread_source)
         manifest = Manifest(
             snapshot=str(snapshot),
-            commit_id=secrets.token_hex(16),
+            commit_id=original.commit_id if original else secrets.token_hex(16),
             kind=tree.kind,
             mode=tree.mode if tree.kind == "directory" else 0o755,
             created=timestamp(run.clock),
@@ -119,7 +121,7 @@ def save(
             meta=described.meta,
             parent=parent.snapshot if parent else "",
             writer=this_writer(),
-            provenance=described.provenance,
+            provenance=original.provenance if original else described.provenance,
             cost=Cost(
                 seconds=round(run.clock.monotonic() - begun_s, 3),
                 bytes_sent=tally.bytes_sent,

@@ -85,7 +85,7 @@ MUTATIONS = (
                 "        entries = sending.send(",
                 "        run.catalog.commit(_early(tree, snapshot))\n        entries = sending.send(",
             ),
-            ("commit_id=secrets.token_hex(16)", 'commit_id="0" * 32'),
+            ("original.commit_id if original else secrets.token_hex(16)", '"0" * 32'),
             ("\ndef saved(", _EARLY),
         ),
         test=f"{MATRIX}[save]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,8 +13,10 @@ from typing import Any, TypeVar
 import pytest
 from support.rights import without_override
 
+from ckptsync import saver
 from ckptsync.config import MIB, Config, Transfer
-from ckptsync.events import Event
+from ckptsync.events import Event, Kind
+from ckptsync.manager import CheckpointManager
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Manifest, Provenance
@@ -212,3 +215,43 @@ def content() -> Callable[[Path], dict[str, object]]:
         return found
 
     return tell
+
+
+@pytest.fixture
+def told() -> list[Event]:
+    """What a manager's observer was told that a person should read."""
+    return []
+
+
+@pytest.fixture
+def make(tmp_path: Path, told: list[Event]) -> Iterator[Callable[..., CheckpointManager]]:
+    """Managers of one run in a directory."""
+    made: list[CheckpointManager] = []
+
+    def observer(event: Event) -> None:
+        if event.kind in {Kind.NOTICE, Kind.FELL_BACK}:
+            told.append(event)
+
+    def call(**options: Any) -> CheckpointManager:
+        config = Config(state_dir=str(tmp_path / "state"))
+        made.append(CheckpointManager(tmp_path / "run", config=config, observer=observer, **options))
+        return made[-1]
+
+    yield call
+    for one in made:
+        one._saver.join(30)
+        one._saver.take_failure()
+        one.close()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Saves straight to the bucket wait for this."""
+    go_on, plain = threading.Event(), saver.save
+
+    def waiting(*args: Any, **options: Any) -> Any:
+        go_on.wait(30)
+        return plain(*args, **options)
+
+    monkeypatch.setattr(saver, "save", waiting)
+    return go_on

@@ -7,51 +7,21 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ckptsync import manager as manager_module
-from ckptsync.config import Config
+from ckptsync import saver as saver_module
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, NoSnapshotError, NotDurableError, StoreError
+from ckptsync.events import Event
 from ckptsync.manager import CheckpointManager
 from ckptsync.policy import EveryNSteps, LatestN
 from ckptsync.run import open_run
-from ckptsync.verbs.restore import restore
 
 Make = Callable[..., CheckpointManager]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    """Managers of one run in a directory."""
-    made: list[CheckpointManager] = []
-
-    def call(**options: Any) -> CheckpointManager:
-        config = Config(state_dir=str(tmp_path / "state"))
-        made.append(CheckpointManager(tmp_path / "run", config=config, observer=lambda _: None, **options))
-        return made[-1]
-
-    yield call
-    for one in made:
-        one._failure = None
-        one.close(30)
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Saves wait for this."""
-    go_on, plain = threading.Event(), manager_module.save
-
-    def waiting(*args: Any, **options: Any) -> Any:
-        go_on.wait(30)
-        return plain(*args, **options)
-
-    monkeypatch.setattr(manager_module, "save", waiting)
-    return go_on
 
 
 class Counter:
@@ -146,9 +116,9 @@ def test_what_goes_wrong_is_raised_by_the_next_call(
         raise StoreError("the bucket is gone")
 
     manager = make()
-    monkeypatch.setattr(manager_module, "save", fail)
+    monkeypatch.setattr(saver_module, "save", fail)
     manager.save(0, n={"n": 0})
-    manager._thread.join(30)  # type: ignore[union-attr]
+    manager._saver.join(30)
     with pytest.raises(StoreError, match="the bucket is gone"):
         manager.save(1, n={"n": 1}) if next_call == "save" else getattr(manager, next_call)()
     monkeypatch.undo()
@@ -164,7 +134,7 @@ def test_what_a_loop_dies_of_is_not_hidden_by_a_save_that_failed(
     def fail(*_: Any, **__: Any) -> None:
         raise StoreError("the bucket is gone")
 
-    monkeypatch.setattr(manager_module, "save", fail)
+    monkeypatch.setattr(saver_module, "save", fail)
 
     def loop() -> None:
         with make() as manager:
@@ -233,17 +203,6 @@ def test_a_damaged_snapshot_is_passed_over_before_anything_is_read(make: Make, t
             manager.restore(counter=counter, snapshot=2)
 
 
-def test_a_path_is_saved_beside_the_state(make: Make, tmp_path: Path) -> None:
-    (tmp_path / "tokens").mkdir()
-    (tmp_path / "tokens/vocabulary.txt").write_text("a b")
-    with make() as manager:
-        manager.save(1, n={"n": 1}, tokens=tmp_path / "tokens")
-    with make() as manager:
-        restore(manager._run, tmp_path / "out")
-    assert (tmp_path / "out/tokens/vocabulary.txt").read_text() == "a b"
-    assert torch.load(tmp_path / "out/n.pt") == {"n": 1}
-
-
 @pytest.mark.parametrize("name", ["random", "a b", "../x", "a/b", ""])
 def test_names_that_cannot_be_are_refused(make: Make, name: str) -> None:
     with pytest.raises(ConfigError, match="under the name"):
@@ -253,7 +212,7 @@ def test_names_that_cannot_be_are_refused(make: Make, name: str) -> None:
 def test_bad_arguments_say_so(make: Make) -> None:
     with pytest.raises(ConfigError, match="nothing to save"):
         make().save(1)
-    with pytest.raises(ConfigError, match="'wait' or 'skip'"):
+    with pytest.raises(ConfigError, match="'wait', 'skip' or 'latest'"):
         make(busy="never")
     manager = make()
     manager.close()
@@ -316,3 +275,77 @@ manager.save(8, n={{"n": 2}})
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert "step 8 is not durable" in found.stderr, found.stderr
+
+
+def test_the_latest_takes_the_place_of_the_one_that_waits(make: Make, slow: threading.Event, told: list[Event]) -> None:
+    manager, state = make(busy="latest"), {"n": 0}
+    for step in range(5):
+        state["n"] = step
+        assert manager.save(step, state=state)
+    assert [event.message.split(" was not sent")[0] for event in told] == ["step 1", "step 2", "step 3"]
+    with pytest.raises(NotDurableError, match="step 4"):
+        manager.wait(0.05)
+    slow.set()
+    manager.wait()
+    assert [one.id.step for one in manager.history()] == [4, 0]
+    assert manager.restore(state=state) == 5
+    assert state == {"n": 4}
+
+
+def test_the_latest_takes_no_more_than_a_second_copy(make: Make, slow: threading.Event) -> None:
+    manager, weights, taken = make(busy="latest"), torch.zeros(1000), set[int]()
+    for step in range(6):
+        manager.save(step, weights=weights)
+        taken |= {buffer.data_ptr() for job in manager._saver._upload._waiting for buffer in job.taken.staged.buffers}  # type: ignore[union-attr]
+        if step == 1:
+            random_too = len(taken)
+    assert len(taken) == random_too  # the same memory, again and again
+    slow.set()
+    manager.close()
+
+
+def test_what_cannot_be_copied_leaves_what_waits(make: Make, slow: threading.Event, told: list[Event]) -> None:
+    manager = make(busy="latest")
+    manager.save(0, n={"n": 0})
+    manager.save(1, n={"n": 1})
+    with pytest.raises(ConfigError, match="under the name"):
+        manager.save(2, random={"n": 2})
+    slow.set()
+    manager.wait()
+    assert [one.id.step for one in manager.history()] == [1, 0]
+    assert not told
+
+
+@pytest.mark.req(3)
+def test_the_latest_is_saved_although_the_one_before_failed_which_is_raised(
+    make: Make, slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, manager = saver_module.save, make(busy="latest")
+
+    def fail_first(*args: Any, **options: Any) -> Any:
+        slow.wait(30)
+        if options["step"] == 0:
+            raise StoreError("the bucket was gone")
+        return plain(*args, **options)
+
+    monkeypatch.setattr(saver_module, "save", fail_first)
+    manager.save(0, n={"n": 0})
+    manager.save(1, n={"n": 1})
+    slow.set()
+    with pytest.raises(StoreError, match="the bucket was gone"):
+        manager.wait()
+    assert [one.id.step for one in manager.history()] == [1]
+    manager.wait()
+
+
+@pytest.mark.req(4)
+def test_a_close_that_takes_too_long_says_so_and_can_be_tried_again(make: Make, slow: threading.Event) -> None:
+    manager = make()
+    manager.save(3, n={"n": 3})
+    with pytest.raises(NotDurableError, match=r"step 3 was not durable after 0\.05 s"):
+        manager.close(0.05)
+    slow.set()
+    manager.close()
+    manager.close()
+    with open_run(manager._run.url) as run:
+        assert [one.id.step for one in run.catalog.listed()] == [3]
