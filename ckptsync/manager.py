@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, ConfigError, NoSnapshotError, NotDurableError
 from ckptsync.events import Event, Kind, Observer, log_observer
+from ckptsync.goodput import Goodput
 from ckptsync.policy import KeepPolicy, Moment, SavePolicy
 from ckptsync.run import open_run
+from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import Tenure
 from ckptsync.verbs.gc import collect
@@ -76,6 +78,7 @@ class CheckpointManager:
         self._run = self._exits.enter_context(open_run(run, config, observer=observer))
         self._save_policy, self._keep, self._busy = save, keep, busy
         self._tenure = Tenure()
+        self._goodput = Goodput(self._run.clock)
         self._stager: Any = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -156,7 +159,9 @@ class CheckpointManager:
         self._begun_s = begun_s
         # not a daemon: a program that ends waits for it
         self._thread = threading.Thread(
-            target=self._upload, args=(step, taken, metrics or {}, meta or {}), name=f"ckptsync-save-{step}"
+            target=self._upload,
+            args=(step, taken, metrics or {}, meta or {}, self._goodput.saving(begun_s)),
+            name=f"ckptsync-save-{step}",
         )
         self._thread.start()
         return True
@@ -171,13 +176,15 @@ class CheckpointManager:
         self._stager = self._stager or Stager()
         return take(items, self._stager, lambda path: scanned(self._run, path))
 
-    def _upload(self, step: int, taken: Taken, metrics: Mapping[str, float], meta: Mapping[str, str]) -> None:
+    def _upload(
+        self, step: int, taken: Taken, metrics: Mapping[str, float], meta: Mapping[str, str], loop: Loop
+    ) -> None:
         """Bring what was copied into the bucket, and tidy up there."""
         from ckptsync.state.items import tree_of  # noqa: PLC0415  as above
 
         try:
             tree = tree_of(taken, now_ns=int(self._run.clock.now() * 1e9))
-            self._saved(save(self._run, tree, step=step, metrics=metrics, meta=meta, tenure=self._tenure))
+            self._saved(save(self._run, tree, step=step, metrics=metrics, meta=meta, tenure=self._tenure, loop=loop))
             del tree
         except BaseException as error:  # noqa: BLE001  raised by the next call
             self._failure = error
@@ -232,6 +239,7 @@ class CheckpointManager:
 
         self._check_usable()
         self.wait()
+        begun_s = self._run.clock.monotonic()
         try:
             reached = newest_good(
                 self._run,
@@ -244,6 +252,7 @@ class CheckpointManager:
                 raise
             return 0
         put_back(reached.value, items, map_location=map_location, weights_only=weights_only)
+        self._goodput.resumed(self._run.store, reached.manifest.id, begun_s)
         self._saved_step = reached.manifest.id.step
         self._begun_s = self._run.clock.monotonic()
         self._mtbf_s = self._run.catalog.claims.mean_tenure_s()
