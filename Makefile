@@ -130,6 +130,7 @@ docs: reference site ## Bring the generated reference up to date and build the s
 
 .PHONY: reference
 reference: $(DEV_STAMP)
+	$(BIN)/python tests/docs/generate_api.py
 	$(BIN)/python tests/docs/generate_cli.py
 	$(BIN)/python tests/docs/generate_configuration.py
 	$(BIN)/python tests/docs/generate_requirements.py
