@@ -11,6 +11,7 @@ import click
 from ckptsync.cli.options import Options, converted, max_rate, opened, positional, store, verb, workers
 
 if TYPE_CHECKING:
+    from ckptsync.snapshot.cost import Loop
     from ckptsync.snapshot.diff import Diff
     from ckptsync.snapshot.manifest import Entry, Manifest
     from ckptsync.verbs.listing import Row
@@ -80,7 +81,7 @@ def show(options: Options, run: str, snap: str) -> None:
 
 def _as_json(manifest: Manifest) -> dict[str, object]:
     """The manifest with the field names of `ls`, and its files, links and directories as `entries`."""
-    from msgspec import UNSET
+    from msgspec import UNSET, to_builtins
     from msgspec.structs import asdict
 
     from ckptsync.snapshot.manifest import FileEntry
@@ -108,7 +109,7 @@ def _as_json(manifest: Manifest) -> dict[str, object]:
         "commit_id": manifest.commit_id,
         "writer": asdict(manifest.writer),
         "provenance": asdict(manifest.provenance),
-        "cost": asdict(manifest.cost),
+        "cost": to_builtins(manifest.cost),
         "entries": entries,
     }
 
@@ -134,8 +135,18 @@ def _summary(manifest: Manifest) -> Iterable[str]:
             "git commit": made.git_commit,
             "fingerprint": made.config_fingerprint,
             "cost": f"{duration(cost.seconds)}, {size(cost.bytes_sent)} sent, {size(cost.bytes_reused)} reused",
+            "loop": _waited(cost.loop) if cost.loop else "",
         }
     )
+
+
+def _waited(loop: Loop) -> str:
+    """What a training loop told."""
+    from ckptsync.cli.output import duration
+
+    resumed = f"; resumed from {loop.resumed_from} in {duration(loop.resume_s)}" if loop.resumed_from else ""
+    again = f", {loop.steps_redone} steps done again" if loop.steps_redone else ""
+    return f"waited {duration(loop.stall_s)}, save {loop.saves} of its process after {duration(loop.running_s)}{resumed}{again}"
 
 
 def _entries(entries: Iterable[Entry]) -> Iterable[str]:
@@ -172,7 +183,7 @@ def diff(options: Options, run: str, a: str, b: str) -> None:
 
 
 def _differences(found: Diff) -> list[str]:
-    """Paths by what became of them, metrics, and the sum."""
+    """Paths by what became of them, metrics and free text that differ, and the sum."""
     from ckptsync.cli.output import count, size
 
     lines = [
@@ -182,12 +193,21 @@ def _differences(found: Diff) -> list[str]:
     ]
     for name, (before, after) in found.metrics.items():
         lines.append(f"  {name}: {_number(before)} -> {_number(after)}")
+    for name, (text, later) in found.meta.items():
+        lines.append(f"  {name}: {_text(text)} -> {_text(later)}")
     lines.append(
         f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed, "
         f"{len(found.unchanged)} unchanged; {size(found.bytes_changed)} differ in "
         f"{count(len(found.added) + len(found.changed), 'path')}"
     )
     return lines
+
+
+def _text(value: str | None) -> str:
+    """Free text on one line, or that there is none."""
+    from ckptsync.cli.output import one_line
+
+    return "-" if value is None else one_line(value)
 
 
 def _number(value: float | None) -> str:

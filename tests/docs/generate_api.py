@@ -202,7 +202,7 @@ def section(found: Name) -> Iterator[str]:
     yield f"### {found.name}\n"
     bases = [ast.unparse(base) for base in getattr(found.definition, "bases", ())]
     if bases and isinstance(found.definition, ast.ClassDef) and _is_error(found.definition):
-        yield f"A `{'`, `'.join(bases)}`.\n"
+        yield f"Derived from `{'`, `'.join(bases)}`.\n"
     yield from called(signature(found.definition))
     yield from prose(ast.get_docstring(found.definition, clean=False) or "")
     made = [node for node in found.definition.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
@@ -250,9 +250,7 @@ def page() -> str:
         integration = home.startswith("ckptsync.integrations.")
         parts.append(f"## {TITLES.get(home, home)}\n")
         modules: Sequence[str] = sorted({found.module for found in names})
-        parts.append(
-            f"{first_words(home) if integration else 'From'} `{'`, `'.join(modules)}`.\n".replace(". `", ". From `")
-        )
+        parts.append(f"{first_words(home)}\n" if integration else f"From `{'`, `'.join(modules)}`.\n")
         if example_of(home).exists():
             parts += example(example_of(home))
         for found in names:

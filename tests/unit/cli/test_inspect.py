@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from ckptsync.run import open_run
+from ckptsync.snapshot.cost import Loop
+from ckptsync.verbs.save import save
+
 Call = Callable[..., Result]
 Ask = Callable[..., list[dict[str, Any]]]
 
@@ -168,3 +172,25 @@ def test_verify_draws_the_same_sample_again(call: Call, ask: Ask, saved: Path) -
     assert (again["seed"], again["bytes_checked"]) == (first["seed"], first["bytes_checked"])
     for seed in ("", "xyz", "00" * 65):
         assert "hex digits" in call("verify", saved, 200, "--seed", seed, exit_code=2).stderr
+
+
+def test_free_text_is_listed_and_compared(call: Call, ask: Ask, source: Path) -> None:
+    call("save", source, "run", "--step", 1, "--meta", "lr=0.1", "--meta", "seed=1")
+    call("save", source, "run", "--step", 2, "--meta", "lr=0.2\nand more", "--meta", "seed=1")
+    assert [row["meta"]["lr"] for row in ask("ls", "run")] == ["0.2\nand more", "0.1"]
+    assert "  lr: 0.1 -> 0.2 and more" in call("diff", "run", 1, 2).stdout.splitlines()
+    assert ask("diff", "run", 1, 2)[0]["meta"] == {"lr": ["0.1", "0.2\nand more"]}
+
+
+def test_what_a_loop_told_is_shown(call: Call, ask: Ask, source: Path) -> None:
+    loop = Loop(
+        stall_s=0.5, running_s=90.0, saves=3, resumed_from=f"00000001-{7:012d}-abcdefgh", resume_s=2.0, steps_redone=4
+    )
+    with open_run("run") as run:
+        save(run, source, step=9, loop=loop)
+    said = call("show", "run", 9).stdout
+    assert "waited 500 ms, save 3 of its process after 1 min 30 s; resumed from 00000001-" in said
+    assert "in 2.0 s, 4 steps done again" in said
+    assert ask("show", "run", 9)[0]["cost"]["loop"]["steps_redone"] == 4
+    call("save", source, "run", "--step", 10)
+    assert "loop" not in ask("show", "run", 10)[0]["cost"]
