@@ -16,7 +16,12 @@ MIB = 1 << 20
 
 def stalled(name: str, stalls_s: list[float], *, copy_s: float = 0.1, peak_bytes: int = 0, error: str = "") -> Any:
     sample = {"name": name, "size": 1024 * MIB, "error": error}
-    figures = {"copy_s": copy_s, "stalls_s": stalls_s, "durable_s": [one + 1 for one in stalls_s], "peak_bytes": peak_bytes}
+    figures = {
+        "copy_s": copy_s,
+        "stalls_s": stalls_s,
+        "durable_s": [one + 1 for one in stalls_s],
+        "peak_bytes": peak_bytes,
+    }
     return sample if error else sample | figures
 
 
@@ -26,14 +31,24 @@ def paced(name: str, p99_s: float, *, before_s: float = 0.010, under_way: bool =
 
 
 def results(*stalls: Any, paces: Any = ()) -> dict[str, Any]:
-    machine = {"date": "2026-01-01", "cores": 2, "processor": "x", "memory_gib": 8, "kernel": "k", "python": "3", "load": 0}
+    machine = {
+        "date": "2026-01-01",
+        "cores": 2,
+        "processor": "x",
+        "memory_gib": 8,
+        "kernel": "k",
+        "python": "3",
+        "load": 0,
+    }
     extent = {"size": 1024 * MIB, "pace_size": 512 * MIB, "saves": 4, "window_s": 40.0, "rounds": 3}
     told = {"machine": machine, "extent": extent, "versions": {"torch": "2"}, "missing": "it needs root"}
     return told | {"stall": [*stalls], "pace": [*paces]}
 
 
 def test_the_first_save_is_told_apart() -> None:
-    found = training_page.stalls([stalled("ckptsync", [0.9, 0.11, 0.13, 0.12]), stalled("ckptsync", [0.7, 0.1, 0.2, 0.1])])
+    found = training_page.stalls(
+        [stalled("ckptsync", [0.9, 0.11, 0.13, 0.12]), stalled("ckptsync", [0.7, 0.1, 0.2, 0.1])]
+    )
     assert found["ckptsync"]["first_s"] == pytest.approx(0.8)
     assert found["ckptsync"]["stall_s"] == pytest.approx(0.115)
     assert found["ckptsync"]["copies"] == pytest.approx(1.15)
@@ -45,9 +60,7 @@ def test_the_first_save_is_told_apart() -> None:
     [(0.13, 1192, 0.0104, [True, True, True]), (0.14, 1193, 0.0106, [False, False, False])],
 )
 def test_a_target_holds_or_does_not(stall_s: float, peak_mib: int, p99_s: float, holds: list[bool]) -> None:
-    found = results(
-        stalled("ckptsync", [0.5, stall_s], peak_bytes=peak_mib * MIB), paces=[paced("ckptsync", p99_s)]
-    )
+    found = results(stalled("ckptsync", [0.5, stall_s], peak_bytes=peak_mib * MIB), paces=[paced("ckptsync", p99_s)])
     assert [one.holds for one in training_page.verdicts(found)] == holds
 
 
@@ -89,7 +102,10 @@ def test_a_loop_is_measured_for_real() -> None:
         assert found[name]["error"] == ""
         assert len(found[name]["stalls_s"]) == 2
         assert 0 < found[name]["copy_s"] < 1
-        assert all(0 < stall <= durable for stall, durable in zip(found[name]["stalls_s"], found[name]["durable_s"], strict=True))
+        assert all(
+            0 < stall <= durable
+            for stall, durable in zip(found[name]["stalls_s"], found[name]["durable_s"], strict=True)
+        )
     assert found[training_page.OURS]["peak_bytes"] > 8 * MIB  # at least the copy
     (steps,) = measured(extent, "pace", [training_page.OURS])
     assert steps["during_s"]["count"] > 1
