@@ -86,7 +86,7 @@ class Interruption:
 
     Attributes:
         kind: `restart` by another process, or `rollback` by the same one.
-        last_step: of the newest snapshot before it.
+        last_step: of the newest snapshot before it that is known of.
         resumed_step: of the snapshot it went on from; -1 for the very beginning.
         steps_lost: that are known to have been done, and were not in the snapshot it went on from.
         stopped_s: when that newest snapshot was committed, seconds since the Unix epoch.
@@ -217,21 +217,21 @@ def interruptions(points: Sequence[Point], step_s: float | None) -> tuple[Interr
     found: list[Interruption] = []
     for number, (before, after) in enumerate(pairwise(points), start=1):
         if is_interrupted(before, after):
-            found.append(_interruption(points[:number], after, step_s))
+            found.append(_interruption(points, number, step_s))
     return tuple(found)
 
 
-def _interruption(earlier: Sequence[Point], after: Point, step_s: float | None) -> Interruption:
-    """Compare what was reached with what work went on from."""
-    last = earlier[-1]
-    resumed = _went_on_from(earlier, after)
+def _interruption(points: Sequence[Point], number: int, step_s: float | None) -> Interruption:
+    """Compare what was reached before a point with what it went on from."""
+    last, after = points[number - 1], points[number]
+    resumed = _went_on_from(points, number)
     rolled_back = is_same_process(last, after)
     told, earlier_told = after.loop or Loop(), (rolled_back and last.loop) or Loop()
     gap_s = seconds(after.committed_s - last.committed_s)
     forward_s = None if step_s is None else (after.step - resumed) * step_s
     return Interruption(
         kind="rollback" if rolled_back else "restart",
-        last_step=last.step,
+        last_step=max(last.step, resumed),
         resumed_step=resumed,
         steps_lost=max(0, last.step - resumed, told.steps_redone - earlier_told.steps_redone),
         stopped_s=last.committed_s,
@@ -242,12 +242,14 @@ def _interruption(earlier: Sequence[Point], after: Point, step_s: float | None) 
     )
 
 
-def _went_on_from(earlier: Sequence[Point], after: Point) -> int:
+def _went_on_from(points: Sequence[Point], number: int) -> int:
     """Step of the snapshot that was restored: as told, or the newest from which this step can be reached."""
+    after = points[number]
     if after.loop is not None:
         told: SnapshotId | None = parse_snapshot_id(after.loop.resumed_from)
         return NO_STEP if told is None else min(told.step, after.step)
-    return next((point.step for point in reversed(earlier) if point.step < after.step), NO_STEP)
+    earlier = (points[index].step for index in range(number - 1, -1, -1))
+    return next((step for step in earlier if step < after.step), NO_STEP)
 
 
 def share(work: Sequence[Process], stops: Iterable[Interruption], step_s: float | None) -> Share:

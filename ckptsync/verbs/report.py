@@ -109,7 +109,8 @@ def reckoned(run: Run, points: Sequence[Point], ledger: Ledger, *, unreadable: i
     step_s = lost_work.pace_s(exposed)
     work = lost_work.processes(exposed)
     stops = lost_work.interruptions(exposed, step_s)
-    at = tariff(run.url, run.config.prices, elsewhere=run.config.s3.endpoint_url is not None)
+    service = run.config.gcs if run.url.startswith("gs:") else run.config.s3
+    at = tariff(run.url, run.config.prices, elsewhere=service.endpoint_url is not None)
     return Report(
         url=run.url,
         made_s=now_s,

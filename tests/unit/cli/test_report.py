@@ -91,3 +91,12 @@ def test_a_page_that_cannot_be_written_says_so(call: Call, saved: Path) -> None:
 
 def test_a_bad_price_is_refused(call: Call, saved: Path) -> None:
     assert "prices.gib_month" in call("report", saved, "--set", "prices.gib_month=-1", exit_code=2).stderr
+
+
+def test_hosts_of_strangers_stay_text_too(call: Call, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptsync.records.socket.gethostname", lambda: HOSTILE)
+    call("save", "source", saved, "--step", 300)
+    assert "\x1b" not in call("report", saved, "--html", "page.html").stdout
+    page = Page(Path("page.html").read_text())
+    assert not [tag for tag, _ in page.elements if tag == "script"]
+    assert sum("<script>alert(1)" in words for words in page.text) >= 3  # two tables, and the time line

@@ -259,3 +259,11 @@ def test_the_estimate_of_requests_is_what_a_save_asks(run_with: Callable[..., Ru
     reads = asked.get("get", 0) + asked.get("stat", 0)
     assert told.writes == pytest.approx(sum(asked.values()) - reads, abs=3), asked
     assert told.reads == pytest.approx(reads, abs=3), asked
+
+
+def test_a_snapshot_that_retention_deleted_is_known_from_who_restored_it(job: Job) -> None:
+    gone = SnapshotId(1, 30, "abcdefgh")
+    job.commit(1, 10, 21, loop=loop(1, 20))
+    job.commit(2, 40, 121, loop=loop(1, 20, resumed_from=str(gone)))
+    (stop,) = job.report().interruptions
+    assert (stop.last_step, stop.resumed_step, stop.steps_lost) == (30, 30, 0)
