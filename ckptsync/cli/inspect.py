@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -24,28 +25,78 @@ _DIGEST_SHOWN = 16
 _SEED_BYTES = 64
 
 
+def _order(text: str) -> tuple[str, Literal[1, -1]]:
+    """Take `METRIC:min` or `METRIC:max` apart.
+
+    Raises:
+        ValueError: it is not like that.
+    """
+    metric, _, mode = text.rpartition(":")
+    if not metric or mode not in {"min", "max"}:
+        raise ValueError(f"{text!r} is not like loss:min or accuracy:max")
+    return metric, 1 if mode == "min" else -1
+
+
 @verb(
     positional("run"),
-    click.option("-n", "--limit", metavar="N", type=click.IntRange(1), help="Only the newest N."),
+    click.option("-n", "--limit", metavar="N", type=click.IntRange(1), help="Only the newest N of each run, or the best."),
+    click.option("--also", "others", metavar="RUN", multiple=True, help="List another run with it; may be repeated."),
+    click.option(
+        "--by",
+        metavar="METRIC:min|max",
+        callback=converted(_order),
+        help="The best first, of all runs; leaves out what is not committed or has no such metric.",
+    ),
     store,
 )
-def ls(options: Options, run: str, *, limit: int | None) -> None:
+def ls(
+    options: Options, run: str, *, limit: int | None, others: Sequence[str], by: tuple[str, Literal[1, -1]] | None
+) -> None:
     """List the snapshots of a run, the newest first.
 
     With --json, one object a line. RUN may be left out when CKPTSYNC_RUN is set.
     """
     from ckptsync.cli.output import print_json, print_lines, table
+
+    with closing(_listed(options, (run, *others), None if by else limit)) as listed:
+        found = islice(_best(listed, *by), limit) if by else listed
+        if options.as_json:
+            for url, row in found:
+                print_json({"run": url, **_plain(row)} if others else row)
+            return
+        cells = [(*([url] if others else []), *_cells(row)) for url, row in found]
+    head = (*(["RUN"] if others else []), "SNAPSHOT", "STEP", "CREATED", "SIZE", "FILES", "STATE", "METRICS", "NOTES")
+    right = (head.index(name) for name in ("STEP", "SIZE", "FILES"))
+    nothing = f"no committed snapshot has a metric {by[0]!r}" if by else f"no snapshots in {' or '.join((run, *others))}"
+    print_lines(table(head, cells, right=right) if cells else [nothing])
+
+
+def _listed(options: Options, runs: Sequence[str], limit: int | None) -> Generator[tuple[str, Row], None, None]:
+    """Snapshots of each run with its address, the newest of each first."""
     from ckptsync.verbs.listing import rows
 
-    with opened(options, run) as bucket:
-        found = islice(rows(bucket), limit)
-        if options.as_json:
-            for row in found:
-                print_json(row)
-            return
-        head = ("SNAPSHOT", "STEP", "CREATED", "SIZE", "FILES", "STATE", "METRICS", "NOTES")
-        cells = [_cells(row) for row in found]
-    print_lines(table(head, cells, right=(1, 3, 4)) if cells else [f"no snapshots in {run}"])
+    for run in runs:
+        with opened(options, run) as bucket:
+            for row in islice(rows(bucket), limit):
+                yield bucket.url, row
+
+
+def _best(listed: Iterable[tuple[str, Row]], metric: str, sign: Literal[1, -1]) -> list[tuple[str, Row]]:
+    """Committed ones that have a metric, the best first, and of equals the newest of a run."""
+    scored = [
+        (sign * value, number, url, row)
+        for number, (url, row) in enumerate(listed)
+        if row.state == "committed" and (value := row.metrics.get(metric)) is not None
+    ]
+    return [(url, row) for _, _, url, row in sorted(scored, key=lambda one: one[:2])]
+
+
+def _plain(row: Row) -> dict[str, object]:
+    """A row as JSON has it."""
+    from msgspec import to_builtins
+
+    plain: dict[str, object] = to_builtins(row)
+    return plain
 
 
 def _cells(row: Row) -> tuple[str, ...]:

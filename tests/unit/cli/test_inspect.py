@@ -194,3 +194,27 @@ def test_what_a_loop_told_is_shown(call: Call, ask: Ask, source: Path) -> None:
     assert ask("show", "run", 9)[0]["cost"]["loop"]["steps_redone"] == 4
     call("save", source, "run", "--step", 10)
     assert "loop" not in ask("show", "run", 10)[0]["cost"]
+
+
+def test_the_best_of_several_runs_comes_first(call: Call, ask: Ask, source: Path, saved: Path) -> None:
+    call("save", source, "other", "--step", 7, "--metric", "loss=0.375", "--metric", "accuracy=0.5")
+    call("save", source, "other", "--step", 8, "--metric", "loss=nan")
+    call("save", source, "other", "--step", 9, "--metric", "loss=0.25")
+    found = ask("ls", saved, "--also", "other", "--by", "loss:min")
+    assert [(Path(row["run"]).name, row["step"]) for row in found] == [("run", 200), ("other", 9), ("other", 7), ("run", 100)]
+    (best,) = ask("ls", saved, "--also", "other", "--by", "loss:max", "-n", 1)
+    assert best["step"] == 100
+    lines = call("ls", saved, "--also", "other", "-n", 1).stdout.splitlines()
+    assert [line.split()[2] for line in lines] == ["STEP", "200", "9"]
+    assert "run" not in ask("ls", saved)[0]
+    assert "no committed snapshot has a metric 'bleu'" in call("ls", saved, "--by", "bleu:max").stdout
+    for wrong in ("loss", "loss:low", ":min"):
+        assert "is not like loss:min" in call("ls", saved, "--by", wrong, exit_code=2).stderr
+
+
+def test_who_is_quarantined_is_not_the_best(call: Call, ask: Ask, saved: Path) -> None:
+    content = bytearray(stored(saved, "name").read_bytes())
+    content[0] ^= 1
+    stored(saved, "name").write_bytes(content)
+    call("verify", saved, 200, exit_code=4)
+    assert [row["step"] for row in ask("ls", saved, "--by", "loss:min")] == [100]
