@@ -39,7 +39,9 @@ def _order(text: str) -> tuple[str, Literal[1, -1]]:
 
 @verb(
     positional("run"),
-    click.option("-n", "--limit", metavar="N", type=click.IntRange(1), help="Only the newest N of each run, or the best."),
+    click.option(
+        "-n", "--limit", metavar="N", type=click.IntRange(1), help="Only the newest N of each run, or the best."
+    ),
     click.option("--also", "others", metavar="RUN", multiple=True, help="List another run with it; may be repeated."),
     click.option(
         "--by",
@@ -67,7 +69,9 @@ def ls(
         cells = [(*([url] if others else []), *_cells(row)) for url, row in found]
     head = (*(["RUN"] if others else []), "SNAPSHOT", "STEP", "CREATED", "SIZE", "FILES", "STATE", "METRICS", "NOTES")
     right = (head.index(name) for name in ("STEP", "SIZE", "FILES"))
-    nothing = f"no committed snapshot has a metric {by[0]!r}" if by else f"no snapshots in {' or '.join((run, *others))}"
+    nothing = (
+        f"no committed snapshot has a metric {by[0]!r}" if by else f"no snapshots in {' or '.join((run, *others))}"
+    )
     print_lines(table(head, cells, right=right) if cells else [nothing])
 
 

@@ -14,6 +14,8 @@ from ckptsync.snapshot.layout import SnapshotId, parse_snapshot_id
 _MOST_S = 1e12
 """Figures in a manifest may be anything; so many seconds are more than any."""
 NO_STEP = -1
+_SLACK_S = 5.0
+"""Clocks and commits may take so long to agree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,23 +135,30 @@ def seconds(value: float) -> float:
 
 
 def is_same_process(one: Point, other: Point) -> bool:
-    """Tell whether the process that committed `one` went on to commit `other`; two ranks of one launch count as one."""
+    """Tell whether the process that committed `one` went on to commit `other`; two ranks of one launch count as one.
+
+    In containers every host and process may have the same name and number; then the time it says it runs tells them apart.
+    """
     if one.epoch == other.epoch:
         return True
     if one.ranks or other.ranks or (one.host, one.pid) != (other.host, other.pid):
         return False
-    return one.loop is None or other.loop is None or one.loop.running_s <= other.loop.running_s
+    if one.loop is None or other.loop is None:
+        return one.loop is other.loop
+    ran_s = seconds(other.loop.running_s) - seconds(one.loop.running_s)
+    passed_s = other.committed_s - one.committed_s
+    return abs(ran_s - passed_s) <= _SLACK_S + one.upload_s + other.upload_s
 
 
 def is_interrupted(one: Point, other: Point) -> bool:
     """Tell whether work stopped between two snapshots that follow each other.
 
-    A program that saves by calling `ckptsync save` is another process each time, so that this alone proves nothing: only another
-    training loop does, a step that is not higher, another host, or another launch of ranks.
+    A training loop keeps its epoch until it goes back. A program that saves by calling `ckptsync save` takes another one each
+    time, so that this alone proves nothing there: only a step that is not higher does, another host, or another launch of ranks.
     """
     if other.step <= one.step:
         return True
-    if is_same_process(one, other):
+    if one.epoch == other.epoch:
         return False
     return other.loop is not None or one.host != other.host or bool(other.ranks)
 

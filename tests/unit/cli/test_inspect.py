@@ -201,7 +201,12 @@ def test_the_best_of_several_runs_comes_first(call: Call, ask: Ask, source: Path
     call("save", source, "other", "--step", 8, "--metric", "loss=nan")
     call("save", source, "other", "--step", 9, "--metric", "loss=0.25")
     found = ask("ls", saved, "--also", "other", "--by", "loss:min")
-    assert [(Path(row["run"]).name, row["step"]) for row in found] == [("run", 200), ("other", 9), ("other", 7), ("run", 100)]
+    assert [(Path(row["run"]).name, row["step"]) for row in found] == [
+        ("run", 200),
+        ("other", 9),
+        ("other", 7),
+        ("run", 100),
+    ]
     (best,) = ask("ls", saved, "--also", "other", "--by", "loss:max", "-n", 1)
     assert best["step"] == 100
     lines = call("ls", saved, "--also", "other", "-n", 1).stdout.splitlines()

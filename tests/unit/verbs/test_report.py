@@ -162,8 +162,9 @@ def test_the_newest_good_snapshot_is_what_counts_now(job: Job) -> None:
         ({"epoch": 2, "step": 20, "host": "b"}, True),
         ({"epoch": 2, "step": 10, "pid": 2}, True),
         ({"epoch": 2, "step": 20, "pid": 2, "loop": loop(1, 5)}, True),
-        ({"epoch": 2, "step": 20, "loop": loop(1, 5)}, True),  # a container's first process is always 1
-        ({"epoch": 2, "step": 20, "loop": loop(9, 500)}, False),
+        ({"epoch": 2, "step": 20, "loop": loop(1, 5)}, True),
+        ({"epoch": 2, "step": 20, "loop": loop(9, 500)}, True),
+        ({"epoch": 1, "step": 20, "loop": loop(9, 500)}, False),
         ({"epoch": 2, "step": 20, "pid": 2, "ranks": 2}, True),
         ({"epoch": 1, "step": 20, "pid": 2, "ranks": 2}, False),
     ],
@@ -267,3 +268,13 @@ def test_a_snapshot_that_retention_deleted_is_known_from_who_restored_it(job: Jo
     job.commit(2, 40, 121, loop=loop(1, 20, resumed_from=str(gone)))
     (stop,) = job.report().interruptions
     assert (stop.last_step, stop.resumed_step, stop.steps_lost) == (30, 30, 0)
+
+
+@pytest.mark.parametrize(
+    ("running_s", "kind"),
+    [(190.0, "rollback"), (3.0, "restart"), (95.0, "restart")],  # a container's first process is always number 1
+)
+def test_a_process_that_came_back_under_the_same_number_is_another(job: Job, running_s: float, kind: str) -> None:
+    job.commit(1, 20, 100, loop=loop(2, 90))
+    job.commit(2, 15, 200, loop=loop(3, running_s))
+    assert [stop.kind for stop in job.report().interruptions] == [kind]
