@@ -120,6 +120,10 @@ bench: $(DEV_STAMP) ## Measure ourselves beside every peer, write docs/reference
 bench-quick: $(DEV_STAMP) ## Compare our processor time with boto3's in one run of half a minute; fails when we got worse
 	$(BENCH) bench.quick
 
+.PHONY: bench-training
+bench-training: $(DEV_STAMP) ## Measure what saving costs a training loop, write docs/reference/training-benchmarks.md; SHORT=1 prints a small run
+	$(BENCH) bench.training $(if $(SHORT),--short,--write) $(BENCH_ARGS)
+
 .PHONY: growth
 growth: $(DEV_STAMP) ## Measure what verbs cost as a run and a snapshot grow, write docs/reference/growth.md; SHORT=1 prints a few sizes
 	$(BIN)/python tests/bench/growth.py $(if $(SHORT),--short,--write) $(GROWTH_ARGS)
@@ -130,6 +134,7 @@ docs: reference site ## Bring the generated reference up to date and build the s
 
 .PHONY: reference
 reference: $(DEV_STAMP)
+	$(BIN)/python tests/docs/generate_api.py
 	$(BIN)/python tests/docs/generate_cli.py
 	$(BIN)/python tests/docs/generate_configuration.py
 	$(BIN)/python tests/docs/generate_requirements.py

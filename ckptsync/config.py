@@ -154,6 +154,20 @@ class Signing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     require: tuple[NonEmpty, ...] = ()
 
 
+class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `ckptsync report` reckons with, in any one currency. What is not set is taken from the cloud's list.
+
+    Attributes:
+        gib_month: a GiB kept for a month.
+        writes_per_1000: a thousand requests that write or list.
+        reads_per_1000: a thousand requests that read.
+    """
+
+    gib_month: Annotated[float, Meta(ge=0)] | None = None
+    writes_per_1000: Annotated[float, Meta(ge=0)] | None = None
+    reads_per_1000: Annotated[float, Meta(ge=0)] | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set.
 
@@ -169,6 +183,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     gcs: Gcs = Gcs()
     transfer: Transfer = Transfer()
     signing: Signing = Signing()
+    prices: Prices = Prices()
     single_writer: bool = False
     state_dir: str | None = None
 
@@ -180,7 +195,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Path(base) / "ckptsync"
 
 
-_GROUPS = ("retry", "http", "s3", "gcs", "transfer", "signing")
+_GROUPS = ("retry", "http", "s3", "gcs", "transfer", "signing", "prices")
 _SIZES = (("transfer", "part_bytes"), ("transfer", "max_bytes_per_s"), ("http", "stall_bytes"))
 _RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG", "CKPTSYNC_LAUNCH"})
 msgspec.json.Decoder(Config)  # works the types out now: threads may resolve at once (snapshot/envelope.py says more)

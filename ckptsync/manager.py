@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, ConfigError, DiskError, NoSnapshotError, StoreError
 from ckptsync.events import Event, Kind, Observer, log_observer
+from ckptsync.goodput import Goodput
 from ckptsync.policy import KeepPolicy, Moment, SavePolicy
 from ckptsync.run import Run, open_run
 from ckptsync.saver import Busy, Job, Saver, checked_busy
@@ -99,6 +100,7 @@ class CheckpointManager:
             give_back=self._give_back,
             check=None if validate is None else partial(_validated, validate),
         )
+        self._goodput = Goodput(self._run.clock)
         self._stager: Any = None
         self._saved_step = -1
         self._begun_s = self._run.clock.monotonic()
@@ -173,7 +175,8 @@ class CheckpointManager:
         taken = self._taken(items)
         self._stall_s = self._run.clock.monotonic() - begun_s
         self._saved_step, self._begun_s = step, begun_s
-        self._saver.begin(Job(step=step, begun_s=begun_s, metrics=metrics or {}, meta=meta or {}, taken=taken))
+        loop = self._goodput.saving(begun_s)
+        self._saver.begin(Job(step=step, begun_s=begun_s, metrics=metrics or {}, meta=meta or {}, taken=taken, loop=loop))
         return True
 
     def _taken(self, items: Mapping[str, Any]) -> Taken:
@@ -239,6 +242,7 @@ class CheckpointManager:
 
         self._check_usable()
         self.wait()
+        begun_s = self._run.clock.monotonic()
         try:
             reached = self._kept_here(str(snapshot), bring) or newest_good(
                 self._run, str(snapshot), fallback=fallback, use=bring
@@ -248,6 +252,7 @@ class CheckpointManager:
                 raise
             return 0
         put(reached.value, items)
+        self._goodput.resumed(self._run.store, reached.manifest.id, begun_s)
         self._saved_step = reached.manifest.id.step
         self._begun_s = self._run.clock.monotonic()
         self._mtbf_s = self._run.catalog.claims.mean_tenure_s()

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import UNSET, UnsetType
+
 from ckptsync.background import Background
 from ckptsync.errors import CkptsyncError, ConfigError, DiskError, NotDurableError, StoreError
 from ckptsync.events import Event, Kind
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run
+from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.layout import SnapshotId, parse_snapshot_id
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import Tenure
@@ -37,6 +40,7 @@ class Job:
         metrics: numbers to choose by later.
         meta: free text by name.
         begun_s: when, by the monotonic clock.
+        loop: what the loop's time went into; unset when it is not known.
         taken: the copy in memory; None once it is on the disk.
         kept: the snapshot on the disk; None while there is none.
     """
@@ -45,6 +49,7 @@ class Job:
     begun_s: float
     metrics: Mapping[str, float]
     meta: Mapping[str, str]
+    loop: Loop | UnsetType = UNSET
     taken: Taken | None = None
     kept: Manifest | None = None
 
@@ -162,7 +167,7 @@ class Saver:
         try:
             if not tier.has_begun and (standing := tier.begin()) is not None and standing.waits:
                 self.catch_up(standing.manifest)
-            kept = tier.keep(self._tree(taken), step=job.step, metrics=job.metrics, meta=job.meta)
+            kept = tier.keep(self._tree(taken), step=job.step, metrics=job.metrics, meta=job.meta, loop=job.loop)
         except (DiskError, StoreError) as error:  # a full disk costs the fast restart, not the snapshot
             self._tell(f"step {job.step} is not kept on this machine, and goes to the bucket alone: {error}")
             return job
@@ -191,7 +196,9 @@ class Saver:
             return self._tier.carry(job.kept, self._tenure)
         assert job.taken is not None  # noqa: S101  it is in memory or on the disk
         tree = self._tree(job.taken)
-        return save(self._run, tree, step=job.step, metrics=job.metrics, meta=job.meta, tenure=self._tenure)
+        return save(
+            self._run, tree, step=job.step, metrics=job.metrics, meta=job.meta, tenure=self._tenure, loop=job.loop
+        )
 
     def _tidy_up(self, snapshot: str) -> None:
         """Delete what need not be kept any more; that this fails does not make the snapshot less durable."""

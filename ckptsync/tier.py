@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ckptsync.errors import CkptsyncError, DiskError, IntegrityError, NoSnapshotError, NotFoundError
 from ckptsync.events import Event, Kind
 from ckptsync.policy import Candidate
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot import layout
+from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import Tenure
@@ -205,7 +207,15 @@ class LocalTier:
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
-    def keep(self, tree: SourceTree, *, step: int, metrics: Mapping[str, float], meta: Mapping[str, str]) -> Manifest:
+    def keep(
+        self,
+        tree: SourceTree,
+        *,
+        step: int,
+        metrics: Mapping[str, float],
+        meta: Mapping[str, str],
+        loop: Loop | UnsetType = UNSET,
+    ) -> Manifest:
         """Commit a snapshot here, for `carry` to bring to the bucket.
 
         Raises:
@@ -213,7 +223,7 @@ class LocalTier:
             CkptsyncError: as `save`.
         """
         self._make_room(tree)
-        saved = save(self.run, tree, step=step, metrics=metrics, meta=meta, tenure=self._tenure)
+        saved = save(self.run, tree, step=step, metrics=metrics, meta=meta, tenure=self._tenure, loop=loop)
         return self.run.catalog.get(_id(saved.snapshot))
 
     def _make_room(self, tree: SourceTree) -> None:

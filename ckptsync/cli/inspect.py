@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ckptsync.cli.options import Options, converted, max_rate, opened, positional, store, verb, workers
 
 if TYPE_CHECKING:
+    from ckptsync.snapshot.cost import Loop
     from ckptsync.snapshot.diff import Diff
     from ckptsync.snapshot.manifest import Entry, Manifest
     from ckptsync.verbs.listing import Row
@@ -23,28 +25,82 @@ _DIGEST_SHOWN = 16
 _SEED_BYTES = 64
 
 
+def _order(text: str) -> tuple[str, Literal[1, -1]]:
+    """Take `METRIC:min` or `METRIC:max` apart.
+
+    Raises:
+        ValueError: it is not like that.
+    """
+    metric, _, mode = text.rpartition(":")
+    if not metric or mode not in {"min", "max"}:
+        raise ValueError(f"{text!r} is not like loss:min or accuracy:max")
+    return metric, 1 if mode == "min" else -1
+
+
 @verb(
     positional("run"),
-    click.option("-n", "--limit", metavar="N", type=click.IntRange(1), help="Only the newest N."),
+    click.option(
+        "-n", "--limit", metavar="N", type=click.IntRange(1), help="Only the newest N of each run, or the best."
+    ),
+    click.option("--also", "others", metavar="RUN", multiple=True, help="List another run with it; may be repeated."),
+    click.option(
+        "--by",
+        metavar="METRIC:min|max",
+        callback=converted(_order),
+        help="The best first, of all runs; leaves out what is not committed or has no such metric.",
+    ),
     store,
 )
-def ls(options: Options, run: str, *, limit: int | None) -> None:
+def ls(
+    options: Options, run: str, *, limit: int | None, others: Sequence[str], by: tuple[str, Literal[1, -1]] | None
+) -> None:
     """List the snapshots of a run, the newest first.
 
     With --json, one object a line. RUN may be left out when CKPTSYNC_RUN is set.
     """
     from ckptsync.cli.output import print_json, print_lines, table
+
+    with closing(_listed(options, (run, *others), None if by else limit)) as listed:
+        found = islice(_best(listed, *by), limit) if by else listed
+        if options.as_json:
+            for url, row in found:
+                print_json({"run": url, **_plain(row)} if others else row)
+            return
+        cells = [(*([url] if others else []), *_cells(row)) for url, row in found]
+    head = (*(["RUN"] if others else []), "SNAPSHOT", "STEP", "CREATED", "SIZE", "FILES", "STATE", "METRICS", "NOTES")
+    right = (head.index(name) for name in ("STEP", "SIZE", "FILES"))
+    nothing = (
+        f"no committed snapshot has a metric {by[0]!r}" if by else f"no snapshots in {' or '.join((run, *others))}"
+    )
+    print_lines(table(head, cells, right=right) if cells else [nothing])
+
+
+def _listed(options: Options, runs: Sequence[str], limit: int | None) -> Generator[tuple[str, Row], None, None]:
+    """Snapshots of each run with its address, the newest of each first."""
     from ckptsync.verbs.listing import rows
 
-    with opened(options, run) as bucket:
-        found = islice(rows(bucket), limit)
-        if options.as_json:
-            for row in found:
-                print_json(row)
-            return
-        head = ("SNAPSHOT", "STEP", "CREATED", "SIZE", "FILES", "STATE", "METRICS", "NOTES")
-        cells = [_cells(row) for row in found]
-    print_lines(table(head, cells, right=(1, 3, 4)) if cells else [f"no snapshots in {run}"])
+    for run in runs:
+        with opened(options, run) as bucket:
+            for row in islice(rows(bucket), limit):
+                yield bucket.url, row
+
+
+def _best(listed: Iterable[tuple[str, Row]], metric: str, sign: Literal[1, -1]) -> list[tuple[str, Row]]:
+    """Committed ones that have a metric, the best first, and of equals the newest of a run."""
+    scored = [
+        (sign * value, number, url, row)
+        for number, (url, row) in enumerate(listed)
+        if row.state == "committed" and (value := row.metrics.get(metric)) is not None
+    ]
+    return [(url, row) for _, _, url, row in sorted(scored, key=lambda one: one[:2])]
+
+
+def _plain(row: Row) -> dict[str, object]:
+    """A row as JSON has it."""
+    from msgspec import to_builtins
+
+    plain: dict[str, object] = to_builtins(row)
+    return plain
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -80,7 +136,7 @@ def show(options: Options, run: str, snap: str) -> None:
 
 def _as_json(manifest: Manifest) -> dict[str, object]:
     """The manifest with the field names of `ls`, and its files, links and directories as `entries`."""
-    from msgspec import UNSET
+    from msgspec import UNSET, to_builtins
     from msgspec.structs import asdict
 
     from ckptsync.snapshot.manifest import FileEntry
@@ -108,7 +164,7 @@ def _as_json(manifest: Manifest) -> dict[str, object]:
         "commit_id": manifest.commit_id,
         "writer": asdict(manifest.writer),
         "provenance": asdict(manifest.provenance),
-        "cost": asdict(manifest.cost),
+        "cost": to_builtins(manifest.cost),
         "entries": entries,
     }
 
@@ -134,8 +190,18 @@ def _summary(manifest: Manifest) -> Iterable[str]:
             "git commit": made.git_commit,
             "fingerprint": made.config_fingerprint,
             "cost": f"{duration(cost.seconds)}, {size(cost.bytes_sent)} sent, {size(cost.bytes_reused)} reused",
+            "loop": _waited(cost.loop) if cost.loop else "",
         }
     )
+
+
+def _waited(loop: Loop) -> str:
+    """What a training loop told."""
+    from ckptsync.cli.output import duration
+
+    resumed = f"; resumed from {loop.resumed_from} in {duration(loop.resume_s)}" if loop.resumed_from else ""
+    again = f", {loop.steps_redone} steps done again" if loop.steps_redone else ""
+    return f"waited {duration(loop.stall_s)}, save {loop.saves} of its process after {duration(loop.running_s)}{resumed}{again}"
 
 
 def _entries(entries: Iterable[Entry]) -> Iterable[str]:
@@ -172,7 +238,7 @@ def diff(options: Options, run: str, a: str, b: str) -> None:
 
 
 def _differences(found: Diff) -> list[str]:
-    """Paths by what became of them, metrics, and the sum."""
+    """Paths by what became of them, metrics and free text that differ, and the sum."""
     from ckptsync.cli.output import count, size
 
     lines = [
@@ -182,12 +248,21 @@ def _differences(found: Diff) -> list[str]:
     ]
     for name, (before, after) in found.metrics.items():
         lines.append(f"  {name}: {_number(before)} -> {_number(after)}")
+    for name, (text, later) in found.meta.items():
+        lines.append(f"  {name}: {_text(text)} -> {_text(later)}")
     lines.append(
         f"{len(found.added)} added, {len(found.removed)} removed, {len(found.changed)} changed, "
         f"{len(found.unchanged)} unchanged; {size(found.bytes_changed)} differ in "
         f"{count(len(found.added) + len(found.changed), 'path')}"
     )
     return lines
+
+
+def _text(value: str | None) -> str:
+    """Free text on one line, or that there is none."""
+    from ckptsync.cli.output import one_line
+
+    return "-" if value is None else one_line(value)
 
 
 def _number(value: float | None) -> str:

@@ -25,6 +25,7 @@ _VERBS = {
         "show": ("inspect", "Show what a snapshot holds and where it comes from."),
         "diff": ("inspect", "Compare two snapshots."),
         "status": ("inspect", "Tell the newest step, its age, who writes and what is pending."),
+        "report": ("report", "Tell what a run took, and what interruptions lost."),
         "verify": ("inspect", "Read a snapshot again and check every digest."),
     },
     "Keep": {

@@ -12,13 +12,12 @@ import msgspec
 from msgspec import Meta
 
 from ckptsync.errors import ConfigError, ManifestError
+from ckptsync.snapshot.cost import Natural
 from ckptsync.snapshot.envelope import UNREADABLE
 from ckptsync.snapshot.layout import SnapshotId, check_path, data_key, parse_snapshot_id
-from ckptsync.snapshot.manifest import MAX_ENTRIES, MAX_NUMBER, Writer
+from ckptsync.snapshot.manifest import MAX_ENTRIES, Writer
 
 MAX_ATTEMPT_BYTES = 1 << 28
-
-_Size = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +32,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     snapshot: str
-    files: tuple[tuple[str, _Size], ...]
+    files: tuple[tuple[str, Natural], ...]
     created: str
     writer: Writer
     rank: Annotated[int, Meta(ge=0)] | None = None

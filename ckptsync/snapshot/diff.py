@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """Paths by what became of them, each sorted, and metrics that differ.
+    """Paths by what became of them, each sorted, and what is said of the snapshots where it differs.
 
     Attributes:
         added: only in the second snapshot.
@@ -18,6 +22,7 @@ class Diff:
         unchanged: in both, the same.
         bytes_changed: bytes of the second snapshot's parts that the first has not at the same place.
         metrics: name to (first, second); None where a side lacks it.
+        meta: the same of free text.
     """
 
     added: tuple[str, ...]
@@ -26,6 +31,7 @@ class Diff:
     unchanged: tuple[str, ...]
     bytes_changed: int
     metrics: dict[str, tuple[float | None, float | None]]
+    meta: dict[str, tuple[str | None, str | None]]
 
 
 def diff(first: Manifest, second: Manifest) -> Diff:
@@ -34,16 +40,23 @@ def diff(first: Manifest, second: Manifest) -> Diff:
     after = {entry.path: entry for entry in second.entries}
     both = sorted(before.keys() & after.keys())
     changed = tuple(path for path in both if not _same(before[path], after[path]))
-    names = sorted(first.metrics.keys() | second.metrics.keys())
-    pairs = {name: (first.metrics.get(name), second.metrics.get(name)) for name in names}
     return Diff(
         added=tuple(sorted(after.keys() - before.keys())),
         removed=tuple(sorted(before.keys() - after.keys())),
         changed=changed,
         unchanged=tuple(path for path in both if path not in set(changed)),
         bytes_changed=sum(_changed_bytes(before.get(file.path), file) for file in second.files),
-        metrics={name: pair for name, pair in pairs.items() if pair[0] != pair[1]},
+        metrics=_differing(first.metrics, second.metrics),
+        meta=_differing(first.meta, second.meta),
     )
+
+
+def _differing(
+    first: Mapping[str, _T | None], second: Mapping[str, _T | None]
+) -> dict[str, tuple[_T | None, _T | None]]:
+    """Values by name that are not the same on both sides."""
+    pairs = {name: (first.get(name), second.get(name)) for name in sorted(first.keys() | second.keys())}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _same(one: Entry, other: Entry) -> bool:

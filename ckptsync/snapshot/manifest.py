@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from ckptsync.errors import ConfigError, ManifestError
+from ckptsync.snapshot.cost import Cost, Natural
 from ckptsync.snapshot.digest import DIGEST_BYTES, file_digest, part_count, part_span
 from ckptsync.snapshot.encoding import Encoding
 from ckptsync.snapshot.envelope import UNREADABLE, seal, unseal
@@ -29,11 +30,9 @@ MAX_FOLDERS = 1_000_000
 MAX_PARTS = 1_000_000
 MAX_TARGET_BYTES = 4095
 MAX_BESIDE_BYTES = 16 << 20
-MAX_NUMBER = (1 << 63) - 1
 
 _HEX = b"0123456789abcdef"
 _AT_ONCE = 4096  # digests looked at together: a million one by one take longer than all else about them
-_Natural = Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
 _Digest = Annotated[str, Meta(min_length=2 * DIGEST_BYTES, max_length=2 * DIGEST_BYTES)]
 _Mode = Annotated[int, Meta(ge=0, le=0o7777)]
 _Time = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -56,12 +55,12 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     path: str
-    size: _Natural
+    size: Natural
     mode: _Mode = 0o644
     mtime_ns: _Time = 0
     key: str
     tag: str = ""
-    part_bytes: _Natural
+    part_bytes: Natural
     parts: tuple[_Digest, ...]
     encoding: Encoding | msgspec.UnsetType = msgspec.UNSET
 
@@ -123,7 +122,7 @@ class Writer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     host: str
-    pid: _Natural
+    pid: Natural
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,20 +137,6 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     versions: dict[str, str] = {}
     git_commit: str = ""
     config_fingerprint: str = ""
-
-
-class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What saving it took.
-
-    Attributes:
-        seconds: from the first look at the source to the commit.
-        bytes_sent: payload sent by this attempt.
-        bytes_reused: payload that was in the bucket already or was copied there.
-    """
-
-    seconds: float = 0.0
-    bytes_sent: _Natural = 0
-    bytes_reused: _Natural = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

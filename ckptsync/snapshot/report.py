@@ -13,10 +13,11 @@ import msgspec
 from msgspec import Meta
 
 from ckptsync.errors import IncompleteError, ManifestError
+from ckptsync.snapshot.cost import Cost
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.envelope import UNREADABLE, seal, unseal
 from ckptsync.snapshot.layout import SnapshotId, check_path, data_key, parse_snapshot_id
-from ckptsync.snapshot.manifest import Cost, Entry, FileEntry, Provenance, Writer
+from ckptsync.snapshot.manifest import Entry, FileEntry, Provenance, Writer
 from ckptsync.snapshot.signature import PublicKey, Signer
 
 FORMAT, VERSION = "ckptsync-report", 1

@@ -22,9 +22,10 @@ from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
+from ckptsync.snapshot.cost import Cost
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.layout import SnapshotId, check_path
-from ckptsync.snapshot.manifest import MAX_PARTS, Cost, FileEntry, Manifest, check_entries, checked_metrics
+from ckptsync.snapshot.manifest import MAX_PARTS, FileEntry, Manifest, check_entries, checked_metrics
 from ckptsync.store.base import Stat, Tag
 from ckptsync.transfer.budget import Buffers
 from ckptsync.transfer.workbench import Tally

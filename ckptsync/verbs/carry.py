@@ -152,4 +152,5 @@ def carry(source: Run, manifest: Manifest, target: Run, *, tenure: Tenure | None
         meta=manifest.meta,
         tenure=tenure,
         original=manifest,
+        loop=manifest.cost.loop,
     )

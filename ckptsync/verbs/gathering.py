@@ -16,9 +16,10 @@ from ckptsync.events import Event, Kind
 from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
+from ckptsync.snapshot.cost import Cost
 from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES
 from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.snapshot.manifest import Cost, Manifest
+from ckptsync.snapshot.manifest import Manifest
 from ckptsync.snapshot.report import Report, commit_id_of, decode_report, encode_report, merged, same_work
 from ckptsync.transfer.workers import map_tasks
 from ckptsync.verbs.attempts import folder_of, read_attempts

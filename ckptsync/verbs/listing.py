@@ -35,6 +35,7 @@ class Row:
         bytes_stored: of their objects, less where they are compressed; 0 when it is not committed.
         files: regular files, likewise.
         metrics: None stands for values that are no numbers.
+        meta: free text by name.
         state: `quarantined` when it was found bad or its manifest is damaged, `newer-format` when only a newer ckptsync reads it,
             `incomplete` when it has none and none continues it.
         pinned: retention spares it.
@@ -50,6 +51,7 @@ class Row:
     bytes_stored: int = 0
     files: int = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
+    meta: dict[str, str] = field(default_factory=dict)
     state: Literal["committed", "incomplete", "newer-format", "quarantined"]
     pinned: bool = False
     aliases: tuple[str, ...] = ()
@@ -152,6 +154,7 @@ def _row(run: Run, found: _Found, *, pinned: bool, aliases: tuple[str, ...]) -> 
                 bytes_stored=manifest.stored_size,
                 files=len(manifest.files),
                 metrics=manifest.metrics,
+                meta=manifest.meta,
                 state="committed",
                 pinned=pinned,
                 aliases=aliases,

@@ -14,7 +14,8 @@ from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import MAX_ATTEMPT_BYTES, decode_attempt
-from ckptsync.snapshot.manifest import Cost, DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
+from ckptsync.snapshot.cost import Cost
+from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.snapshot.report import Report
 from ckptsync.store.base import Stat, Upload
 from ckptsync.store.tree import is_text

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
 from ckptsync import names
 from ckptsync.events import Event, Kind
 from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
-from ckptsync.snapshot.manifest import Cost, Manifest
+from ckptsync.snapshot.cost import Cost, Loop
+from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import Tenure
 from ckptsync.transfer.journal import journal_path, open_journal
 from ckptsync.transfer.source import SourceTree
@@ -68,6 +71,7 @@ def save(
     fingerprint: str = "",
     tenure: Tenure | None = None,
     original: Manifest | None = None,
+    loop: Loop | UnsetType = UNSET,
 ) -> Saved:
     """Commit what is at `source` as the newest snapshot of the run. Called again after a kill, it continues.
 
@@ -82,6 +86,7 @@ def save(
         tenure: our right to write the run, from an earlier save of this process; None takes the run over. Saves that share one
             wait for each other.
         original: of the snapshot in another run that the source is (`carry`): the copy has its provenance and `commit_id`.
+        loop: what a training loop's time went into, for `ckptsync report`.
 
     Raises:
         ConfigError: the source or an argument cannot be used; the bucket was not touched.
@@ -126,6 +131,7 @@ def save(
                 seconds=round(run.clock.monotonic() - begun_s, 3),
                 bytes_sent=tally.bytes_sent,
                 bytes_reused=tally.bytes_reused,
+                loop=loop,
             ),
         )
         check_sound(manifest)

@@ -52,7 +52,7 @@ _PEERS: dict[Cloud, tuple[str, ...]] = {
         "obstore, memory",
     ),
 }
-_LIMITED = 'ip link set lo up && tc qdisc add dev lo root tbf rate "$0" burst 512kb latency 100ms && exec "$@"'
+LIMITED = 'ip link set lo up && tc qdisc add dev lo root tbf rate "$0" burst 512kb latency 100ms && exec "$@"'
 
 
 def peers_of(cloud: Cloud, shape: Shape, wanted: Sequence[str]) -> list[Peer]:
@@ -87,7 +87,7 @@ def table(cloud: Cloud, shape: Shape, size: int, rounds: int, wanted: Sequence[s
     place = out / f"inside-{os.getpid()}.json"
     job = {"cloud": cloud, "shape": shape.name, "size": size, "rounds": rounds, "peers": [peer.name for peer in peers]}
     again = [sys.executable, "-m", "bench.shapes", json.dumps(job), str(place)]
-    status = subprocess.run(["unshare", "--net", "sh", "-c", _LIMITED, shape.rate, *again], check=False).returncode
+    status = subprocess.run(["unshare", "--net", "sh", "-c", LIMITED, shape.rate, *again], check=False).returncode
     if status or not place.is_file():
         return {**nothing, "missing": "the network namespace or its rate limit could not be made"}
     made: dict[str, Any] = json.loads(place.read_text())

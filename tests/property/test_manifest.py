@@ -11,11 +11,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ckptsync.errors import ManifestError
+from ckptsync.snapshot.cost import Cost, Loop
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.manifest import (
     FORMAT,
     VERSION,
-    Cost,
     DirectoryEntry,
     FileEntry,
     LinkEntry,
@@ -69,7 +69,13 @@ def _manifests(draw: st.DrawFn) -> Manifest:
         parent=draw(_TEXT),
         writer=Writer(host=draw(_TEXT), pid=draw(st.integers(0, 1 << 31))),
         provenance=Provenance(versions=draw(st.dictionaries(_TEXT, _TEXT, max_size=2)), git_commit=draw(_TEXT)),
-        cost=Cost(seconds=draw(st.floats(0, 1e6)), bytes_sent=draw(st.integers(0, 1 << 60))),
+        cost=Cost(
+            seconds=draw(st.floats(0, 1e6)),
+            bytes_sent=draw(st.integers(0, 1 << 60)),
+            loop=draw(
+                st.just(msgspec.UNSET) | st.builds(Loop, stall_s=st.floats(0, 1e6), saves=st.integers(0, 1 << 60))
+            ),
+        ),
     )
 
 

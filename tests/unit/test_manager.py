@@ -20,6 +20,8 @@ from ckptsync.events import Event
 from ckptsync.manager import CheckpointManager
 from ckptsync.policy import EveryNSteps, LatestN
 from ckptsync.run import open_run
+from ckptsync.snapshot import layout
+from ckptsync.verbs.restore import restore
 
 Make = Callable[..., CheckpointManager]
 
@@ -349,3 +351,28 @@ def test_a_close_that_takes_too_long_says_so_and_can_be_tried_again(make: Make, 
     manager.close()
     with open_run(manager._run.url) as run:
         assert [one.id.step for one in run.catalog.listed()] == [3]
+
+
+def test_every_manifest_tells_what_the_loop_waited_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with make() as manager:
+        manager.save(10, n={"n": 1})
+        manager.wait()
+        monkeypatch.setattr(saver_module, "save", lambda *_, **__: 1 / 0)  # it dies amid the upload
+        manager._run.store.put(layout.journal_key(layout.new_snapshot_id(1, 25)), b"")
+        manager.save(25, n={"n": 2})
+        with pytest.raises(ZeroDivisionError):
+            manager.wait()
+    monkeypatch.undo()
+    with make() as manager:
+        assert manager.restore(n={"n": 0}) == 11
+        manager.save(11, n={"n": 1})
+        manager.save(12, n={"n": 1})
+        manager.wait()
+        third, second, first = (one.cost.loop for one in manager.history())
+    assert (first.saves, first.resumed_from, first.resume_s) == (1, "", 0)
+    assert 0 < first.stall_s == first.stalled_s <= first.running_s
+    assert (third.saves, second.saves) == (2, 1)
+    assert second.resumed_from == third.resumed_from
+    assert second.resumed_from.startswith("00000001-000000000010-")
+    assert 0 < second.resume_s < second.running_s
+    assert second.steps_redone == third.steps_redone == 15

@@ -33,7 +33,7 @@ def complete(words: str, index: int) -> list[str]:
 
 
 def test_verbs_and_options_are_completed() -> None:
-    assert complete("ckptsync re", 1) == ["restore"]
+    assert complete("ckptsync re", 1) == ["restore", "report"]
     assert complete("ckptsync gc run --keep", 3) == ["--keep-last", "--keep-every", "--keep-best", "--keep-within"]
 
 

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from ckptsync.run import open_run
+from ckptsync.snapshot.cost import Loop
+from ckptsync.verbs.save import save
+
 Call = Callable[..., Result]
 Ask = Callable[..., list[dict[str, Any]]]
 
@@ -168,3 +172,54 @@ def test_verify_draws_the_same_sample_again(call: Call, ask: Ask, saved: Path) -
     assert (again["seed"], again["bytes_checked"]) == (first["seed"], first["bytes_checked"])
     for seed in ("", "xyz", "00" * 65):
         assert "hex digits" in call("verify", saved, 200, "--seed", seed, exit_code=2).stderr
+
+
+def test_free_text_is_listed_and_compared(call: Call, ask: Ask, source: Path) -> None:
+    call("save", source, "run", "--step", 1, "--meta", "lr=0.1", "--meta", "seed=1")
+    call("save", source, "run", "--step", 2, "--meta", "lr=0.2\nand more", "--meta", "seed=1")
+    assert [row["meta"]["lr"] for row in ask("ls", "run")] == ["0.2\nand more", "0.1"]
+    assert "  lr: 0.1 -> 0.2 and more" in call("diff", "run", 1, 2).stdout.splitlines()
+    assert ask("diff", "run", 1, 2)[0]["meta"] == {"lr": ["0.1", "0.2\nand more"]}
+
+
+def test_what_a_loop_told_is_shown(call: Call, ask: Ask, source: Path) -> None:
+    loop = Loop(
+        stall_s=0.5, running_s=90.0, saves=3, resumed_from=f"00000001-{7:012d}-abcdefgh", resume_s=2.0, steps_redone=4
+    )
+    with open_run("run") as run:
+        save(run, source, step=9, loop=loop)
+    said = call("show", "run", 9).stdout
+    assert "waited 500 ms, save 3 of its process after 1 min 30 s; resumed from 00000001-" in said
+    assert "in 2.0 s, 4 steps done again" in said
+    assert ask("show", "run", 9)[0]["cost"]["loop"]["steps_redone"] == 4
+    call("save", source, "run", "--step", 10)
+    assert "loop" not in ask("show", "run", 10)[0]["cost"]
+
+
+def test_the_best_of_several_runs_comes_first(call: Call, ask: Ask, source: Path, saved: Path) -> None:
+    call("save", source, "other", "--step", 7, "--metric", "loss=0.375", "--metric", "accuracy=0.5")
+    call("save", source, "other", "--step", 8, "--metric", "loss=nan")
+    call("save", source, "other", "--step", 9, "--metric", "loss=0.25")
+    found = ask("ls", saved, "--also", "other", "--by", "loss:min")
+    assert [(Path(row["run"]).name, row["step"]) for row in found] == [
+        ("run", 200),
+        ("other", 9),
+        ("other", 7),
+        ("run", 100),
+    ]
+    (best,) = ask("ls", saved, "--also", "other", "--by", "loss:max", "-n", 1)
+    assert best["step"] == 100
+    lines = call("ls", saved, "--also", "other", "-n", 1).stdout.splitlines()
+    assert [line.split()[2] for line in lines] == ["STEP", "200", "9"]
+    assert "run" not in ask("ls", saved)[0]
+    assert "no committed snapshot has a metric 'bleu'" in call("ls", saved, "--by", "bleu:max").stdout
+    for wrong in ("loss", "loss:low", ":min"):
+        assert "is not like loss:min" in call("ls", saved, "--by", wrong, exit_code=2).stderr
+
+
+def test_who_is_quarantined_is_not_the_best(call: Call, ask: Ask, saved: Path) -> None:
+    content = bytearray(stored(saved, "name").read_bytes())
+    content[0] ^= 1
+    stored(saved, "name").write_bytes(content)
+    call("verify", saved, 200, exit_code=4)
+    assert [row["step"] for row in ask("ls", saved, "--by", "loss:min")] == [100]

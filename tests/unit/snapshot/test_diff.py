@@ -13,13 +13,14 @@ def file(path: str, *parts: bytes, part_bytes: int = 4, mode: int = 0o644) -> Fi
     return FileEntry(path=path, size=size, mode=mode, key=path, part_bytes=part_bytes, parts=digests)
 
 
-def manifest(*entries: Entry, **metrics: float | None) -> Manifest:
+def manifest(*entries: Entry, meta: dict[str, str] | None = None, **metrics: float | None) -> Manifest:
     return Manifest(
         snapshot="00000001-000000000001-abcdefgh",
         commit_id="",
         created="",
         entries=entries,
         metrics=metrics,
+        meta=meta or {},
         writer=Writer(host="", pid=0),
     )
 
@@ -57,3 +58,8 @@ def test_a_file_that_grew_counts_only_the_parts_behind() -> None:
 def test_metrics_that_differ_or_are_new_are_shown() -> None:
     found = diff(manifest(loss=1.0, acc=0.5, old=None), manifest(loss=0.5, acc=0.5, fresh=2.0))
     assert found.metrics == {"loss": (1.0, 0.5), "fresh": (None, 2.0)}
+
+
+def test_free_text_that_differs_is_shown() -> None:
+    before, after = manifest(meta={"lr": "0.1", "seed": "1"}), manifest(meta={"lr": "0.2", "seed": "1", "note": ""})
+    assert diff(before, after).meta == {"lr": ("0.1", "0.2"), "note": (None, "")}

@@ -11,10 +11,10 @@ import pytest
 
 from ckptsync.errors import ConfigError, ManifestError, VersionError
 from ckptsync.snapshot import manifest as manifests
+from ckptsync.snapshot.cost import Cost, Loop
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import (
-    Cost,
     DirectoryEntry,
     FileEntry,
     LinkEntry,
@@ -62,7 +62,7 @@ def test_a_manifest_comes_back_as_it_was() -> None:
         meta={"note": "läuft"},
         parent="00000001-000000000003-abcdefgh",
         provenance=Provenance(versions={"python": "3.11"}, git_commit="abc-dirty"),
-        cost=Cost(seconds=1.5, bytes_sent=1),
+        cost=Cost(seconds=1.5, bytes_sent=1, loop=Loop(stall_s=0.25, saves=3)),
     )
     assert decode(encode(sent), SnapshotId(1, 7, "abcdefgh")) == sent
 
@@ -73,6 +73,17 @@ def test_the_bytes_are_canonical_json() -> None:
     assert b'"meta":{"a":"2","z":"1"}' in data
     assert "ä".encode() in data
     assert msgspec.json.encode(msgspec.json.decode(data), order="sorted") == data
+
+
+def test_what_people_are_told_it_cost_may_grow() -> None:
+    """Figures of a later version make no snapshot unreadable; all else that is unknown does."""
+    plain = make(cost=Cost(seconds=2.0))
+    body = bytes(msgspec.json.encode(plain, order="sorted"))
+    assert b"loop" not in body
+    later = body.replace(b'"seconds":2.0', b'"joules":5,"loop":{"naps":1,"stall_s":0.5},"seconds":2.0')
+    assert decode(seal(later)).cost == Cost(seconds=2.0, loop=Loop(stall_s=0.5))
+    with pytest.raises(ManifestError, match="joules"):
+        decode(seal(body.replace(b'"commit_id"', b'"joules":5,"commit_id"')))
 
 
 def test_equal_manifests_give_equal_bytes() -> None:
