@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "docs/examples/train_with_manager.py"
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 STEPS, KILLS = 60, 3
 
 
-def trained(url: str, kill_at: int | None = None) -> list[str]:
+@pytest.fixture(scope="session", params=["train_with_manager.py", "train_with_torch_save.py"])
+def script(request: pytest.FixtureRequest) -> Path:
+    """A training job."""
+    return EXAMPLES / str(request.param)
+
+
+def trained(script: Path, url: str, kill_at: int | None = None) -> list[str]:
     """What it printed until its end, or until it was killed behind a step."""
-    command = [sys.executable, str(SCRIPT), "--run", url, "--steps", str(STEPS)]
+    command = [sys.executable, str(script), "--run", url, "--steps", str(STEPS)]
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
@@ -28,17 +34,17 @@ def trained(url: str, kill_at: int | None = None) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def unbroken(script: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The same training, never killed."""
-    return trained(str(tmp_path_factory.mktemp("unbroken") / "run"))
+    return trained(script, str(tmp_path_factory.mktemp("unbroken") / "run"))
 
 
 @pytest.mark.req(4)
-def test_killed_at_random_steps_it_ends_bit_for_bit_the_same(url: str, unbroken: list[str]) -> None:
+def test_killed_at_random_steps_it_ends_bit_for_bit_the_same(script: Path, url: str, unbroken: list[str]) -> None:
     dice, starts = random.Random(url), []
     for round_number in range(KILLS + 1):
         begin = 20 * round_number
-        lines = trained(url, None if round_number == KILLS else dice.randrange(begin + 12, begin + 19))
+        lines = trained(script, url, None if round_number == KILLS else dice.randrange(begin + 12, begin + 19))
         starts.append(int(lines[0].split()[1]))
         expected = [line for line in unbroken if line.startswith("step ")][starts[-1] :]
         printed = [line for line in lines if line.startswith("step ")]
