@@ -18,6 +18,7 @@ from ckptsync.events import Event
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import FileEntry
+from ckptsync.store.base import Store, StoreWrapper, Tag
 from ckptsync.verbs.export import export_archive
 from ckptsync.verbs.save import Saved, save
 
@@ -182,6 +183,36 @@ def test_parts_larger_than_a_buffer_go_through_in_pieces(
     with pytest.raises(IntegrityError):
         export_archive(run, out)
     assert not list(out.parent.iterdir())
+
+
+class FlipsOnce(StoreWrapper):
+    """Gives one answer wrong: that of a `get` of data from byte `at` on."""
+
+    def __init__(self, inner: Store, at: int) -> None:
+        super().__init__(inner)
+        self.at: int | None = at
+
+    def get(self, key: str, into: memoryview, *, offset: int = 0, tag: Tag | None = None) -> int:
+        count = super().get(key, into, offset=offset, tag=tag)
+        if key.startswith("data/") and offset == self.at:
+            into[0] ^= 1
+            self.at = None
+        return count
+
+
+def test_a_part_that_is_bad_once_is_fetched_again_unless_some_of_it_is_written(
+    run_with: Callable[..., Run], store: Any, tmp_path: Path, out: Path
+) -> None:
+    (tmp_path / "one").write_bytes(os.urandom(9 * MIB))
+    save(run_with(part_bytes=8 * MIB), tmp_path / "one", step=1)
+    good = out.with_name("good.tar")
+    export_archive(run_with(part_bytes=8 * MIB), good)
+    export_archive(run_with(part_bytes=8 * MIB, on=FlipsOnce(store, 0)), out)
+    assert out.read_bytes() == good.read_bytes()
+    out.unlink()
+    with pytest.raises(IntegrityError, match="part 1 of one was bad when it was half written; try again"):
+        export_archive(run_with(part_bytes=MIB, on=FlipsOnce(store, MIB)), out)
+    assert list(out.parent.iterdir()) == [good]
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_fetched(
