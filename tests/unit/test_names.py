@@ -205,7 +205,7 @@ def test_a_snapshot_whose_manifest_cannot_be_read_gets_no_name_unless_forced(cat
         ("ssh://me@host", "ssh://me@host", "latest"),
         ("ssh://me@host/run@7", "ssh://me@host/run", "7"),
         ("run@100", "run", "100"),
-        ("/home/me@home/run", "/home/me@home/run", "latest"),
+        ("/data/me@home/run", "/data/me@home/run", "latest"),
         ("@100", "@100", "latest"),
         ("run@", "run@", "latest"),
         ("", "", "latest"),

@@ -171,14 +171,15 @@ def test_parts_larger_than_a_buffer_go_through_in_pieces(
     run_with: Callable[..., Run], tmp_path: Path, out: Path, compress: str
 ) -> None:
     (tmp_path / "one").write_bytes(os.urandom(5 * MIB) + bytes(4 * MIB))
-    save(run_with(part_bytes=8 * MIB, compress=compress), tmp_path / "one", step=1)
-    run = run_with(part_bytes=MIB)
-    export_archive(run, out)
-    with tarfile.open(out) as tar:
-        found = tar.extractfile("one")
-        assert found is not None
-        assert found.read() == (tmp_path / "one").read_bytes()
-    out.unlink()
+    larger, run = run_with(part_bytes=8 * MIB, compress=compress), run_with(part_bytes=MIB)
+    save(larger, tmp_path / "one", step=1)
+    for reading in (larger, run):
+        export_archive(reading, out)
+        with tarfile.open(out) as tar:
+            found = tar.extractfile("one")
+            assert found is not None
+            assert found.read() == (tmp_path / "one").read_bytes()
+        out.unlink()
     replace(run, "one", lambda content: content.__setitem__(7 * MIB if compress == "none" else -1, 1))
     with pytest.raises(IntegrityError):
         export_archive(run, out)
