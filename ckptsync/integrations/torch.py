@@ -33,7 +33,7 @@ try:
 except ImportError as missing:
     raise ConfigError("ckptsync.integrations.torch needs PyTorch: pip install 'ckptsync[torch]'") from missing
 
-from ckptsync.state import contents, loading, safetensors
+from ckptsync.state import archive, contents, loading, safetensors
 from ckptsync.state.fit import Preflight
 from ckptsync.state.items import in_place, tree_of
 
@@ -124,6 +124,7 @@ def load(
     if not _is_run(f):
         return torch.load(f, map_location, *args, weights_only=weights_only, **kwargs)
     _refuse(args, kwargs)
+    archive.check_device(map_location)
     content = _reached(f, lambda run, manifest: contents.fetched(run, manifest, item), config, observer)
     return content.read(map_location=map_location, weights_only=weights_only)
 
@@ -196,6 +197,7 @@ def load_file(
     if not _is_run(filename):
         found: dict[str, torch.Tensor] = _library().load_file(filename, device)
         return found
+    archive.check_device(device)
     only = (safetensors.SUFFIX,)
     content = _reached(filename, lambda run, manifest: contents.fetched(run, manifest, item, only), config, observer)
     return safetensors.load(content.data, name=content.place.path, device=device)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ckptsync.errors import ConfigError
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
@@ -52,7 +54,7 @@ class Content:
         """Return the state.
 
         Args:
-            map_location: as in `torch.load`.
+            map_location: as in `torch.load`; of a safetensors file a device.
             weights_only: as in `torch.load`; False lets a pickle run whatever code it names.
 
         Raises:
@@ -60,6 +62,9 @@ class Content:
             IntegrityError: it cannot be read.
         """
         if self.place.path.endswith(safetensors.SUFFIX):
+            if not isinstance(map_location, str | torch.device | None):
+                raise ConfigError(f"map_location is {map_location!r}; a safetensors file takes a device alone")
+            archive.check_device(map_location)
             found: Any = safetensors.load(self.data, name=self.place.path, device=map_location or "cpu")
         else:
             found = archive.load(self.data, name=self.place.path, map_location=map_location, weights_only=weights_only)

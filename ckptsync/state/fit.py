@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,6 +15,7 @@ from ckptsync.snapshot.manifest import Manifest
 from ckptsync.state.items import Index, Item, processes
 from ckptsync.state.staging import tensors_of
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
 Verdict = Literal["loads", "needs resharding", "will fail"]
 
 
@@ -42,21 +44,39 @@ class Preflight:
         return f"loading snapshot {self.snapshot} will fail because {self.reason}"
 
 
-def misfit(item: Any, saved: Item) -> str:
-    """Tell why the tensors that were saved do not fit a module or an optimizer; empty when they do, or nothing is known."""
-    if isinstance(item, torch.nn.Module):
-        return _module_misfit(item, saved)
+Tensors = Mapping[str, torch.Tensor]
+"""Of a module, by the way to them."""
+
+
+def modules_of(items: Mapping[str, Any]) -> dict[str, Tensors]:
+    """Return the tensors of the modules among items, by name. Asked for once, since a sharded module gathers them."""
+    return {
+        name: tensors_of(item.state_dict(keep_vars=True))
+        for name, item in items.items()
+        if isinstance(item, torch.nn.Module)
+    }
+
+
+def misfit(item: Any, saved: Item, tensors: Tensors | None) -> str:
+    """Tell why what was saved does not fit a module or an optimizer; empty when it does, or nothing is known.
+
+    Args:
+        item: what is to take it.
+        saved: what is told of it.
+        tensors: of a module.
+    """
+    if tensors is not None:
+        return _module_misfit(tensors, saved)
     if isinstance(item, torch.optim.Optimizer):
         return _optimizer_misfit(item, saved)
     return ""
 
 
-def _module_misfit(module: torch.nn.Module, saved: Item) -> str:
+def _module_misfit(tensors: Tensors, saved: Item) -> str:
     """Compare a module's tensors with those that were saved."""
     there = {path: tensor.shape for path, tensor in saved.tensors.items()}
-    ours = _tensors(module)
-    later = {path for path, tensor in ours.items() if torch.nn.parameter.is_lazy(tensor)}  # takes any shape
-    here = {path: tuple(tensor.shape) for path, tensor in ours.items() if path not in later}
+    later = {path for path, tensor in tensors.items() if torch.nn.parameter.is_lazy(tensor)}  # takes any shape
+    here = {path: tuple(tensor.shape) for path, tensor in tensors.items() if path not in later}
     wrong = [path for path in sorted((here.keys() | there.keys()) - later) if here.get(path) != there.get(path)]
     if not wrong:
         return ""
@@ -67,25 +87,25 @@ def _module_misfit(module: torch.nn.Module, saved: Item) -> str:
 def _optimizer_misfit(optimizer: torch.optim.Optimizer, saved: Item) -> str:
     """Find state of parameters that are not here. What `torch.optim` saves is named `state.NUMBER.…`."""
     ways = (path.split(".") for path in saved.tensors)
-    numbers = {int(way[1]) for way in ways if len(way) > 1 and way[0] == "state" and way[1].isdecimal()}
+    numbers = {int(way[1]) for way in ways if len(way) > 1 and way[0] == "state" and _NUMBER.fullmatch(way[1])}
     here = sum(len(group["params"]) for group in optimizer.param_groups)
     if not numbers or max(numbers) < here:
         return ""
     return f"it has state of parameter {max(numbers)} there, and {here} parameters here"
 
 
-def differences(index: Index, manifest: Manifest, items: Mapping[str, Any]) -> dict[str, str]:
+def differences(index: Index, manifest: Manifest, modules: Mapping[str, Tensors]) -> dict[str, str]:
     """Tell what differs without standing in the way, by kind.
 
     Args:
         index: what the snapshot holds.
         manifest: of the snapshot.
-        items: what is to be restored.
+        modules: the tensors of those that are to be restored, by name.
     """
     found = {
         "versions": _versions(index, manifest),
-        "devices": _devices(index, items),
-        "dtypes": "; ".join(_dtypes(index, items)),
+        "devices": _devices(index, modules),
+        "dtypes": "; ".join(_dtypes(index, modules)),
         "processes": _processes(index),
     }
     return {kind: f"snapshot {manifest.snapshot} {text}" for kind, text in found.items() if text}
@@ -111,20 +131,18 @@ def _minor(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
-def _devices(index: Index, items: Mapping[str, Any]) -> str:
+def _devices(index: Index, modules: Mapping[str, Tensors]) -> str:
     """Compare the kinds of devices of modules."""
-    modules = [name for name, item in items.items() if isinstance(item, torch.nn.Module)]
     there = {device for name in modules for device in index.items[name].devices}
-    here = {tensor.device.type for name in modules for tensor in _tensors(items[name]).values()}
+    here = {tensor.device.type for tensors in modules.values() for tensor in tensors.values()}
     if not there or not here or there == here:
         return ""
     return f"was saved from {' and '.join(sorted(there))}, and is loaded to {' and '.join(sorted(here))}"
 
 
-def _dtypes(index: Index, items: Mapping[str, Any]) -> Iterator[str]:
+def _dtypes(index: Index, modules: Mapping[str, Tensors]) -> Iterator[str]:
     """Compare the types of modules' tensors, which `load_state_dict` converts."""
-    for name, item in items.items():
-        here = _tensors(item) if isinstance(item, torch.nn.Module) else {}
+    for name, here in modules.items():
         there = index.items[name].tensors
         for path, tensor in here.items():
             ours = str(tensor.dtype).removeprefix("torch.")
@@ -138,11 +156,6 @@ def _processes(index: Index) -> str:
     if index.world == (here := processes()):
         return ""
     return f"was saved by a job of {index.world} processes, and is loaded by one of {here}"
-
-
-def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors of a module by the way to them."""
-    return tensors_of(module.state_dict(keep_vars=True))
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

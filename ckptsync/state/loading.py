@@ -13,7 +13,7 @@ from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.state import archive, randomness
-from ckptsync.state.fit import Preflight, differences, misfit
+from ckptsync.state.fit import Preflight, Tensors, differences, misfit, modules_of
 from ckptsync.state.items import INDEX, RANDOM, Index, decoded, file_of
 from ckptsync.verbs.fetch import fetch
 
@@ -120,11 +120,12 @@ def _looked_at(run: Run, manifest: Manifest, items: Mapping[str, Any]) -> tuple[
         return None, told(verdict="needs resharding", reason=reason, differences={})
     try:
         index = _index(run, manifest)
+        modules = modules_of(items)
         for name, item in items.items():
-            _check_fits(name, item, index)
+            _check_fits(name, item, index, modules.get(name))
     except ConfigError as error:
         return None, told(verdict="will fail", reason=str(error), differences={})
-    return index, told(verdict="loads", reason="", differences=differences(index, manifest, items))
+    return index, told(verdict="loads", reason="", differences=differences(index, manifest, modules))
 
 
 def _index(run: Run, manifest: Manifest) -> Index:
@@ -136,8 +137,14 @@ def _index(run: Run, manifest: Manifest) -> Index:
     return decoded(fetch(run, manifest, [INDEX])[INDEX], manifest.snapshot)
 
 
-def _check_fits(name: str, item: Any, index: Index) -> None:
+def _check_fits(name: str, item: Any, index: Index, tensors: Tensors | None) -> None:
     """Find out, before anything large is fetched, whether an item can take what was saved under its name.
+
+    Args:
+        name: of the item.
+        item: what is to take it.
+        index: what the snapshot holds.
+        tensors: of a module.
 
     Raises:
         ConfigError: it cannot.
@@ -150,7 +157,7 @@ def _check_fits(name: str, item: Any, index: Index) -> None:
         raise ConfigError(f"its item {name!r} is a path; restore it with `ckptsync restore --include`")
     if not callable(getattr(item, "load_state_dict", None)) and not isinstance(item, MutableMapping | list):
         raise ConfigError(f"item {name!r} cannot take a state: it has no load_state_dict, and is no dictionary or list")
-    if reason := misfit(item, saved):
+    if reason := misfit(item, saved, tensors):
         raise ConfigError(f"item {name!r} does not fit: {reason}")
 
 

@@ -7,7 +7,7 @@ given in pieces, of which all but the last come before its digest is known: shou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -68,14 +68,15 @@ def stream_files(
     longest = max((min(entry.part_bytes, entry.size) for entry in entries), default=1)
     with Buffers(transfer.parts_in_flight, min(longest, transfer.part_bytes)) as buffers:
         parts = _parts(entries, reader, buffers, transfer.part_bytes)
-        for part in in_order(partial(_fetched, reader), parts, transfer.parts_in_flight):
-            with part.room:
-                if not part.number:
-                    begin(part.entry)
-                elif part.content is None:
-                    _pass_on(part, reader, write)
-                else:
-                    write(part.content)
+        with closing(in_order(partial(_fetched, reader), parts, transfer.parts_in_flight)) as fetched:
+            for part in fetched:
+                with part.room:
+                    if not part.number:
+                        begin(part.entry)
+                    elif part.content is None:
+                        _pass_on(part, reader, write)
+                    else:
+                        write(part.content)
 
 
 def _parts(entries: Sequence[FileEntry], reader: Reader, buffers: Buffers, longest: int) -> Iterator[_Part]:

@@ -123,6 +123,9 @@ def test_files_that_others_saved_are_read_too(run: str, tmp_path: Path) -> None:
         save_files(opened, folder, step=6)
     assert same(load(run, item="pytorch_model.bin"), state(5))
     assert same(load(run, item="model"), {"w": torch.ones(3)})
+    assert load(run, "meta", item="model")["w"].is_meta
+    with pytest.raises(ConfigError, match="takes a device alone"):
+        load(run, {"cuda": "cpu"}, item="model")
     assert same(load_file(run), {"w": torch.ones(3)})
 
 
@@ -218,6 +221,11 @@ def test_arguments_that_make_no_sense_are_refused(here: str) -> None:
         save({}, here, pickle_protocol=2)
     with pytest.raises(ConfigError, match="mmap: a run takes none of that"):
         load(here, mmap=True)
+    save({"w": torch.ones(1)}, here)
+    with pytest.raises(ConfigError, match="'gpu' is no device"):
+        load(here, "gpu")
+    with pytest.raises(ConfigError, match="'gpu' is no device"):
+        load_file(here, "gpu")
     with pytest.raises(ConfigError, match="cannot be saved"):
         save({"it": lambda: None}, here)
     with pytest.raises(ConfigError, match="holds tensors alone"):

@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,36 @@ def test_a_part_that_is_bad_once_is_fetched_again_unless_some_of_it_is_written(
     with pytest.raises(IntegrityError, match="part 1 of one was bad when it was half written; try again"):
         export_archive(run_with(part_bytes=MIB, on=FlipsOnce(store, MIB)), out)
     assert list(out.parent.iterdir()) == [good]
+
+
+def failing_at(number: int) -> Callable[[str, str], None]:
+    """A hook that fails the request of this number, from 0."""
+    numbers = count()
+
+    def before(verb: str, key: str) -> None:
+        if next(numbers) == number:
+            raise StoreError("out of order", op=verb, key=key)
+
+    return before
+
+
+def test_whichever_request_fails_it_is_whole_or_not_there(run: Run, saved: Saved, out: Path, store: Any) -> None:
+    assert saved
+    export_archive(run, out)
+    good, requests = out.read_bytes(), len(store.calls)
+    assert requests > 10
+    failed = 0
+    for number in range(requests):
+        store.heal()
+        out.unlink(missing_ok=True)
+        store.before = failing_at(number)
+        try:
+            export_archive(run, out)
+            assert out.read_bytes() == good
+        except StoreError:
+            failed += 1
+            assert not list(out.parent.iterdir())
+    assert failed > requests / 2
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_fetched(
