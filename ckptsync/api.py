@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.manifest import Manifest
-from ckptsync.tenure import Tenure
+from ckptsync.tenure import ours
+from ckptsync.verbs.export import ARCHIVES, Exported, export_archive
 from ckptsync.verbs.ranks import Rank, save_rank
 from ckptsync.verbs.restore import Restored
 from ckptsync.verbs.restore import restore as restore_from
 from ckptsync.verbs.save import Saved
 from ckptsync.verbs.save import save as save_to
-
-_TENURES: dict[str, Tenure] = {}
-"""What this process may write, by run: a later save is fenced when a newer writer came since the first."""
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        after_in_child=_TENURES.clear
-    )  # a child is another writer, and may have been forked amid a save
 
 
 def save(
@@ -68,7 +62,7 @@ def save(
     """
     step = _whole(step, "step")
     with _opened(run, config, observer) as opened:
-        tenure = _TENURES.setdefault(str(opened.directory.resolve()) if opened.directory else opened.url, Tenure())
+        tenure = ours(opened.place)
         if rank is not None:
             return save_rank(
                 opened,
@@ -127,6 +121,68 @@ def restore(
         snapshot = str(_whole(snapshot, "snapshot"))
     with _opened(run, config, observer) as opened:
         return restore_from(opened, _named(path), snapshot=snapshot, include=include, fallback=fallback)
+
+
+def export(
+    run: str,
+    out: str | Path,
+    *,
+    snapshot: str | int = "latest",
+    item: str | None = None,
+    dtype: str | None = None,
+    strip_prefix: str = "",
+    fallback: bool = True,
+    config: Config | None = None,
+    observer: Observer = log_observer,
+) -> Exported:
+    """Make one file of a snapshot: the weights of an item, or an archive of all of it. It appears whole and verified, or not at all.
+
+    Called again, it replaces what stands at `out`.
+
+    Args:
+        run: as for `save`.
+        out: what ends in `.safetensors` gets the tensors of an item, for which PyTorch must be installed; what ends in `.tar` or
+            `.tar.zst`, every file.
+        snapshot: an id, a step, `latest`, `best:METRIC:min|max` or an alias.
+        item: of weights: an item's name, a file's path, or either with keys behind it, as in `state.model`; None takes the only one.
+        dtype: of weights: what floating-point numbers become, `float64`, `float32`, `float16` or `bfloat16`; None leaves them.
+        strip_prefix: of weights: taken off each tensor's name that begins with it, as in `module.`.
+        fallback: with `latest`, take the next older snapshot when one is damaged or quarantined.
+        config: None resolves environment, TOML file and defaults.
+        observer: told of every part; the default logs what people must see.
+
+    Raises:
+        NoSnapshotError: there is none, or not the one asked for.
+        IntegrityError: every snapshot tried was bad.
+        ConfigError: an argument cannot be used.
+        DiskError: the disk is full or read-only.
+        StoreError: the bucket failed for good.
+    """
+    if not isinstance(snapshot, str):
+        snapshot = str(_whole(snapshot, "snapshot"))
+    options = {"item": item, "dtype": dtype, "strip_prefix": strip_prefix}
+    with _opened(run, config, observer) as opened:
+        return export_to(opened, _named(out), snapshot=snapshot, fallback=fallback, **options)
+
+
+def export_to(run: Run, out: Path, *, snapshot: str, fallback: bool = True, **weights: Any) -> Exported:
+    """As `export`, from a run that is open; `weights` is what it takes of weights.
+
+    Raises:
+        ConfigError: `out` says neither, or what is only of weights was given for an archive.
+        CkptsyncError: as `export` raises.
+    """
+    if out.suffix == ".safetensors":
+        try:
+            from ckptsync.state.export import export_weights  # noqa: PLC0415  torch is an extra
+        except ImportError as error:
+            raise ConfigError("exporting weights needs PyTorch: pip install 'ckptsync[torch]'") from error
+        return export_weights(run, out, snapshot=snapshot, fallback=fallback, **weights)
+    if not out.name.endswith(ARCHIVES):
+        raise ConfigError(f"{out} must end in .safetensors for weights, or in {' or '.join(ARCHIVES)} for everything")
+    if given := [name for name, value in weights.items() if value]:
+        raise ConfigError(f"{given[0].replace('_', ' ')} is of weights, and {out.name} gets every file as it is")
+    return export_archive(run, out, snapshot=snapshot, fallback=fallback)
 
 
 def _named(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -15,6 +16,10 @@ from ckptsync.snapshot.envelope import UNREADABLE
 from ckptsync.snapshot.layout import MAX_VERSION, SnapshotId
 
 _MAX_ALIAS_BYTES = 64 << 10
+_AT = re.compile(
+    r"(?P<run>[^/:]+://[^/]*/.*|(?![^/:]+://).+)@(?P<name>best:[^@]+:(?:min|max)|[^/@]+)",
+    re.DOTALL,
+)
 
 
 class Alias(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +39,20 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(Alias)
+
+
+def split(text: str) -> tuple[str, str]:
+    """Take `RUN@SNAP` apart; of `RUN` alone it is `latest`.
+
+    What stands behind the last `@` is a name only where no `/` follows (but in `best:METRIC:min`, whose metric may have one) and, in
+    a URL, only behind the bucket. A run whose own name has such an `@` is written `RUN@latest`.
+
+    Returns:
+        The run, and the name, which `find` resolves.
+    """
+    if found := _AT.fullmatch(text):
+        return found["run"], found["name"]
+    return text, "latest"
 
 
 def find(catalog: Catalog, name: str) -> SnapshotId:

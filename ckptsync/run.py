@@ -49,6 +49,11 @@ class Run:
         """Where the run lies on this machine's disk; None when it does not."""
         return Path(unquote(urlsplit(self.url).path)) if self.url.startswith("file://") else None
 
+    @property
+    def place(self) -> str:
+        """What tells the run from all others: a directory without links, or the URL."""
+        return str(self.directory.resolve()) if self.directory else self.url
+
     def crew(self, *, snapshot: str = "", shared: bool = False, folder: bytes = b"") -> Crew | None:
         """Processes that may help, as `Setup` tells them; None when this one is to be alone."""
         setup = Setup(url=self.url, config=self.config, snapshot=snapshot, shared=shared, folder=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from ckptsync.claims import Claims
@@ -62,3 +63,17 @@ class Tenure:
         with self._lock:
             self._epoch, self._launch = epoch, launch
         return epoch
+
+
+_OURS: dict[str, Tenure] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OURS.clear)  # a child is another writer, and may have been forked amid a save
+
+
+def ours(place: str) -> Tenure:
+    """Return what this process writes a run with, the same for all saves that open and close the run by themselves.
+
+    Args:
+        place: `Run.place`.
+    """
+    return _OURS.setdefault(place, Tenure())

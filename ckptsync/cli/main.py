@@ -18,6 +18,7 @@ _VERBS = {
     "Move checkpoints": {
         "save": ("transfer", "Commit a file or directory as the newest snapshot."),
         "restore": ("transfer", "Bring the newest good snapshot back, whole and verified."),
+        "export": ("export", "Make one file of a snapshot: weights or an archive."),
         "adopt": ("transfer", "Make a snapshot of objects that are in the bucket already."),
     },
     "Look": {

@@ -120,6 +120,18 @@ class _Content(io.RawIOBase):
         return len(piece)
 
 
+def check_device(device: Any) -> None:
+    """Make sure that a device that is named has a name that torch knows.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    try:
+        torch.device(device if isinstance(device, str) else "cpu")
+    except RuntimeError as error:
+        raise ConfigError(f"{device!r} is no device: {str(error).partition(chr(10))[0]}") from error
+
+
 def load(content: memoryview, *, name: str, map_location: Any = None, weights_only: bool = True) -> Any:
     """Return the state that a file holds. Its content must have been verified before.
 
@@ -130,18 +142,28 @@ def load(content: memoryview, *, name: str, map_location: Any = None, weights_on
         weights_only: as in `torch.load`; False lets a pickle run whatever code it names.
 
     Raises:
-        ConfigError: it holds more than `weights_only` allows.
+        ConfigError: it holds more than `weights_only` allows, or tensors of a device that is not here, or `map_location` is none.
         IntegrityError: it is no file of `torch.save`.
     """
+    check_device(map_location)
     try:
         return torch.load(cast("IO[bytes]", _Content(content)), map_location=map_location, weights_only=weights_only)
     except pickle.UnpicklingError as error:
-        if not weights_only:
-            raise IntegrityError(f"{name} cannot be read: {error}") from error
         reason = str(error).partition("\n")[0]
+        if not weights_only:
+            raise IntegrityError(f"{name} cannot be read: {reason}") from error
         raise ConfigError(
             f"{name} holds more than tensors and plain values, and was not loaded; pass weights_only=False if you trust "
             f"whoever wrote it ({reason})"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise IntegrityError(f"{name} cannot be read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        if "map_location" in str(error):  # torch has no class of its own for this
+            raise ConfigError(
+                f"{name} holds tensors of a device that is not here; pass map_location='cpu' ({reason})"
+            ) from error
+        raise IntegrityError(f"{name} cannot be read: {reason}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        if not weights_only:  # code that the pickle named may have raised it
+            raise
+        raise IntegrityError(f"{name} cannot be read: it makes no sense ({type(error).__name__})") from error

@@ -15,7 +15,7 @@ import torch
 from ckptsync.errors import ConfigError, ManifestError
 from ckptsync.snapshot.layout import check_path
 from ckptsync.state import archive, randomness
-from ckptsync.state.staging import Staged, Stager, tensors_of
+from ckptsync.state.staging import Staged, Stager, storages_of, tensors_of
 from ckptsync.transfer.memory_source import JoinedTree, MemoryFile, joined
 from ckptsync.transfer.source import SourceTree
 
@@ -44,10 +44,12 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: `state` is a file of `torch.save`, `path` a file or folder as it was on the disk.
         tensors: those of a state, by the way to them.
+        devices: kinds of devices they were on, as in `cuda`; empty when it is not known.
     """
 
     kind: Literal["state", "path"]
     tensors: dict[str, Tensor] = {}
+    devices: tuple[str, ...] = ()
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,11 +59,13 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
         format: 1.
         torch: the version that wrote it.
         items: by name.
+        world: how many processes the job had, by `torch.distributed`.
     """
 
     format: Literal[1]
     torch: str
     items: dict[str, Item]
+    world: int = 1
 
 
 _decoder = msgspec.json.Decoder(Index)
@@ -116,11 +120,35 @@ def take(items: Mapping[str, Any], stager: Stager, scan: Any, make_room: Callabl
     trees = tuple(scan(path).below(checked_name(name)) for name, path in paths.items())
     make_room()
     staged = stager.take(states | {RANDOM: randomness.captured()})
-    told = {name: Item(kind="state", tensors=_told(state)) for name, state in staged.state.items()}
-    index = Index(
-        format=_FORMAT, torch=str(torch.__version__), items=told | {name: Item(kind="path") for name in paths}
-    )
-    return Taken(staged, trees, index)
+    told = {name: _item(state, states.get(name)) for name, state in staged.state.items()}
+    return Taken(staged, trees, _index(told | {name: Item(kind="path") for name in paths}))
+
+
+def in_place(name: str, state: Any) -> Taken:
+    """Return a state as it is, not copied; whoever owns it leaves it alone while it is saved.
+
+    Raises:
+        ConfigError: the name cannot be used.
+    """
+    staged = Staged({checked_name(name): state}, storages_of(state))
+    return Taken(staged, (), _index({name: _item(state, state)}))
+
+
+def processes() -> int:
+    """Return how many processes this job has, by `torch.distributed`; 1 where it is not used."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if distributed else 1
+
+
+def _index(items: dict[str, Item]) -> Index:
+    """What is told of a job."""
+    return Index(format=_FORMAT, torch=str(torch.__version__), items=items, world=processes())
+
+
+def _item(state: Any, source: Any) -> Item:
+    """What is told of a state, and of what it is a copy of."""
+    devices = {tensor.device.type for tensor in tensors_of(source).values()}
+    return Item(kind="state", tensors=_told(state), devices=tuple(sorted(devices)))
 
 
 def tree_of(taken: Taken, *, now_ns: int) -> JoinedTree:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ckptsync.errors import ConfigError
+from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.state import archive, randomness
+from ckptsync.state.fit import Preflight, Tensors, differences, misfit, modules_of
 from ckptsync.state.items import INDEX, RANDOM, Index, decoded, file_of
 from ckptsync.verbs.fetch import fetch
+
+_DCP = ".metadata"
+"""What `torch.distributed.checkpoint` calls its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +48,36 @@ def fetched(run: Run, manifest: Manifest, items: Mapping[str, Any], only: Collec
         ConfigError: an item is not in the snapshot, or its tensors are others.
         IntegrityError: the snapshot is damaged.
     """
-    index = _index(run, manifest)
-    wanted = list(items) if only is None else [name for name in items if name in only]
-    for name in wanted:
-        _check_fits(name, items[name], index, manifest.snapshot)
-    names = [name for name in wanted if not isinstance(items[name], os.PathLike)]
+    index, found = _looked_at(run, manifest, _wanted(items, only))
+    if index is None:
+        raise ConfigError(str(found))
+    for message in found.differences.values():
+        run.observer(Event(kind=Kind.NOTICE, path=manifest.snapshot, message=message))
+    names = [name for name, item in _wanted(items, only).items() if not isinstance(item, os.PathLike)]
     if only is None and RANDOM in index.items:
         names.append(RANDOM)
     contents = fetch(run, manifest, [file_of(name) for name in names])
     return Fetched(index, {name: contents[file_of(name)] for name in names})
 
 
+def preflight(run: Run, manifest: Manifest, items: Mapping[str, Any], only: Collection[str] | None = None) -> Preflight:
+    """Tell what will come of restoring a snapshot, from its manifest and its index; a few kilobytes are fetched, nothing is changed.
+
+    Args:
+        run: where from.
+        manifest: of the snapshot.
+        items: what is to be restored, by name.
+        only: names of these; None for all.
+
+    Raises:
+        IntegrityError: the index is damaged.
+    """
+    return _looked_at(run, manifest, _wanted(items, only))[1]
+
+
 def paths_of(items: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Path]:
     """Return those items that are paths, of those that are to be restored."""
-    return {
-        name: Path(item)
-        for name, item in items.items()
-        if isinstance(item, os.PathLike) and (only is None or name in only)
-    }
+    return {name: Path(item) for name, item in _wanted(items, only).items() if isinstance(item, os.PathLike)}
 
 
 def states_in(found: Fetched, *, map_location: Any = None, weights_only: bool = True) -> dict[str, Any]:
@@ -113,24 +129,56 @@ def all_states(run: Run, manifest: Manifest) -> dict[str, Any]:
         ConfigError: it was not saved by a CheckpointManager, or a state holds more than tensors and plain values.
         IntegrityError: the snapshot is damaged.
     """
-    index = _index(run, manifest)
+    index, found = _looked_at(run, manifest, {})
+    if index is None:
+        raise ConfigError(str(found))
     names = [name for name, item in index.items.items() if item.kind == "state" and name != RANDOM]
     contents = fetch(run, manifest, [file_of(name) for name in names])
     return states_in(Fetched(index, {name: contents[file_of(name)] for name in names}), map_location="cpu")
+
+
+def _wanted(items: Mapping[str, Any], only: Collection[str] | None) -> dict[str, Any]:
+    """The items that are to be restored."""
+    return {name: item for name, item in items.items() if only is None or name in only}
+
+
+def _looked_at(run: Run, manifest: Manifest, items: Mapping[str, Any]) -> tuple[Index | None, Preflight]:
+    """Find out what will come of restoring items."""
+    told = partial(Preflight, snapshot=manifest.snapshot)
+    if any(entry.path == _DCP for entry in manifest.entries):
+        ranks = len(manifest.ranks) - 1  # who adds the metadata counts as one more
+        reason = (
+            f"torch.distributed.checkpoint saved it from {ranks} ranks, and reshards them when it loads: "
+            "dcp.load(state, storage_reader=RunReader(run))"
+        )
+        return None, told(verdict="needs resharding", reason=reason, differences={})
+    try:
+        index = _index(run, manifest)
+        modules = modules_of(items)
+        for name, item in items.items():
+            _check_fits(name, item, index, modules.get(name))
+    except ConfigError as error:
+        return None, told(verdict="will fail", reason=str(error), differences={})
+    return index, told(verdict="loads", reason="", differences=differences(index, manifest, modules))
 
 
 def _index(run: Run, manifest: Manifest) -> Index:
     """What a snapshot holds."""
     if all(entry.path != INDEX for entry in manifest.entries):
         raise ConfigError(
-            f"snapshot {manifest.snapshot} was not saved by a CheckpointManager (it has no {INDEX}); restore it as files, "
-            "with `ckptsync restore`"
+            f"it was not saved by a CheckpointManager (it has no {INDEX}); restore it as files, with `ckptsync restore`"
         )
     return decoded(fetch(run, manifest, [INDEX])[INDEX], manifest.snapshot)
 
 
-def _check_fits(name: str, item: Any, index: Index, snapshot: str) -> None:
+def _check_fits(name: str, item: Any, index: Index, tensors: Tensors | None) -> None:
     """Find out, before anything large is fetched, whether an item can take what was saved under its name.
+
+    Args:
+        name: of the item.
+        item: what is to take it.
+        index: what the snapshot holds.
+        tensors: of a module.
 
     Raises:
         ConfigError: it cannot.
@@ -138,33 +186,17 @@ def _check_fits(name: str, item: Any, index: Index, snapshot: str) -> None:
     saved = index.items.get(name)
     if saved is None:
         there = ", ".join(sorted(index.items.keys() - {RANDOM})) or "nothing"
-        raise ConfigError(f"snapshot {snapshot} has no item {name!r}; it has {there} (choose with only=[…])")
+        raise ConfigError(f"it has no item {name!r}; it has {there} (choose with only=[…])")
     if isinstance(item, os.PathLike):
         if saved.kind != "path":
-            raise ConfigError(f"item {name!r} of snapshot {snapshot} was no path; give what is to take its state")
+            raise ConfigError(f"its item {name!r} was no path; give what is to take its state")
         return
     if saved.kind == "path":
-        raise ConfigError(f"item {name!r} of snapshot {snapshot} is a path; give the pathlib.Path to bring it back to")
+        raise ConfigError(f"its item {name!r} is a path; give the pathlib.Path to bring it back to")
     if not callable(getattr(item, "load_state_dict", None)) and not isinstance(item, MutableMapping | list):
         raise ConfigError(f"item {name!r} cannot take a state: it has no load_state_dict, and is no dictionary or list")
-    if isinstance(item, torch.nn.Module):
-        _check_module(name, item, index, snapshot)
-
-
-def _check_module(name: str, module: torch.nn.Module, index: Index, snapshot: str) -> None:
-    """Compare a module's tensors with those that were saved."""
-    saved = {path: tensor.shape for path, tensor in index.items[name].tensors.items()}
-    ours = {path: tuple(t.shape) for path, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
-    for path in sorted(ours.keys() | saved.keys()):
-        if (here := ours.get(path)) != (there := saved.get(path)):
-            raise ConfigError(
-                f"item {name!r} does not fit snapshot {snapshot}: {path} is {_shape(there)} there and {_shape(here)} here"
-            )
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    """For people."""
-    return "absent" if shape is None else f"{list(shape)}"
+    if reason := misfit(item, saved, tensors):
+        raise ConfigError(f"item {name!r} does not fit: {reason}")
 
 
 def _put(item: Any, state: Any) -> None:

@@ -151,3 +151,13 @@ def tensors_of(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     for key, value in inner:
         found |= tensors_of(value, f"{prefix}.{key}" if prefix else str(key))
     return found
+
+
+def storages_of(state: Any) -> list[torch.Tensor]:
+    """Return the memory on the host that the tensors of a state lie in, each once, as tensors of bytes."""
+    found: dict[int, torch.Tensor] = {}
+    for tensor in tensors_of(state).values():
+        if tensor.layout is torch.strided and tensor.device.type == "cpu" and not hasattr(tensor, "device_mesh"):
+            storage = tensor.detach().untyped_storage()
+            found[storage.data_ptr()] = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return list(found.values())

@@ -7,6 +7,7 @@ follows our own options (docs/decisions/0011-compression.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import IO, cast
 
@@ -15,6 +16,8 @@ from ckptsync.snapshot.encoding import BLOCK_BYTES, Shuffle, packed_bound
 
 LEVEL = 1
 """Of zstd. What floats have to give lies in the frequency of single bytes; higher levels look for repetitions, and find none."""
+ARCHIVE_LEVEL = 3
+"""Of an archive, which is plain zstd, as `zstd` itself takes."""
 _SKIPPABLE = b"\x50\x2a\x4d\x18"
 """Magic number of a frame that decoders pass over. Source: RFC 8878, 3.1.2"""
 _SKIPPABLE_HEAD_BYTES = 8
@@ -175,3 +178,13 @@ class _Block:
                 return False
             done += count
         return True
+
+
+@contextmanager
+def compressing(file: IO[bytes]) -> Iterator[Callable[[memoryview], object]]:
+    """Yield what packs all that is written to it, as one zstd frame, into a file."""
+    import zstandard  # noqa: PLC0415
+
+    compressor = zstandard.ZstdCompressor(level=ARCHIVE_LEVEL, write_checksum=True)
+    with compressor.stream_writer(file, closefd=False) as packed:
+        yield packed.write

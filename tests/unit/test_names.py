@@ -190,3 +190,26 @@ def test_a_snapshot_whose_manifest_cannot_be_read_gets_no_name_unless_forced(cat
     with pytest.raises(ManifestError):
         promote(catalog, snapshot, "best")
     assert promote(catalog, snapshot, "best", force=True).snapshot == str(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("text", "run", "name"),
+    [
+        ("s3://bucket/run", "s3://bucket/run", "latest"),
+        ("s3://bucket/run@100", "s3://bucket/run", "100"),
+        ("s3://bucket/run@best:val/loss:min", "s3://bucket/run", "best:val/loss:min"),
+        ("s3://bucket/me@home/run", "s3://bucket/me@home/run", "latest"),
+        ("s3://bucket/me@home/run@best", "s3://bucket/me@home/run", "best"),
+        ("s3://bucket/run@2024@latest", "s3://bucket/run@2024", "latest"),
+        ("ssh://me@host/run", "ssh://me@host/run", "latest"),
+        ("ssh://me@host", "ssh://me@host", "latest"),
+        ("ssh://me@host/run@7", "ssh://me@host/run", "7"),
+        ("run@100", "run", "100"),
+        ("/data/me@home/run", "/data/me@home/run", "latest"),
+        ("@100", "@100", "latest"),
+        ("run@", "run@", "latest"),
+        ("", "", "latest"),
+    ],
+)
+def test_a_run_and_a_name_in_one(text: str, run: str, name: str) -> None:
+    assert names.split(text) == (run, name)

@@ -75,3 +75,52 @@ def test_what_is_no_such_file_says_so(content: bytes, weights_only: Any) -> None
 def test_torch_reads_it_from_the_disk_too(tmp_path: Path) -> None:
     (tmp_path / "it.pt").write_bytes(whole(pieces_of({"w": torch.ones(3)})))
     assert torch.equal(torch.load(tmp_path / "it.pt", mmap=True)["w"], torch.ones(3))
+
+
+def zipped(records: dict[str, bytes]) -> memoryview:
+    """A file as torch's, of any records."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(f"it/{name}", content)
+    return memoryview(made.getvalue())
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"",
+        b".",
+        b"\x80\x02.",
+        b"\x80\x02h\x05.",
+        b"\x80\x02)R.",
+        b"\x80\x02K\x01K\x02s.",
+        b"\x80\x02X\xff\xff\xff\x7f.",
+        b"\x80\x02cos\nsystem\n.",
+        b"\x80\x02U\x07storageQ.",
+        b"\x80\x02(U\x07storageK\x01K\x02K\x03K\x04tQ.",
+        b"\x80\x02" + b"(" * 10_000,
+    ],
+)
+def test_a_hostile_pickle_is_refused_in_one_sentence(pickled: bytes) -> None:
+    content = zipped({"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"})
+    with pytest.raises((IntegrityError, ConfigError), match=r"^it (cannot be read|holds more than)") as caught:
+        load(content, name="it")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is here")
+def test_tensors_of_a_device_that_is_not_here_say_what_to_pass() -> None:
+    with zipfile.ZipFile(io.BytesIO(whole(pieces_of({"w": torch.ones(3)})))) as archive:
+        records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    records["data.pkl"] = records["data.pkl"].replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")
+    content = zipped(records)
+    with pytest.raises(ConfigError, match="of a device that is not here; pass map_location='cpu'"):
+        load(content, name="it")
+    assert torch.equal(load(content, name="it", map_location="cpu")["w"], torch.ones(3))
+
+
+def test_a_device_that_nobody_knows_is_no_damage() -> None:
+    content = memoryview(whole(pieces_of({"w": torch.ones(3)})))
+    with pytest.raises(ConfigError, match="'gpu' is no device"):
+        load(content, name="it", map_location="gpu")
