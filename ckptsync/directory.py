@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from ckptsync.config import Config
-from ckptsync.errors import CkptsyncError, ConfigError, NoSnapshotError, NotDurableError
+from ckptsync.errors import CkptsyncError, ConfigError, NoSnapshotError, NotDurableError, SourceChangedError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import open_run
@@ -30,6 +30,7 @@ from ckptsync.verbs.sending import scanned
 
 _GRACE_S = 86400.0
 """What is younger, gc leaves alone: it may be of a save that is under way."""
+_LOOKS, _PAUSE_S = 5, 0.05
 _NO_METRICS: Mapping[str, float] = {}
 _NO_META: Mapping[str, str] = {}
 _NOTHING: Mapping[str, bytes] = {}
@@ -161,19 +162,12 @@ class SyncedDirectory(ABC):
             return False
         self._join()
         self._raise_failure()
-        tree = scanned(self._run, self.directory)
-        ready = self._ready(tree)
-        if ready is None or (mark := _mark(tree, ready)) == self._mark:
+        if (taken := self._taken(beside)) is None:
             return False
-        if (step := ready.step if step is None else step) is None:
+        held, found_step, mark = taken
+        if (step := found_step if step is None else step) is None:
+            held.stack.close()
             raise ConfigError(f"the checkpoint in {self.directory} does not tell its step; say it: save(step=…)")
-        made_ns = int(self._run.clock.now() * 1e9)
-        made = {**ready.replaced, **beside}
-        held = hold(
-            chosen(tree, ready.paths),
-            copied=ready.copied,
-            added=[MemoryFile.of(path, [memoryview(made[path])], made_ns=made_ns) for path in made],
-        )
         self._mark, self._pending_step = mark, step
         # not a daemon: a program that ends waits for it
         self._thread = threading.Thread(
@@ -181,6 +175,27 @@ class SyncedDirectory(ABC):
         )
         self._thread.start()
         return True
+
+    def _taken(self, beside: Mapping[str, bytes]) -> tuple[HeldTree, int | None, _Mark] | None:
+        """Take hold of the newest checkpoint, and tell its step and mark; None when it was taken before.
+
+        A framework that deletes old checkpoints from a thread of its own may do so at this moment: then it is looked again.
+        """
+        for look in range(_LOOKS):
+            try:
+                tree = scanned(self._run, self.directory)
+                ready = self._ready(tree)
+                if ready is None or (mark := _mark(tree, ready)) == self._mark:
+                    return None
+                made_ns = int(self._run.clock.now() * 1e9)
+                made = {**ready.replaced, **beside}
+                added = [MemoryFile.of(path, [memoryview(made[path])], made_ns=made_ns) for path in made]
+                return hold(chosen(tree, ready.paths), copied=ready.copied, added=added), ready.step, mark
+            except SourceChangedError:
+                if look == _LOOKS - 1:
+                    raise
+                self._run.clock.sleep(_PAUSE_S)
+        raise AssertionError("unreachable")
 
     def _upload(self, held: HeldTree, step: int, metrics: Mapping[str, float], meta: Mapping[str, str]) -> None:
         """Bring what is held into the bucket, and tidy up there."""
@@ -274,7 +289,9 @@ class SyncedDirectory(ABC):
     def _check_usable(self) -> None:
         """Refuse what has no thread and no connections of its own."""
         if os.getpid() != self._pid:
-            raise ConfigError(f"this {type(self).__name__} belongs to the process this one was forked from; make one here")
+            raise ConfigError(
+                f"this {type(self).__name__} belongs to the process this one was forked from; make one here"
+            )
         if self._closed:
             raise ConfigError(f"this {type(self).__name__} is closed")
 
@@ -302,6 +319,4 @@ class SyncedDirectory(ABC):
 
 def _mark(tree: SourceTree, ready: Ready) -> _Mark:
     """What changes when there is something to save."""
-    return frozenset(
-        (file.path, file.size, file.identity.mtime_ns) for file in tree.files if file.path in ready.paths
-    )
+    return frozenset((file.path, file.size, file.identity.mtime_ns) for file in tree.files if file.path in ready.paths)

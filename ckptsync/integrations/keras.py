@@ -144,16 +144,14 @@ def _seeds(model: Any) -> list[Any]:
 
 def _captured(model: Any) -> dict[str, Any]:
     """Their values, as JSON has them."""
-    found = _seeds(model)
-    values = [keras.ops.convert_to_numpy(variable).tolist() for variable in found]
-    return {"paths": [variable.path for variable in found], "values": values}
+    return {"seeds": [keras.ops.convert_to_numpy(variable).tolist() for variable in _seeds(model)]}
 
 
 def _apply(saved: Mapping[str, Any], model: Any) -> None:
-    """Set them to what was captured."""
+    """Set them to what was captured; their order is that of the layers, their names are another in every process."""
     found = _seeds(model)
-    if saved["paths"] != [variable.path for variable in found]:
-        _log.warning("the model's random layers are not those that were saved; they begin anew")
+    if len(saved["seeds"]) != len(found):
+        _log.warning("the model has %d random layers, %d were saved; they begin anew", len(found), len(saved["seeds"]))
         return
-    for variable, value in zip(found, saved["values"], strict=True):
+    for variable, value in zip(found, saved["seeds"], strict=True):
         variable.assign(value)

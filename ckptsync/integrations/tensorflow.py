@@ -58,7 +58,9 @@ class CheckpointDirectory(SyncedDirectory):
         return Ready(
             step=int(found[1]) if found else None,
             paths=frozenset({STATE}.union(*(paths[name].found for name in whole))),
-            copied=frozenset(f"{name}.index" for name in whole),  # of a checkpoint that is saved again it is written in place
+            copied=frozenset(
+                f"{name}.index" for name in whole
+            ),  # of a checkpoint that is saved again it is written in place
             replaced={STATE: state.limited_to(whole)},
         )
 
@@ -172,7 +174,9 @@ def _unquoted(value: str) -> str:
 
 def _ascii(value: str) -> str:
     """The same literal without letters beyond ASCII."""
-    return "".join(letter if letter.isascii() else "".join(f"\\x{byte:02x}" for byte in letter.encode()) for letter in value)
+    return "".join(
+        letter if letter.isascii() else "".join(f"\\x{byte:02x}" for byte in letter.encode()) for letter in value
+    )
 
 
 def _quoted(name: str) -> str:

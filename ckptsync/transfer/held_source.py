@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from ckptsync.errors import ConfigError, DiskError, SourceChangedError
 from ckptsync.transfer.memory_source import MemoryFile
@@ -62,7 +63,7 @@ class HeldTree(SourceTree):
 
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def __enter__(self) -> HeldTree:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,9 +91,7 @@ def hold(tree: SourceTree, *, copied: Collection[str] = (), added: Sequence[Memo
     """
     made = {file.path for file in added}
     with ExitStack() as stack:
-        held = [
-            _held(file, tree.root, stack, copy=file.path in copied) for file in tree.files if file.path not in made
-        ]
+        held = [_held(file, tree.root, stack, copy=file.path in copied) for file in tree.files if file.path not in made]
         return HeldTree(
             root=tree.root,
             kind=tree.kind,
@@ -143,7 +142,7 @@ def _held(file: SourceFile, root: Path, stack: ExitStack, *, copy: bool) -> Held
 
 def _copied(descriptor: int, root: Path, stack: ExitStack) -> int:
     """Copy a file; the copy's descriptor."""
-    copy = stack.enter_context(tempfile.TemporaryFile(dir=root))
+    copy = stack.enter_context(tempfile.TemporaryFile(dir=root))  # noqa: SIM115  the stack closes it
     with os.fdopen(os.dup(descriptor), "rb", buffering=0) as source:
         shutil.copyfileobj(source, copy, _CHUNK_BYTES)
     copy.flush()

@@ -37,7 +37,12 @@ def main() -> None:
     inputs = np.random.default_rng(0).normal(size=(256, 32)).astype("float32")
     wanted = np.sin((inputs**2).mean(axis=1, keepdims=True))
     model = keras.Sequential(
-        [keras.Input((32,)), keras.layers.Dense(64, activation="relu"), keras.layers.Dropout(0.1), keras.layers.Dense(1)]
+        [
+            keras.Input((32,)),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dropout(0.1),
+            keras.layers.Dense(1),
+        ]
     )
     model.compile(keras.optimizers.Adam(1e-3), "mse")
     model.fit(

@@ -42,7 +42,7 @@ def main() -> None:
     def train(inputs: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(inputs + noise.normal(inputs.shape, stddev=0.01)) - wanted) ** 2)
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables))
         return loss
 
     with CheckpointDirectory(options.run, options.dir, keep=LatestN(3)) as synced:

@@ -1,0 +1,7 @@
+"""The servers of the integration tests."""
+
+from __future__ import annotations
+
+from integration.conftest import gcs_environ, s3_environ, url
+
+__all__ = ["gcs_environ", "s3_environ", "url"]
