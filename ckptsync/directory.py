@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from ckptsync.config import Config
-from ckptsync.errors import CkptsyncError, ConfigError, NoSnapshotError, NotDurableError, SourceChangedError
+from ckptsync.errors import CkptsyncError, ConfigError, IncompleteError, NoSnapshotError, NotDurableError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import open_run
@@ -179,7 +179,8 @@ class SyncedDirectory(ABC):
     def _taken(self, beside: Mapping[str, bytes]) -> tuple[HeldTree, int | None, _Mark] | None:
         """Take hold of the newest checkpoint, and tell its step and mark; None when it was taken before.
 
-        A framework that deletes old checkpoints from a thread of its own may do so at this moment: then it is looked again.
+        A framework that writes and deletes from a thread of its own may do so at this moment: then it is looked again, for a fifth of a
+        second.
         """
         for look in range(_LOOKS):
             try:
@@ -191,7 +192,7 @@ class SyncedDirectory(ABC):
                 made = {**ready.replaced, **beside}
                 added = [MemoryFile.of(path, [memoryview(made[path])], made_ns=made_ns) for path in made]
                 return hold(chosen(tree, ready.paths), copied=ready.copied, added=added), ready.step, mark
-            except SourceChangedError:
+            except IncompleteError:
                 if look == _LOOKS - 1:
                     raise
                 self._run.clock.sleep(_PAUSE_S)

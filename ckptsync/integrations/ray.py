@@ -1,9 +1,12 @@
 """Checkpoints that Ray Train reports, in a run: Ray keeps a small file for each, which tells the snapshot.
 
     def train(config):
-        if (reported := ray.train.get_checkpoint()) is not None:
-            with restored(reported, "s3://bucket/run") as folder: ...
-        for step in ...:
+        try:
+            step = ckptsync.restore("s3://bucket/run", "resumed").step + 1
+        except ckptsync.NoSnapshotError:
+            step = 0
+        for step in range(step, 10_000):
+            ...                                           # writes a checkpoint to `folder`, another each time
             ray.train.report(
                 {"loss": loss},
                 checkpoint=ray.train.Checkpoint.from_directory(folder),

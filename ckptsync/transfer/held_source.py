@@ -134,7 +134,7 @@ def _held(file: SourceFile, root: Path, stack: ExitStack, *, copy: bool) -> Held
             raise ConfigError(
                 f"{root} has more files than this process may open; raise its limit (`ulimit -n`)"
             ) from error
-        raise DiskError(f"cannot read {file.location}: {error.strerror}") from error
+        raise DiskError(f"cannot open or copy {file.location}: {error.strerror}") from error
     if found.st_size != file.size:
         raise SourceChangedError(f"{file.location} was written to while it was copied")
     return HeldFile(file.path, file.location, Identity.of(found), file.mode, descriptor)
