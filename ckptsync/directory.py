@@ -247,6 +247,9 @@ class SyncedDirectory(ABC):
             if snapshot != "latest":
                 raise
             return None
+        for path in restored.kept:
+            message = f"what stood at {self.directory} before is kept in {path}: it is in no snapshot, or could not be deleted"
+            self._run.observer(Event(kind=Kind.NOTICE, path=path, message=message))
         tree = scanned(self._run, self.directory)
         ready = self._ready(tree)
         self._mark = _mark(tree, ready) if ready else None

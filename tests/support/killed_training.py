@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
-KILLS = 3
+KILLS = 1 if os.environ.get("CKPTSYNC_TEST_SHORT") else 3
 
 
 @dataclass(frozen=True)

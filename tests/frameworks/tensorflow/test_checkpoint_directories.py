@@ -284,3 +284,20 @@ def test_tensorflow_is_not_imported() -> None:
         "import sys, ckptsync.integrations.tensorflow; assert not {'tensorflow', 'numpy', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_tensorflow_writes_behind_the_loops_back_is_saved_when_it_is_whole(
+    synced: CheckpointDirectory, folder: Path, bucket: str, tmp_path: Path
+) -> None:
+    folder.mkdir()
+    job = Job(folder, max_to_keep=1)
+    options = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=True)
+    for step in (1, 2, 3, 4):
+        job.value.assign(tf.fill((VALUES,), float(step)))
+        job.manager.save(checkpoint_number=step, options=options)
+        synced.save()
+    job.checkpoint.sync()
+    synced.save()
+    synced.wait()
+    assert manifests(bucket)[0].id.step == 4
+    assert restored(bucket, tmp_path / "elsewhere") == 4

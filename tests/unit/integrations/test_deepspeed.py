@@ -210,3 +210,27 @@ def test_what_went_wrong_is_raised_by_the_next_call_and_at_the_end(bucket: str, 
 def test_wrong_arguments_are_refused(bucket: str, folder: Path) -> None:
     with pytest.raises(ConfigError, match="busy"):
         CheckpointDirectory(bucket, folder, busy="never")  # type: ignore[arg-type]
+
+
+def test_what_is_in_no_snapshot_is_put_aside_and_told(bucket: str, folder: Path) -> None:
+    told: list[Event] = []
+    with CheckpointDirectory(bucket, folder, observer=told.append) as synced:
+        write(folder, 1)
+        synced.save()
+        synced.wait()
+        write(folder, 2)
+        assert synced.restore() == 1
+    (notice,) = (event for event in told if event.kind == Kind.NOTICE)
+    assert "in no snapshot" in notice.message
+    assert (Path(notice.path) / "latest").read_text() == "global_step2"
+    assert (folder / "latest").read_text() == "global_step1"
+
+
+def test_what_is_being_written_is_looked_at_again(bucket: str, folder: Path) -> None:
+    with CheckpointDirectory(bucket, folder) as synced:
+        write(folder, 1)
+        (folder / "global_step1").rename(folder / "aside")
+        timer = threading.Timer(0.05, (folder / "aside").rename, [folder / "global_step1"])
+        timer.start()
+        assert synced.save()
+        timer.join()
