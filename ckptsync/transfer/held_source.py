@@ -1,4 +1,8 @@
-"""Files that are held open: whoever wrote them may delete or replace them by name, and they are saved all the same."""
+"""Files that are held open: whoever wrote them may delete or replace them by name, and they are saved all the same.
+
+Hard links would do as well, but need a folder on the same disk that somebody must tidy up after a kill; copies cost time and space, and
+are made only of files that are written to in place.
+"""
 
 from __future__ import annotations
 
