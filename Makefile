@@ -49,7 +49,7 @@ test-big: $(DEV_STAMP) ## Run the round trips at full size: 2 GiB, ten kills eac
 	CKPTSYNC_TEST_GIB=2 CKPTSYNC_S3_CHECKSUM=none $(PYTEST) -s --timeout 3600 tests/integration/test_round_trip.py $(PYTEST_ARGS)
 
 # The frameworks have environments of their own: what one of them wants must not decide what everything else is tested with.
-FRAMEWORKS := lightning transformers tensorflow
+FRAMEWORKS := lightning transformers tensorflow orbax ray
 
 .PHONY: test-frameworks
 test-frameworks: $(FRAMEWORKS:%=test-framework-%) ## Run the tests of the integrations, each with its framework; SHORT=1 the short form

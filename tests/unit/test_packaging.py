@@ -80,7 +80,13 @@ def test_sdist_can_be_tested_and_built(tmp_path: Path) -> None:
 def test_all_is_every_extra_that_users_install() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (everything,) = extras.pop("all")
-    assert Requirement(everything).extras == set(extras) - {"testing"}
+    frameworks = {
+        "lightning",
+        "transformers",
+        "tensorflow",
+        "ray",
+    }  # who trains with one has it, and no wish for the others
+    assert Requirement(everything).extras == set(extras) - {"testing"} - frameworks
 
 
 @pytest.mark.slow
