@@ -75,6 +75,10 @@ class SourceFile:
         """Whether another process could read it, or write to it."""
         return True
 
+    def is_still(self, found: os.stat_result) -> bool:
+        """Whether what is found there now is the file first seen."""
+        return Identity.of(found) == self.identity
+
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill `view` from byte `offset` on.
 
@@ -134,7 +138,7 @@ class SourceFile:
             raise DiskError(f"cannot read {self.location}: {error.strerror}") from error
         try:
             yield partial(self._fill, descriptor)
-            if Identity.of(os.fstat(descriptor)) != self.identity:
+            if not self.is_still(os.fstat(descriptor)):
                 raise SourceChangedError(
                     f"{self.location} changed while it was being saved; save it when it is at rest"
                 )
