@@ -2,13 +2,11 @@
 
     from ckptsync import EveryNSteps, LatestN
     from ckptsync.integrations.lightning import CkptsyncCallback
-
     saving = CkptsyncCallback("s3://bucket/run", save=EveryNSteps(100), keep=LatestN(3))
     Trainer(callbacks=[saving]).fit(model, ckpt_path=saving.last())
 
-`CkptsyncCallback` saves when a policy says so. `RunCheckpointIO` brings what `ModelCheckpoint` saves into a run instead of onto the disk.
-Both are for strategies that save from rank zero: one device, and plain DDP. Built on the interfaces that
-https://lightning.ai/docs/pytorch/stable/common/checkpointing_expert.html documents.
+`RunCheckpointIO` brings what `ModelCheckpoint` saves into a run. Both are for strategies that save from rank zero: one device, plain DDP.
+Built on what https://lightning.ai/docs/pytorch/stable/common/checkpointing_expert.html documents.
 """
 
 from __future__ import annotations
@@ -33,13 +31,12 @@ try:
     from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch.callbacks import Checkpoint
     from lightning.pytorch.strategies import Strategy
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 except ImportError as error:
     raise ConfigError(f"Lightning cannot be imported ({error}); pip install 'ckptsync[lightning]'") from error
 
 from ckptsync.state import randomness
 
-ITEM = "checkpoint"
-"""The checkpoint is the file `checkpoint.pt` of a snapshot."""
 _PATH = "lightning-path"
 _RANDOM = "ckptsync-random"
 _log = logging.getLogger("ckptsync")
@@ -50,9 +47,8 @@ class RunCheckpointIO(CheckpointIO):  # type: ignore[misc]  # without Lightning 
 
         Trainer(plugins=[RunCheckpointIO("s3://bucket/run", keep=LatestN(3))], callbacks=[ModelCheckpoint(…)])
 
-    A save costs the loop a copy in memory. One is under way at a time; what goes wrong in it is raised by the next, and at the latest
-    when the trainer is done, which waits until the last is durable. What Lightning wants removed stays: `keep` decides. A state that is
-    saved under two names, as `last.ckpt` is, becomes one snapshot.
+    A save costs the loop a copy in memory. One is under way at a time; what goes wrong in it is raised by the next, and when the trainer is
+    done, which waits until the last is durable. `keep` decides what stays. What is saved under two names, as `last.ckpt`, is one snapshot.
     """
 
     def __init__(
@@ -83,7 +79,7 @@ class RunCheckpointIO(CheckpointIO):  # type: ignore[misc]  # without Lightning 
         self.run = str(run)
         self.elsewhere = elsewhere
         self.saved_step = -1
-        """Global step of the snapshot that was last saved or loaded; -1 when there was none."""
+        """Global step that was last saved or loaded; -1 when none was."""
         self._open = partial(
             CheckpointManager, self.run, save=save, keep=keep, busy=busy, config=config, observer=observer
         )
@@ -104,11 +100,7 @@ class RunCheckpointIO(CheckpointIO):  # type: ignore[misc]  # without Lightning 
         return self._opened().should_save(step)
 
     def wait(self) -> None:
-        """Wait until what was saved is durable. Safe to call again.
-
-        Raises:
-            CkptsyncError: what the save failed with.
-        """
+        """Wait until what was saved is durable; raises what the save failed with, a CkptsyncError. Safe to call again."""
         if self._manager is not None:
             self._manager.wait()
 
@@ -133,7 +125,7 @@ class RunCheckpointIO(CheckpointIO):  # type: ignore[misc]  # without Lightning 
         if self._saved not in {(position, True), (position, whole)}:
             metrics = _metrics_of(checkpoint, path, storage_options)
             meta = {} if self._named(path) else {_PATH: path}
-            if not self._opened().save(step, metrics=metrics, meta=meta, **{ITEM: checkpoint}):
+            if not self._opened().save(step, metrics=metrics, meta=meta, checkpoint=checkpoint):
                 return
             self._saved, self.saved_step = (position, whole), step
         self._steps[path] = step
@@ -161,23 +153,18 @@ class RunCheckpointIO(CheckpointIO):  # type: ignore[misc]  # without Lightning 
         path = str(path)
         manager = self._opened()
         if (snapshot := self._snapshot(path, manager)) is None:
-            said = {"map_location": map_location, "weights_only": weights_only}
-            given = {name: value for name, value in said.items() if value is not None}
+            said = (("map_location", map_location), ("weights_only", weights_only))
+            given = {name: value for name, value in said if value is not None}
             found: dict[str, Any] = (self.elsewhere or TorchCheckpointIO()).load_checkpoint(path, **given)
             return found
-        found = {}
+        strict, found = self._weights_only if weights_only is None else weights_only, {}
         following = manager.restore(
-            snapshot=snapshot,
-            only=[ITEM],
-            map_location=map_location,
-            weights_only=self._weights_only if weights_only is None else weights_only,
-            **{ITEM: found},
+            snapshot=snapshot, only=["checkpoint"], map_location=map_location, weights_only=strict, checkpoint=found
         )
         if not following:
-            raise NoSnapshotError(
-                f"there is no snapshot in {self.run}; ckpt_path=….last() begins anew when there is none"
-            )
-        _check_ranks_agree(following - 1)
+            raise NoSnapshotError(f"there is no snapshot in {self.run}; give what `last()` returns, and training begins")
+        if len(steps := set(_gathered(following - 1))) > 1:
+            raise IntegrityError(f"the ranks found snapshots of different steps ({sorted(steps)}); start again")
         self.saved_step = following - 1
         return found
 
@@ -235,9 +222,7 @@ class CkptsyncCallback(Checkpoint):  # type: ignore[misc]  # without Lightning i
     Where a validation or the end of an epoch follows a step, the save comes behind it, so that neither is done again after a restart.
     What a validation measured is stored with the snapshot of the very step that was validated, and where `keep` has a `BestN`, every
     validation is followed by a save. No save comes between batches whose gradients are being accumulated.
-
-    Lightning takes it for a `ModelCheckpoint`: without another one, nothing is saved on the disk. Steps are global steps, which are
-    optimizer steps that were done.
+    Lightning takes it for a `ModelCheckpoint`: without another one, nothing is saved on the disk. Steps are optimizer steps that were done.
     """
 
     def __init__(
@@ -272,9 +257,7 @@ class CkptsyncCallback(Checkpoint):  # type: ignore[misc]  # without Lightning i
         """What Lightning means by `ckpt_path="best"`: by the metric of the first `BestN` in `keep`; without one, the newest."""
         self._save_last, self._saves_validated = save_last, best is not None
         self._random: list[dict[str, Any]] = []
-        self._seen_step = 0
-        self._has_stepped = False
-        self._validated_step = -1
+        self._seen_step, self._has_stepped, self._validated_step = 0, False, -1
         self._validation_metrics: set[str] = set()
         self._other_metrics: set[str] = set()
 
@@ -291,20 +274,14 @@ class CkptsyncCallback(Checkpoint):  # type: ignore[misc]  # without Lightning i
         del pl_module, stage
         strategy = trainer.strategy
         if type(strategy).save_checkpoint is not Strategy.save_checkpoint:
-            raise ConfigError(
-                f"{type(strategy).__name__} saves from every rank, and CkptsyncCallback from rank zero; use "
-                "ckptsync.integrations.dcp, or `ckptsync agent` beside Lightning's own files"
-            )
+            name = type(strategy).__name__
+            raise ConfigError(f"{name} saves from every rank, and CkptsyncCallback from rank zero; see `ckptsync agent`")
         if (there := strategy.checkpoint_io) is self.io:
             return
         if isinstance(there, RunCheckpointIO) and there.run == self.io.run:
-            raise ConfigError(
-                f"CkptsyncCallback and RunCheckpointIO would both write {self.io.run}; leave one of them out"
-            )
+            raise ConfigError(f"a callback and a RunCheckpointIO would both write {self.io.run}; leave out one")
         self.io.elsewhere = there
         strategy.checkpoint_io = self.io
-
-    # -- random numbers ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add the states of the generators of random numbers, of all ranks."""
@@ -317,7 +294,7 @@ class CkptsyncCallback(Checkpoint):  # type: ignore[misc]  # without Lightning i
         self._random = checkpoint.get(_RANDOM, [])
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Go on with the random numbers; not with another number of ranks, whose numbers must not be the same."""
+        """Go on with the random numbers; not with another number of ranks, of which no two may draw the same."""
         del pl_module
         states, self._random = self._random, []
         if len(states) == trainer.world_size:
@@ -325,8 +302,6 @@ class CkptsyncCallback(Checkpoint):  # type: ignore[misc]  # without Lightning i
         elif states:
             _log.warning("%d ranks saved and %d go on: random numbers are not resumed", len(states), trainer.world_size)
         self._seen_step, self._validated_step = trainer.global_step, -1
-
-    # -- when to save ------------------------------------------------------------------------------------------------
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save when it is due, unless a later hook of the same step is the better moment."""
@@ -360,25 +335,31 @@ class CkptsyncCallback(Checkpoint):  # type: ignore[misc]  # without Lightning i
         del pl_module
         if self._save_last:
             self.io.wait()
-            self._save_if(trainer, wanted=self.io.saved_step != trainer.global_step)
+            self._save_if(trainer, wanted=True)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Save when the machine is taken away: on SIGTERM, Lightning ends training between two batches. Ranks do not do so together."""
+        del pl_module
+        if isinstance(exception, SIGTERMException) and trainer.world_size == 1 and self._has_stepped:
+            self._save_if(trainer, wanted=True)
 
     def _save_if_due(self, trainer: Any) -> None:
-        """Ask the policy, on rank zero; rank for rank the clocks may differ."""
+        """Ask the policy, on rank zero alone: the clocks of others differ."""
         wanted = self._saves_validated and self._validated_step == trainer.global_step
         self._save_if(trainer, wanted=wanted or (trainer.is_global_zero and self.io.should_save(trainer.global_step)))
 
     def _save_if(self, trainer: Any, *, wanted: bool) -> None:
-        """Save, all ranks or none, when rank zero wants to."""
-        if not trainer.strategy.broadcast(wanted) or trainer.fast_dev_run:
+        """Save, all ranks or none, when rank zero wants to and this step is not saved yet."""
+        step = trainer.global_step
+        if trainer.fast_dev_run or not trainer.strategy.broadcast(wanted and self.io.saved_step != step):
             return
-        stale = set() if self._validated_step == trainer.global_step else self._validation_metrics
+        stale = set() if self._validated_step == step else self._validation_metrics
         metrics = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name not in stale and value.numel() == 1
         }
-        path = f"{self.io.run}@{trainer.global_step}"
-        trainer.save_checkpoint(path, weights_only=False, storage_options={"metrics": metrics})
+        trainer.save_checkpoint(f"{self.io.run}@{step}", weights_only=False, storage_options={"metrics": metrics})
 
 
 def _validation_follows(trainer: Any, batch_idx: int) -> bool:
@@ -398,18 +379,14 @@ def _best_of(keep: KeepPolicy | None) -> str | None:
 
 
 def _metrics_of(checkpoint: Mapping[str, Any], path: str, storage_options: Any) -> dict[str, float]:
-    """The numbers a snapshot can be chosen by: those that were given, else what a `ModelCheckpoint` monitors.
-
-    Raises:
-        ConfigError: something else was given.
-    """
+    """The numbers a snapshot can be chosen by: those that were given, else what a `ModelCheckpoint` monitors."""
     if storage_options is None:
         states = [state for state in checkpoint.get("callbacks", {}).values() if isinstance(state, Mapping)]
         scored = [state for state in states if state.get("monitor") and path in state.get("best_k_models", {})]
         return {state["monitor"]: float(state["best_k_models"][path]) for state in scored}
-    if not isinstance(storage_options, Mapping) or storage_options.keys() - {"metrics"}:
+    if not isinstance(storage_options, Mapping) or storage_options.keys() != {"metrics"}:
         raise ConfigError('storage_options can only be {"metrics": {NAME: NUMBER}}')
-    return dict(storage_options.get("metrics", {}))
+    return dict(storage_options["metrics"])
 
 
 def _gathered(own: Any) -> list[Any]:
@@ -420,13 +397,3 @@ def _gathered(own: Any) -> list[Any]:
     found = [None] * distributed.get_world_size()
     distributed.all_gather_object(found, own)
     return found
-
-
-def _check_ranks_agree(step: int) -> None:
-    """Refuse to go on when somebody saved or deleted while the ranks looked for the newest snapshot.
-
-    Raises:
-        IntegrityError: they did not find the same one.
-    """
-    if len(steps := set(_gathered(step))) > 1:
-        raise IntegrityError(f"the ranks found snapshots of different steps ({sorted(steps)}); start again")

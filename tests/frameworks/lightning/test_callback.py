@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +22,7 @@ from ckptsync import BestN, CheckpointManager, ConfigError, EveryNSteps, LatestN
 from ckptsync.errors import NoSnapshotError
 from ckptsync.integrations.lightning import CkptsyncCallback, RunCheckpointIO
 from ckptsync.run import open_run
+from ckptsync.state import randomness
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 
@@ -218,3 +223,50 @@ def test_a_trainer_trains_again(run: str) -> None:
 def test_nothing_is_saved_where_lightning_only_tries_out(run: str) -> None:
     fit([CkptsyncCallback(run)], fast_dev_run=True)
     assert saved(run) == []
+
+
+class Terminating(lightning.Callback):
+    """The cloud says, behind a step, that it takes the machine away."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *details: Any) -> None:
+        del details
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [(7, {}), (8, {"val_check_interval": 4}), (12, {}), (17, {"max_epochs": -1, "max_steps": 31})],
+    ids=str,
+)
+def test_on_sigterm_the_step_is_saved(run: str, step: int, options: dict[str, Any]) -> None:
+    whole = fit([], enable_checkpointing=False, **options)
+    saving = CkptsyncCallback(run, save=EveryNSteps(1000))
+    with pytest.raises(SystemExit):
+        fit([saving, Terminating(step)], **options)
+    assert saved(run)[-1][0] == step
+    watching = Watching()
+    resumed = fit([saving, watching], ckpt_path=saving.last(), **options)
+    assert watching.ended[0] == step + 1
+    assert weights(resumed) == weights(whole)
+
+
+def test_no_two_ranks_draw_what_one_drew(caplog: pytest.LogCaptureFixture) -> None:
+    saving = CkptsyncCallback("run")
+    saving.on_load_checkpoint(None, None, {"ckptsync-random": [randomness.captured()]})
+    before = torch.get_rng_state()
+    torch.rand(1)
+    saving.on_train_start(SimpleNamespace(world_size=2, global_rank=1, global_step=5), None)
+    assert not torch.equal(torch.get_rng_state(), before)
+    assert "1 ranks saved and 2 go on" in caplog.text
+
+
+def test_without_lightning_a_sentence_says_what_to_install() -> None:
+    code = "import sys; sys.modules['lightning'] = None; import ckptsync.integrations.lightning"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ckptsync.errors.ConfigError: Lightning cannot be imported")
+    assert last.endswith("pip install 'ckptsync[lightning]'")

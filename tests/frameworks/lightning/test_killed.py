@@ -41,7 +41,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return trained(str(folder / "run"), folder / "empty")
 
 
-@pytest.mark.req(4)
 def test_killed_at_random_steps_it_ends_bit_for_bit_the_same(url: str, unbroken: list[str], tmp_path: Path) -> None:
     dice, starts = random.Random(url), []
     for number in range(KILLS + 1):
