@@ -162,7 +162,7 @@ class RunCheckpointIO(CheckpointIO):  # type: ignore[misc]  # without Lightning 
             snapshot=snapshot, only=["checkpoint"], map_location=map_location, weights_only=strict, checkpoint=found
         )
         if not following:
-            raise NoSnapshotError(f"there is no snapshot in {self.run}; give what `last()` returns, and training begins")
+            raise NoSnapshotError(f"there is no snapshot in {self.run}; `last()` returns None then, to begin")
         if len(steps := set(_gathered(following - 1))) > 1:
             raise IntegrityError(f"the ranks found snapshots of different steps ({sorted(steps)}); start again")
         self.saved_step = following - 1
@@ -275,7 +275,7 @@ class CkptsyncCallback(Checkpoint):  # type: ignore[misc]  # without Lightning i
         strategy = trainer.strategy
         if type(strategy).save_checkpoint is not Strategy.save_checkpoint:
             name = type(strategy).__name__
-            raise ConfigError(f"{name} saves from every rank, and CkptsyncCallback from rank zero; see `ckptsync agent`")
+            raise ConfigError(f"{name} saves from every rank, CkptsyncCallback from rank zero; see `ckptsync agent`")
         if (there := strategy.checkpoint_io) is self.io:
             return
         if isinstance(there, RunCheckpointIO) and there.run == self.io.run:

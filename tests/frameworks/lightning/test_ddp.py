@@ -20,7 +20,9 @@ def trained(run: str, steps: int, told: Path) -> list[list[str]]:
     return [(told / f"rank-{rank}").read_text().splitlines() for rank in range(2)]
 
 
-def test_two_ranks_go_on_as_if_they_had_never_stopped(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_go_on_as_if_they_had_never_stopped(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tests = Path(__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", f"{tests}:{tests.parent}")
     whole = trained(str(tmp_path / "whole"), 20, tmp_path / "0")

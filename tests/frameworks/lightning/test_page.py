@@ -9,7 +9,7 @@ __all__ = ["reader"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
-def test_blocks_do_what_the_page_says(reader: Reader) -> None:  # noqa: F811  the fixture
+def test_blocks_do_what_the_page_says(reader: Reader) -> None:
     page = ROOT / "docs/how-to/train-with-lightning.md"
     reader.page = page.name
     followed = [block for block in blocks(page.read_text()) if block.language == "python"]
