@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, ConfigError, IncompleteError, NoSnapshotError, NotDurableError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.policy import KeepPolicy
-from ckptsync.run import open_run
-from ckptsync.tenure import Tenure
-from ckptsync.transfer.held_source import HeldTree, chosen, hold
+from ckptsync.transfer.held import HeldTree, chosen, hold
 from ckptsync.transfer.memory_source import MemoryFile
 from ckptsync.transfer.source import SourceTree
-from ckptsync.verbs.gc import collect
+from ckptsync.uploads import Busy, Upload, Uploads
 from ckptsync.verbs.restore import restore
-from ckptsync.verbs.save import save
 from ckptsync.verbs.sending import scanned
 
-_GRACE_S = 86400.0
-"""What is younger, gc leaves alone: it may be of a save that is under way."""
 _LOOKS, _PAUSE_S = 5, 0.05
 _NO_METRICS: Mapping[str, float] = {}
 _NO_META: Mapping[str, str] = {}
 _NOTHING: Mapping[str, bytes] = {}
 _log = logging.getLogger("ckptsync")
-Busy = Literal["wait", "skip"]
 _Mark = frozenset[tuple[str, int, int]]
 
 
@@ -86,20 +77,11 @@ class SyncedDirectory(ABC):
         Raises:
             ConfigError: an argument cannot be used.
         """
-        if busy not in {"wait", "skip"}:
-            raise ConfigError(f"busy is {busy!r}; it must be 'wait' or 'skip'")
         self.directory = Path(directory)
-        self._exits = ExitStack()
-        self._run = self._exits.enter_context(open_run(run, config, observer=observer))
-        self._keep, self._busy = keep, busy
-        self._tenure = Tenure()
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self._pending_step = -1
+        self._uploads = Uploads(run, keep=keep, busy=busy, config=config, observer=observer)
         self._mark: _Mark | None = None
         self._closed = False
         self._pid = os.getpid()
-        atexit.register(self._at_exit)
 
     def __enter__(self) -> Self:
         return self
@@ -158,22 +140,17 @@ class SyncedDirectory(ABC):
             CkptsyncError: what the save before failed with; this one was not begun.
         """
         self._check_usable()
-        if self._thread is not None and self._thread.is_alive() and self._busy == "skip":
+        if self._uploads.busy == "skip" and self._uploads.is_under_way:
             return False
-        self._join()
-        self._raise_failure()
+        self.wait()
         if (taken := self._taken(beside)) is None:
             return False
         held, found_step, mark = taken
         if (step := found_step if step is None else step) is None:
-            held.stack.close()
+            held.close()
             raise ConfigError(f"the checkpoint in {self.directory} does not tell its step; say it: save(step=…)")
-        self._mark, self._pending_step = mark, step
-        # not a daemon: a program that ends waits for it
-        self._thread = threading.Thread(
-            target=self._upload, args=(held, step, metrics, meta), name=f"ckptsync-save-{step}"
-        )
-        self._thread.start()
+        self._mark = mark
+        self._uploads.begin(Upload(tree=held, step=step, metrics=metrics, meta=meta, release=held.close))
         return True
 
     def _taken(self, beside: Mapping[str, bytes]) -> tuple[HeldTree, int | None, _Mark] | None:
@@ -184,39 +161,19 @@ class SyncedDirectory(ABC):
         """
         for look in range(_LOOKS):
             try:
-                tree = scanned(self._run, self.directory)
+                tree = scanned(self._uploads.run, self.directory)
                 ready = self._ready(tree)
                 if ready is None or (mark := _mark(tree, ready)) == self._mark:
                     return None
-                made_ns = int(self._run.clock.now() * 1e9)
+                made_ns = int(self._uploads.run.clock.now() * 1e9)
                 made = {**ready.replaced, **beside}
                 added = [MemoryFile.of(path, [memoryview(made[path])], made_ns=made_ns) for path in made]
                 return hold(chosen(tree, ready.paths), copied=ready.copied, added=added), ready.step, mark
             except IncompleteError:
                 if look == _LOOKS - 1:
                     raise
-                self._run.clock.sleep(_PAUSE_S)
+                self._uploads.run.clock.sleep(_PAUSE_S)
         raise AssertionError("unreachable")
-
-    def _upload(self, held: HeldTree, step: int, metrics: Mapping[str, float], meta: Mapping[str, str]) -> None:
-        """Bring what is held into the bucket, and tidy up there."""
-        try:
-            with held:
-                saved = save(self._run, held, step=step, metrics=metrics, meta=meta, tenure=self._tenure)
-            self._pending_step = -1
-            self._tidy(saved.snapshot)
-        except BaseException as error:  # noqa: BLE001  raised by the next call
-            self._failure = error
-
-    def _tidy(self, snapshot: str) -> None:
-        """Delete what need not be kept any more; that this fails does not make the snapshot less durable."""
-        if self._keep is None:
-            return
-        try:
-            collect(self._run, self._keep, grace_s=_GRACE_S, dry_run=False)
-        except CkptsyncError as error:
-            message = f"{snapshot} is saved, but older ones could not be deleted: {error}"
-            self._run.observer(Event(kind=Kind.NOTICE, path=snapshot, message=message))
 
     # -- restoring ---------------------------------------------------------------------------------------------------
 
@@ -242,15 +199,15 @@ class SyncedDirectory(ABC):
         self._check_usable()
         self.wait()
         try:
-            restored = restore(self._run, self.directory, snapshot=str(snapshot), fallback=fallback)
+            restored = restore(self._uploads.run, self.directory, snapshot=str(snapshot), fallback=fallback)
         except NoSnapshotError:
             if snapshot != "latest":
                 raise
             return None
         for path in restored.kept:
             message = f"what stood at {self.directory} before is kept in {path}: it is in no snapshot, or could not be deleted"
-            self._run.observer(Event(kind=Kind.NOTICE, path=path, message=message))
-        tree = scanned(self._run, self.directory)
+            self._uploads.run.observer(Event(kind=Kind.NOTICE, path=path, message=message))
+        tree = scanned(self._uploads.run, self.directory)
         ready = self._ready(tree)
         self._mark = _mark(tree, ready) if ready else None
         return restored.step
@@ -267,8 +224,15 @@ class SyncedDirectory(ABC):
             NotDurableError: it takes longer; it goes on all the same.
             CkptsyncError: what the save failed with.
         """
-        self._join(timeout_s)
-        self._raise_failure()
+        if os.getpid() != self._pid:
+            return
+        try:
+            self._uploads.wait(timeout_s)
+        except NotDurableError:
+            raise
+        except BaseException:
+            self._mark = None  # the next call saves this checkpoint again
+            raise
 
     def close(self, timeout_s: float | None = None) -> None:
         """Wait as `wait` does, and let go of the bucket. Safe to call again.
@@ -280,15 +244,14 @@ class SyncedDirectory(ABC):
             NotDurableError: it takes longer than `timeout_s`; it goes on until the process ends.
             CkptsyncError: what the last save failed with.
         """
-        if self._closed:
+        if os.getpid() != self._pid:
             return
         try:
             self.wait(timeout_s)
         finally:
-            if self._thread is None or not self._thread.is_alive():
+            if not self._uploads.is_under_way:
                 self._closed = True
-                self._exits.close()
-                atexit.unregister(self._at_exit)
+                self._uploads.close()
 
     def _check_usable(self) -> None:
         """Refuse what has no thread and no connections of its own."""
@@ -298,27 +261,6 @@ class SyncedDirectory(ABC):
             )
         if self._closed:
             raise ConfigError(f"this {type(self).__name__} is closed")
-
-    def _join(self, timeout_s: float | None = None) -> None:
-        """Wait for the thread."""
-        if self._thread is None or os.getpid() != self._pid:
-            return
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            raise NotDurableError(f"step {self._pending_step} was not durable after {timeout_s:g} s")
-        self._thread = None
-
-    def _raise_failure(self) -> None:
-        """Raise what the thread failed with, once; the checkpoint is saved by the next call."""
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            self._mark = None
-            raise failure
-
-    def _at_exit(self) -> None:
-        """Say what is not durable, for who never closes; the thread has ended by now."""
-        if os.getpid() == self._pid and self._failure is not None:
-            _log.error("step %d is not durable: %s", self._pending_step, self._failure)
 
 
 def _mark(tree: SourceTree, ready: Ready) -> _Mark:

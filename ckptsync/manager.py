@@ -176,7 +176,9 @@ class CheckpointManager:
         self._stall_s = self._run.clock.monotonic() - begun_s
         self._saved_step, self._begun_s = step, begun_s
         loop = self._goodput.saving(begun_s)
-        self._saver.begin(Job(step=step, begun_s=begun_s, metrics=metrics or {}, meta=meta or {}, taken=taken, loop=loop))
+        self._saver.begin(
+            Job(step=step, begun_s=begun_s, metrics=metrics or {}, meta=meta or {}, taken=taken, loop=loop)
+        )
         return True
 
     def _taken(self, items: Mapping[str, Any]) -> Taken:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import UNSET, UnsetType
 
 from ckptsync.background import Background
-from ckptsync.errors import CkptsyncError, ConfigError, DiskError, NotDurableError, StoreError
+from ckptsync.errors import ConfigError, DiskError, NotDurableError, StoreError
 from ckptsync.events import Event, Kind
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run
@@ -19,14 +19,12 @@ from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import Tenure
 from ckptsync.tier import LocalTier
 from ckptsync.transfer.source import SourceTree
-from ckptsync.verbs.gc import collect
+from ckptsync.verbs.gc import tidy
 from ckptsync.verbs.save import Saved, save
 
 if TYPE_CHECKING:
     from ckptsync.state.items import Taken
 
-_GRACE_S = 86400.0
-"""What is younger, gc leaves alone: it may be of a save that is under way."""
 Busy = Literal["wait", "skip", "latest"]
 BUSY: tuple[Busy, ...] = ("wait", "skip", "latest")
 
@@ -188,7 +186,7 @@ class Saver:
             self.pending_step = -1
         if self._check is not None and (snapshot := parse_snapshot_id(saved.snapshot)) is not None:
             self._check(self._run, snapshot)
-        self._tidy_up(saved.snapshot)
+        tidy(self._run, self._keep, behind=saved.snapshot)
 
     def _sent(self, job: Job) -> Saved:
         """Commit it in the bucket."""
@@ -199,15 +197,6 @@ class Saver:
         return save(
             self._run, tree, step=job.step, metrics=job.metrics, meta=job.meta, tenure=self._tenure, loop=job.loop
         )
-
-    def _tidy_up(self, snapshot: str) -> None:
-        """Delete what need not be kept any more; that this fails does not make the snapshot less durable."""
-        if self._keep is None:
-            return
-        try:
-            collect(self._run, self._keep, grace_s=_GRACE_S, dry_run=False)
-        except CkptsyncError as error:
-            self._tell(f"{snapshot} is saved, but older ones could not be deleted: {error}", snapshot)
 
     def _tree(self, taken: Taken) -> SourceTree:
         """What becomes the snapshot."""
@@ -224,9 +213,9 @@ class Saver:
         if job.taken is not None:
             self._give_back(job.taken)
 
-    def _tell(self, message: str, path: str = "") -> None:
+    def _tell(self, message: str) -> None:
         """Tell what a person should read."""
-        self._run.observer(Event(kind=Kind.NOTICE, path=path, message=message))
+        self._run.observer(Event(kind=Kind.NOTICE, message=message))
 
 
 def checked_busy(busy: str) -> Busy:

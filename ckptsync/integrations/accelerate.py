@@ -25,9 +25,9 @@ from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.integrations.nodes import any_of_all, bring_folder, brought, place, said_by_owner
-from ckptsync.integrations.uploads import Busy, Uploads
 from ckptsync.policy import KeepPolicy
 from ckptsync.transfer.folders import remove_tree
+from ckptsync.uploads import Busy, Upload, Uploads
 
 _log = logging.getLogger("ckptsync")
 
@@ -128,13 +128,15 @@ class AcceleratorCheckpoints:
         self._accelerator.wait_for_everyone()  # each has written its random numbers
         if self._here.saves:
             self._uploads.begin(
-                folder,
-                step,
-                metrics=metrics or {},
-                meta=meta or {},
-                alias=alias,
-                rank=self._here.rank(),
-                release=partial(self._let_go, folder),  # which keeps a temporary folder alive for so long
+                Upload(
+                    tree=folder,
+                    step=step,
+                    metrics=metrics or {},
+                    meta=meta or {},
+                    alias=alias,
+                    rank=self._here.rank(),
+                    release=partial(self._let_go, folder),  # which keeps a temporary folder alive for so long
+                )
             )
         return True
 

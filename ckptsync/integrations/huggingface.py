@@ -22,11 +22,12 @@ from ckptsync.config import Config
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError, SourceChangedError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.integrations.nodes import Place, any_of_all, bring_folder, brought, meet, place
-from ckptsync.integrations.uploads import Busy, Uploads
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
-from ckptsync.transfer.held import hold, release_all
+from ckptsync.transfer.held import hold
+from ckptsync.uploads import Busy, Upload, Uploads
+from ckptsync.verbs.sending import scanned
 
 try:
     from transformers import TrainerCallback
@@ -42,9 +43,8 @@ _NO_METRIC_NAME = re.compile(r"[:=]")
 class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where transformers is not installed
     """Commits every `checkpoint-N` as a snapshot of step N once the Trainer has written it, behind the training's back.
 
-    One upload is under way at a time. The Trainer may rotate its local checkpoints meanwhile: what is being uploaded is held by hard
-    links, or where the disk has none, finished before the training goes on. What goes wrong is raised at the next checkpoint, and at
-    the end of the training, which waits until the last one is durable.
+    One upload is under way at a time. The Trainer may rotate its local checkpoints meanwhile: what is being uploaded is held open. What
+    goes wrong is raised at the next checkpoint, and at the end of the training, which waits until the last one is durable.
 
     Numbers of the Trainer's log become metrics of the snapshot: `eval_` ones of this very step, of others the last. With
     `metric_for_best_model` the best model's snapshot has an alias, by which it is spared and found.
@@ -136,8 +136,6 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
         """Find out which process saves, and where the best model is by now."""
         del control, kwargs
         self._here = place(on_each_node=args.save_on_each_node)
-        if self._here.saves:
-            release_all(Path(args.output_dir))
         self._saved_step, self._before = state.global_step, _written(Path(args.output_dir))
         if (best := _best_step(vars(state))) is not None:
             moved = Path(args.output_dir) / _name(best)  # from another folder, perhaps of another machine
@@ -194,20 +192,18 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
         """Hold the checkpoint of a step, and upload it."""
         assert self._here is not None  # noqa: S101  training has begun
         self._uploads.wait()
-        path = folder / _name(step)
-        held = hold(path, now_ns=int(self._uploads.run.clock.now() * 1e9))
+        held = hold(scanned(self._uploads.run, folder / _name(step)))
         self._uploads.begin(
-            path if held is None else held,
-            step,
-            metrics=metrics_of(state, step),
-            meta={},
-            alias=self._best if _best_step(vars(state)) == step else None,
-            rank=self._here.rank(),
-            release=(lambda: None) if held is None else held.release,
+            Upload(
+                tree=held,
+                step=step,
+                metrics=metrics_of(state, step),
+                alias=self._best if _best_step(vars(state)) == step else None,
+                rank=self._here.rank(),
+                release=held.close,
+            )
         )
         self._saved_step = step
-        if held is None:
-            self._uploads.wait()
 
 
 def metrics_of(state: Any, step: int) -> Mapping[str, float]:

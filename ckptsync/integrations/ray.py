@@ -31,7 +31,7 @@ from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import open_run
-from ckptsync.verbs.gc import collect
+from ckptsync.verbs.gc import tidy
 
 try:
     import ray.train
@@ -39,7 +39,6 @@ except ImportError as error:
     raise ConfigError(f"Ray Train is missing ({error}): pip install 'ckptsync[ray]'") from error
 
 POINTER = "ckptsync.json"
-_GRACE_S = 86400.0
 
 
 def uploader(
@@ -75,7 +74,7 @@ def uploader(
             saved = save(folder, str(run), step=step, metrics=metrics, meta=meta, config=config, observer=observer)
         if keep is not None:
             with open_run(run, config, observer=observer) as opened:
-                collect(opened, keep, grace_s=_GRACE_S, dry_run=False)
+                tidy(opened, keep, behind=saved.snapshot)
         with tempfile.TemporaryDirectory() as pointer:
             Path(pointer, POINTER).write_text(json.dumps({"snapshot": saved.snapshot}))
             storage = ray.train.get_context().get_storage()

@@ -9,8 +9,8 @@ from ckptsync.events import Event, Kind
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import FileEntry, Manifest
 from ckptsync.transfer.budget import reading_buffers
-from ckptsync.transfer.reader import Reader, Received
 from ckptsync.transfer.memory_target import download_into_memory
+from ckptsync.transfer.reader import Reader, Received
 
 
 def fetch(

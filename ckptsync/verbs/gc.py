@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from ckptsync import names
 from ckptsync.catalog import Listed
 from ckptsync.claims import KEPT_CLAIMS
-from ckptsync.errors import ConfigError, NoSnapshotError
+from ckptsync.errors import CkptsyncError, ConfigError, NoSnapshotError
 from ckptsync.events import Event, Kind
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run
@@ -28,6 +28,8 @@ from ckptsync.verbs.foreign import foreign_keys
 from ckptsync.verbs.lease import dead, leased, store_time_s
 from ckptsync.verbs.retention import let_go
 
+GRACE_S = 86400.0
+"""What is younger, is left alone: it may be of a save that is under way."""
 _FOREIGN_NAMES = 1000
 _KEPT_VERSIONS = 10
 """So many of the newest versions of an alias stay."""
@@ -79,6 +81,23 @@ class _Survey:
     def committed(self) -> frozenset[SnapshotId]:
         """Their ids."""
         return frozenset(one.id for one in self.listed)
+
+
+def tidy(run: Run, keep: KeepPolicy | None, *, behind: str) -> None:
+    """Delete what need not be kept any more, behind a save; that this fails does not make the snapshot less durable, and is told.
+
+    Args:
+        run: where.
+        keep: which snapshots stay; None deletes nothing.
+        behind: id of the snapshot that was saved.
+    """
+    if keep is None:
+        return
+    try:
+        collect(run, keep, grace_s=GRACE_S, dry_run=False)
+    except CkptsyncError as error:
+        message = f"{behind} is saved, but older ones could not be deleted: {error}"
+        run.observer(Event(kind=Kind.NOTICE, path=behind, message=message))
 
 
 def collect(run: Run, keep: KeepPolicy | None, *, grace_s: float, dry_run: bool) -> Collected:

@@ -21,7 +21,6 @@ from ckptsync.manager import CheckpointManager
 from ckptsync.policy import EveryNSteps, LatestN
 from ckptsync.run import open_run
 from ckptsync.snapshot import layout
-from ckptsync.verbs.restore import restore
 
 Make = Callable[..., CheckpointManager]
 

@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from ckptsync import uploads
 from ckptsync.config import Config
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError, StoreError
-from ckptsync.integrations import uploads
 from ckptsync.integrations.accelerate import AcceleratorCheckpoints
 from ckptsync.policy import LatestN
 from ckptsync.run import open_run
@@ -139,7 +139,7 @@ def test_what_goes_wrong_is_raised_by_the_next_call(
     monkeypatch.setattr(uploads, "save", fail)
     checkpoints = make(Job(), folder=tmp_path / "disk")
     checkpoints.save(0)
-    checkpoints._uploads._thread.join(30)
+    assert checkpoints._uploads._work.join(30)
     with pytest.raises(StoreError, match="the bucket is gone"):
         checkpoints.save(1) if next_call == "save" else getattr(checkpoints, next_call)()
     assert not list((tmp_path / "disk").iterdir())

@@ -1,127 +1,140 @@
-"""Directories that may be deleted while they are saved."""
+"""Files that are held open."""
 
 from __future__ import annotations
 
-import errno
 import os
+import resource
 import shutil
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.descriptors import open_below
 
 from ckptsync.config import Config
-from ckptsync.errors import ConfigError, SourceChangedError
+from ckptsync.errors import ConfigError, DiskError, SourceChangedError
 from ckptsync.run import open_run
-from ckptsync.transfer.held import HeldTree, hold, release_all
+from ckptsync.transfer.held import HeldTree, chosen, hold
+from ckptsync.transfer.memory_source import MemoryFile
+from ckptsync.transfer.source import SourceTree, scan
 from ckptsync.verbs.restore import restore
 from ckptsync.verbs.save import save
-
-CONTENT = {"a": b"first", "deep/er/b": b"second" * 1000, "empty": b""}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A directory with files, a link and an empty folder."""
-    place = tmp_path / "checkpoint-7"
-    for path, content in CONTENT.items():
-        (place / path).parent.mkdir(parents=True, exist_ok=True)
-        (place / path).write_bytes(content)
-    (place / "nothing").mkdir()
-    (place / "link").symlink_to("deep/er/b")
-    return place
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_bytes(b"first")
+    (tmp_path / "sub/b").write_bytes(b"second")
+    (tmp_path / "sub/link").symlink_to("b")
+    return tmp_path
 
 
-def held(folder: Path) -> HeldTree:
-    """It, held."""
-    tree = hold(folder, now_ns=10**18)
-    assert tree is not None
-    return tree
+def looked_at(folder: Path) -> SourceTree:
+    return scan(folder, now_ns=1)
 
 
-def read(tree: HeldTree) -> dict[str, bytes]:
-    """Every file's content, as an upload reads it."""
-    found: dict[str, bytes] = {}
+def content(tree: HeldTree) -> dict[str, bytes]:
+    found = {}
     for file in tree.files:
-        content = bytearray(file.size)
-        file.read_into(memoryview(content), 0)
-        found[file.path] = bytes(content)
+        room = bytearray(file.size)
+        file.read_into(memoryview(room), 0)
+        found[file.path] = bytes(room)
     return found
 
 
-def test_what_is_held_outlives_its_first_name(folder: Path) -> None:
-    tree = held(folder)
-    shutil.rmtree(folder)
-    assert read(tree) == CONTENT
-    tree.check_unchanged()
-    tree.release()
-    tree.release()
-    assert not list(folder.parent.iterdir())
+def test_names_may_go_and_come_again(folder: Path) -> None:
+    with closing(hold(looked_at(folder))) as tree:
+        (folder / "a").unlink()
+        (folder / "new").write_bytes(b"other")
+        (folder / "new").rename(folder / "sub/b")
+        assert content(tree) == {"a": b"first", "sub/b": b"second"}
+        tree.check_unchanged()
+        assert [link.path for link in tree.links] == ["sub/link"]
+    assert open_below(folder) == []
 
 
-def test_a_file_that_is_replaced_is_held_as_it_was(folder: Path) -> None:
-    tree = held(folder)
-    (folder / "new").write_bytes(b"other")
-    (folder / "new").replace(folder / "a")
-    (folder / "added").write_bytes(b"later")
-    assert read(tree) == CONTENT
-    tree.check_unchanged()
+def test_it_is_saved_whole_though_it_was_deleted(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "empty").mkdir(parents=True)
+    (tmp_path / "folder" / "a").write_bytes(b"first")
+    (tmp_path / "folder" / "link").symlink_to("a")
+    with closing(hold(looked_at(tmp_path / "folder"))) as tree:
+        shutil.rmtree(tmp_path / "folder")
+        with open_run(tmp_path / "run", Config(state_dir=str(tmp_path / "state"))) as run:
+            save(run, tree, step=7)
+            restore(run, tmp_path / "back")
+    assert (tmp_path / "back" / "a").read_bytes() == b"first"
+    assert (tmp_path / "back" / "link").readlink() == Path("a")
+    assert (tmp_path / "back" / "empty").is_dir()
 
 
-@pytest.mark.parametrize("path", ["a", "deep/er/b"])
-def test_a_file_that_is_written_to_is_seen(folder: Path, path: str) -> None:
-    tree = held(folder)
-    with (folder / path).open("ab") as file:
-        file.write(b"more")
-    with pytest.raises(SourceChangedError, match="changed while it was being saved"):
-        read(tree)
-    with pytest.raises(SourceChangedError, match="changed while it was being saved"):
+@pytest.mark.parametrize("by", ["more", "other"])
+def test_what_is_written_to_is_noticed(folder: Path, by: str) -> None:
+    with closing(hold(looked_at(folder))) as tree:
+        with (folder / "a").open("ab" if by == "more" else "r+b") as file:
+            file.write(b"other")
+        os.utime(folder / "a", ns=(5, 5))  # the kernel's clock may not have gone on
+        with pytest.raises(SourceChangedError, match="was written to"):
+            content(tree)
+        with pytest.raises(SourceChangedError, match="was written to"):
+            tree.check_unchanged()
+
+
+def test_a_copy_stays_what_it_was(folder: Path) -> None:
+    before = sorted(os.listdir(folder))  # noqa: PTH208  names alone
+    with closing(hold(looked_at(folder), copied={"a"})) as tree:
+        assert sorted(os.listdir(folder)) == before  # noqa: PTH208  names alone
+        (folder / "a").write_bytes(b"something else")
+        assert content(tree)["a"] == b"first"
         tree.check_unchanged()
 
 
-def test_a_second_name_that_is_gone_is_seen(folder: Path) -> None:
-    tree = held(folder)
-    tree.release()
-    with pytest.raises(SourceChangedError):
-        tree.check_unchanged()
-    with pytest.raises(SourceChangedError):
-        read(tree)
+def test_what_changed_since_it_was_found_is_not_taken(folder: Path) -> None:
+    tree = looked_at(folder)
+    (folder / "new").write_bytes(b"first")
+    (folder / "new").rename(folder / "a")
+    with pytest.raises(SourceChangedError, match="was written to"):
+        hold(tree)
+    (folder / "a").unlink()
+    with pytest.raises(SourceChangedError, match="disappeared"):
+        hold(tree)
+    assert open_below(folder) == []
 
 
-def test_it_is_saved_whole_though_it_was_deleted(folder: Path, tmp_path: Path) -> None:
-    tree = held(folder)
-    shutil.rmtree(folder)
-    with open_run(tmp_path / "run", Config(state_dir=str(tmp_path / "state"))) as run:
-        save(run, tree, step=7)
-        restore(run, tmp_path / "back")
-    back = tmp_path / "back"
-    assert {path: (back / path).read_bytes() for path in CONTENT} == CONTENT
-    assert (back / "link").readlink() == Path("deep/er/b")
-    assert (back / "nothing").is_dir()
+def test_files_in_memory_take_the_place_of_others(folder: Path) -> None:
+    made = [MemoryFile.of(path, [memoryview(b"made")], made_ns=1) for path in ("a", "z")]
+    with closing(hold(looked_at(folder), added=made)) as tree:
+        assert content(tree) == {"a": b"made", "sub/b": b"second", "z": b"made"}
+        assert [file.path for file in tree.files] == ["a", "sub/b", "z"]
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK])
-def test_without_second_names_nothing_is_held(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    calls: list[Any] = []
-
-    def refuse(*names: Any) -> None:
-        calls.append(names)
-        if len(calls) > 1:
-            raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "link", refuse)
-    assert hold(folder, now_ns=10**18) is None
-    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint-7"]
+def test_some_of_them_can_be_chosen(folder: Path) -> None:
+    tree = looked_at(folder)
+    assert [file.path for file in chosen(tree, {"a"}).files] == ["a"]
+    assert not chosen(tree, {"a"}).directories
+    assert not chosen(tree, {"a"}).links
+    assert [entry.path for entry in chosen(tree, {"sub/b", "sub/link"}).directories] == ["sub"]
+    assert [entry.path for entry in chosen(tree, {"sub/b", "sub/link"}).links] == ["sub/link"]
 
 
-def test_what_is_not_there_cannot_be_held(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing to save"):
-        hold(tmp_path / "checkpoint-8", now_ns=10**18)
+def test_more_files_than_may_be_open_are_refused(folder: Path) -> None:
+    tree = looked_at(folder)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match="ulimit"):
+            hold(tree)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_what_a_killed_process_held_is_let_go(folder: Path) -> None:
-    held(folder)
-    held(folder)  # a second time is no different
-    assert len(list(folder.parent.iterdir())) == 2
-    release_all(folder.parent)
-    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint-7"]
+def test_a_file_that_cannot_be_read_is_an_error_of_the_disk(folder: Path) -> None:
+    tree = looked_at(folder)
+    (folder / "sub/b").unlink()
+    (folder / "sub/link").unlink()
+    (folder / "sub").rmdir()
+    (folder / "sub").write_bytes(b"")
+    with pytest.raises(DiskError, match="cannot open or copy"):
+        hold(tree)

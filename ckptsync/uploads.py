@@ -1,31 +1,53 @@
-"""Directories that a framework has written, into a run behind its back: what the integrations of such frameworks share."""
+"""Directories that a framework has written, into a run behind the training's back; what integrations of frameworks with files build on."""
 
 from __future__ import annotations
 
 import atexit
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ckptsync.background import Background
 from ckptsync.config import Config
-from ckptsync.errors import CkptsyncError, ConfigError, NotDurableError
-from ckptsync.events import Event, Kind, Observer
+from ckptsync.errors import ConfigError, NotDurableError
+from ckptsync.events import Observer
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run, open_run
 from ckptsync.tenure import Tenure
 from ckptsync.transfer.source import SourceTree
-from ckptsync.verbs.gc import collect
+from ckptsync.verbs.gc import tidy
 from ckptsync.verbs.ranks import Rank, save_rank
 from ckptsync.verbs.save import save
 
-_GRACE_S = 86400.0
-"""What is younger, gc leaves alone: it may be of a save that is under way."""
 _log = logging.getLogger("ckptsync")
 Busy = Literal["wait", "skip"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """What is to become a snapshot.
+
+    Attributes:
+        tree: a directory, to be left alone until it is released.
+        step: training step.
+        metrics: numbers to choose by later.
+        meta: free text by name.
+        alias: a name that shall stand for the snapshot.
+        rank: which part of the snapshot it is; None when it is the whole.
+        release: called in any case, when the directory is no longer needed.
+    """
+
+    tree: Path | SourceTree
+    step: int
+    release: Callable[[], None]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict)
+    alias: str | None = None
+    rank: Rank | None = None
 
 
 class Uploads:
@@ -53,8 +75,7 @@ class Uploads:
         self._exits = ExitStack()
         self._opened: Run | None = None
         self._tenure = Tenure()
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._work: Background[Upload] = Background(self._commit, name="ckptsync-upload")
         self._step = -1
         self._pid = os.getpid()
         self._open()  # an address that cannot be used is told now
@@ -73,74 +94,51 @@ class Uploads:
     @property
     def is_under_way(self) -> bool:
         """Whether an upload is."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._work.is_busy
 
-    def begin(
-        self,
-        tree: Path | SourceTree,
-        step: int,
-        *,
-        metrics: Mapping[str, float],
-        meta: Mapping[str, str],
-        alias: str | None = None,
-        rank: Rank | None = None,
-        release: Callable[[], None],
-    ) -> None:
+    def begin(self, upload: Upload) -> None:
         """Begin to upload, once the upload before has come to its end.
-
-        Args:
-            tree: a directory, to be left alone until it is released.
-            step: training step.
-            metrics: numbers to choose by later.
-            meta: free text by name.
-            alias: a name that shall stand for the snapshot.
-            rank: which part of the snapshot it is; None when it is the whole.
-            release: called in any case, when the directory is no longer needed.
 
         Raises:
             CkptsyncError: what the upload before failed with; this one was not begun.
         """
         try:
             self.wait()
-            run = self.run
+            _ = self.run
         except BaseException:
-            release()
+            upload.release()
             raise
+        self._step = upload.step
+        self._work.submit(upload)
 
-        def upload() -> None:
-            try:
-                self._upload(run, tree, step, metrics, meta, alias, rank)
-            except BaseException as error:  # noqa: BLE001  raised by the next call
-                self._failure = error
-            finally:
-                release()
-
-        self._step = step
-        self._thread = threading.Thread(target=upload, name=f"ckptsync-save-{step}")
-        self._thread.start()
-
-    def _upload(
-        self,
-        run: Run,
-        tree: Path | SourceTree,
-        step: int,
-        metrics: Mapping[str, float],
-        meta: Mapping[str, str],
-        alias: str | None,
-        rank: Rank | None,
-    ) -> None:
-        """Commit, and delete what need not be kept any more; that this fails does not make the snapshot less durable."""
-        if rank is None:
-            saved = save(run, tree, step=step, metrics=metrics, meta=meta, alias=alias, tenure=self._tenure)
-        else:
-            saved = save_rank(run, tree, rank, step=step, metrics=metrics, meta=meta, alias=alias, tenure=self._tenure)
-        if self._keep is None or (rank is not None and rank.rank != 0):
-            return
+    def _commit(self, upload: Upload) -> None:
+        """Commit, and tidy up behind it."""
         try:
-            collect(run, self._keep, grace_s=_GRACE_S, dry_run=False)
-        except CkptsyncError as error:
-            message = f"{saved.snapshot} is saved, but older ones could not be deleted: {error}"
-            run.observer(Event(kind=Kind.NOTICE, path=saved.snapshot, message=message))
+            if upload.rank is None:
+                saved = save(
+                    self.run,
+                    upload.tree,
+                    step=upload.step,
+                    metrics=upload.metrics,
+                    meta=upload.meta,
+                    alias=upload.alias,
+                    tenure=self._tenure,
+                )
+            else:
+                saved = save_rank(
+                    self.run,
+                    upload.tree,
+                    upload.rank,
+                    step=upload.step,
+                    metrics=upload.metrics,
+                    meta=upload.meta,
+                    alias=upload.alias,
+                    tenure=self._tenure,
+                )
+        finally:
+            upload.release()
+        if upload.rank is None or upload.rank.rank == 0:
+            tidy(self.run, self._keep, behind=saved.snapshot)
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait until what was begun is durable. Safe to call again.
@@ -155,17 +153,15 @@ class Uploads:
         """
         if os.getpid() != self._pid:
             raise ConfigError("this belongs to the process this one was forked from; make one here")
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                raise NotDurableError(f"step {self._step} was not durable after {timeout_s:g} s")
-            self._thread = None
-        failure, self._failure = self._failure, None
-        if failure is not None:
+        if not self._work.join(timeout_s):
+            raise NotDurableError(f"step {self._step} was not durable after {timeout_s:g} s")
+        if (failure := self._work.take_failure()) is not None:
             raise failure
 
     def close(self, timeout_s: float | None = None) -> None:
         """Wait as `wait` does, and let go of the bucket. Safe to call again; what is begun later opens it anew."""
+        if os.getpid() != self._pid:
+            return
         try:
             self.wait(timeout_s)
         finally:
@@ -175,5 +171,5 @@ class Uploads:
 
     def _at_exit(self) -> None:
         """Say what is not durable, for who never closes; the thread has ended by now."""
-        if os.getpid() == self._pid and self._failure is not None:
-            _log.error("step %d is not durable: %s", self._step, self._failure)
+        if os.getpid() == self._pid and (failure := self._work.take_failure()) is not None:
+            _log.error("step %d is not durable: %s", self._step, failure)
