@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -312,7 +312,18 @@ def _with_paths(options: dict[str, object]) -> dict[str, object]:
 def _in_words(problem: str) -> str:
     """Turn `Expected … - at `$.group.option`` into `group.option: expected …`."""
     what, _, where = problem.partition(" - at `$.")
-    return f"{where.rstrip('`')}: {what[:1].lower()}{what[1:]}".replace("`", "") if where else problem
+    if not where:
+        return problem
+    values = _values(where := where.rstrip("`"))
+    allowed = f"; it can be {', '.join(values)}" if values else ""
+    return f"{where}: {what[:1].lower()}{what[1:]}".replace("`", "") + allowed
+
+
+def _values(where: str) -> tuple[str, ...]:
+    """The values an option `group.option` can have, where they are a few words."""
+    group, _, option = where.partition(".")
+    kind = get_type_hints(get_type_hints(Config)[group]).get(option) if group in _GROUPS else None
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def resolve(

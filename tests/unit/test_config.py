@@ -76,7 +76,7 @@ def test_variables_of_other_use_are_left_alone() -> None:
         ({"CKPTSYNC_HTTP_STALL_BYTES": "0"}, "http.stall_bytes"),
         ({"CKPTSYNC_RETRY_BASE_S": "0"}, "retry.base_s"),
         ({"CKPTSYNC_RETRY_BASE_S": "nan"}, "retry.base_s"),
-        ({"CKPTSYNC_S3_CHECKSUM": "md5"}, "s3.checksum"),
+        ({"CKPTSYNC_S3_CHECKSUM": "md5"}, "s3.checksum: invalid enum value 'md5'; it can be auto, crc64nvme, none"),
         ({"CKPTSYNC_SINGLE_WRITER": "perhaps"}, "single_writer"),
     ],
 )
