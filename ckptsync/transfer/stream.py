@@ -17,7 +17,7 @@ from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag
 from ckptsync.transfer.budget import Buffers
-from ckptsync.transfer.download import Reader, check_readable
+from ckptsync.transfer.reader import Reader, check_readable
 from ckptsync.transfer.workers import in_order
 
 Write = Callable[[memoryview], object]

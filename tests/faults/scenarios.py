@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,11 +11,15 @@ from dataclasses import dataclass
 from support.tree import fingerprint
 
 from ckptsync import names
+from ckptsync.config import Config
 from ckptsync.errors import NoSnapshotError
 from ckptsync.policy import LatestN
+from ckptsync.run import open_run
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.testing.faults import Killed, death
 from ckptsync.verbs.adopt import adopt
+from ckptsync.verbs.carry import carry
+from ckptsync.verbs.export import export_archive
 from ckptsync.verbs.gc import collect
 from ckptsync.verbs.ranks import Rank, save_rank
 from ckptsync.verbs.remove import remove
@@ -25,6 +30,7 @@ from ckptsync.verbs.verify import verify
 from .beds import BEST, IMPORTED, KINDS, Bed, Kind
 
 Trees = list[dict[str, str]]
+ARCHIVE = "all.tar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,28 @@ def _save_rank(bed: Bed) -> object:
     return save_rank(bed.run, bed.trees.new, Rank(rank=0, world=1, launch="struck"), step=2)
 
 
+def _carry(bed: Bed) -> object:
+    """What the local tier does."""
+    with open_run(bed.folder / "kept", Config(state_dir=str(bed.folder / "kept-state"))) as kept:
+        if not any(kept.catalog.listed()):
+            save(kept, bed.trees.new, step=2)
+        return carry(kept, next(kept.catalog.history()), bed.run)
+
+
+def _export(bed: Bed) -> object:
+    assert not (bed.folder / ARCHIVE).exists() or _is_exported(bed), "what stands there is no whole archive"
+    return export_archive(bed.run, bed.folder / ARCHIVE)
+
+
+def _is_exported(bed: Bed) -> bool:
+    place = bed.place()
+    with tarfile.open(bed.folder / ARCHIVE) as archive:
+        archive.extractall(place, filter="tar")
+    found = fingerprint(place)
+    shutil.rmtree(place)
+    return found == _is_new(bed)
+
+
 def _restore(bed: Bed) -> object:
     return restore(bed.run, bed.folder / "target")
 
@@ -242,8 +270,10 @@ SCENARIOS = (
     Scenario("save, journal lost", _old, _save, _either, _is_new, journal_lost=True),
     Scenario("save, continued", _half_saved, _save, _either, _is_new),
     Scenario("save by a rank", _old, _save_rank, _either, _is_new, kinds=_SHARED),
+    Scenario("carry", _old, _carry, _either, _is_new, kinds=_SHARED),
     Scenario("restore", _old_and_new, _restore, _only_new, _is_new, target=True, kinds=_ALIKE),
     Scenario("restore over the old", _to_restore, _restore, _only_new, _is_new, target=True, kinds=_ALIKE),
+    Scenario("export", _old_and_new, _export, _only_new, _is_new, proves=_is_exported, kinds=_ALIKE),
     Scenario("gc", _much, _collect, _only_old, _is_old, _all_but_newest, kinds=_ERASING),
     Scenario("rm", _continued, _remove_first, _only_old, _is_old, _first, kinds=_ERASING),
     Scenario("promote", _aliased, _promote, _only_new, _is_new, proves=_is_promoted, kinds=_NAMING),
