@@ -224,7 +224,8 @@ def _save_rank(bed: Bed) -> object:
 
 def _carry(bed: Bed) -> object:
     """What the local tier does."""
-    with open_run(bed.folder / "kept", Config(state_dir=str(bed.folder / "kept-state"))) as kept:
+    config = Config(transfer=bed.run.config.transfer, state_dir=str(bed.folder / "kept-state"))
+    with open_run(bed.folder / "kept", config) as kept:
         if not any(kept.catalog.listed()):
             save(kept, bed.trees.new, step=2)
         return carry(kept, next(kept.catalog.history()), bed.run)
