@@ -98,7 +98,7 @@ class SyncedDirectory(ABC):
             _log.error("%s", late)
 
     @abstractmethod
-    def _ready(self, tree: SourceTree) -> Ready | None:
+    def ready(self, tree: SourceTree) -> Ready | None:
         """Find the newest checkpoint that is whole.
 
         Args:
@@ -162,7 +162,7 @@ class SyncedDirectory(ABC):
         for look in range(_LOOKS):
             try:
                 tree = scanned(self._uploads.run, self.directory)
-                ready = self._ready(tree)
+                ready = self.ready(tree)
                 if ready is None or (mark := _mark(tree, ready)) == self._mark:
                     return None
                 made_ns = int(self._uploads.run.clock.now() * 1e9)
@@ -208,7 +208,7 @@ class SyncedDirectory(ABC):
             message = f"what stood at {self.directory} before is kept in {path}: it is in no snapshot, or could not be deleted"
             self._uploads.run.observer(Event(kind=Kind.NOTICE, path=path, message=message))
         tree = scanned(self._uploads.run, self.directory)
-        ready = self._ready(tree)
+        ready = self.ready(tree)
         self._mark = _mark(tree, ready) if ready else None
         return restored.step
 

@@ -24,7 +24,7 @@ from typing import Any, Self
 from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, ConfigError
 from ckptsync.events import Observer, log_observer
-from ckptsync.integrations.nodes import any_of_all, bring_folder, brought, place, said_by_owner
+from ckptsync.integrations._nodes import any_of_all, bring_folder, brought, place, said_by_owner
 from ckptsync.policy import KeepPolicy
 from ckptsync.transfer.folders import remove_tree
 from ckptsync.uploads import Busy, Upload, Uploads

@@ -32,7 +32,7 @@ class CheckpointDirectory(SyncedDirectory):
     lies beside the folders, as `zero_to_fp32.py`. The step is the number at the end of the tag, as in `global_step100`.
     """
 
-    def _ready(self, tree: SourceTree) -> Ready | None:
+    def ready(self, tree: SourceTree) -> Ready | None:
         """As `SyncedDirectory` asks for it."""
         paths = {file.path for file in tree.files}
         if LATEST not in paths:

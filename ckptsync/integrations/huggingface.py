@@ -21,7 +21,7 @@ from typing import Any
 from ckptsync.config import Config
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError, SourceChangedError
 from ckptsync.events import Event, Kind, Observer, log_observer
-from ckptsync.integrations.nodes import Place, any_of_all, bring_folder, brought, meet, place
+from ckptsync.integrations._nodes import Place, any_of_all, bring_folder, brought, meet, place
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest

@@ -33,7 +33,7 @@ _log = logging.getLogger("ckptsync")
 class BackupDirectory(SyncedDirectory):
     """The directory of a `keras.callbacks.BackupAndRestore`."""
 
-    def _ready(self, tree: SourceTree) -> Ready | None:
+    def ready(self, tree: SourceTree) -> Ready | None:
         """As `SyncedDirectory` asks for it: Keras writes the metadata last, and the next weights in place."""
         paths = frozenset(file.path for file in tree.files)
         return Ready(step=None, paths=paths, copied=paths) if {WEIGHTS, METADATA} <= paths else None

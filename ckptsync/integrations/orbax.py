@@ -33,7 +33,7 @@ class CheckpointDirectory(SyncedDirectory):
     the one before, and returns False when that was saved already.
     """
 
-    def _ready(self, tree: SourceTree) -> Ready | None:
+    def ready(self, tree: SourceTree) -> Ready | None:
         """As `SyncedDirectory` asks for it."""
         tops = {file.path.partition("/")[0] for file in tree.files if file.path.partition("/")[2] == METADATA}
         steps = {int(found[1]): top for top in tops if (found := _STEP.fullmatch(top))}

@@ -44,7 +44,7 @@ class CheckpointDirectory(SyncedDirectory):
     listed nothing is sent again. The step is the number at the end of the newest one's name.
     """
 
-    def _ready(self, tree: SourceTree) -> Ready | None:
+    def ready(self, tree: SourceTree) -> Ready | None:
         """As `SyncedDirectory` asks for it."""
         state = _read(self.directory)
         if state is None:

@@ -31,11 +31,15 @@ TITLES = {
     "ckptsync.policy": "When to save, what to keep",
     "ckptsync.cadence": "Policies that learn",
     "ckptsync.verbs.ranks": "Many ranks",
+    "ckptsync.directory": "A directory that a framework writes",
     "ckptsync.errors": "Errors",
     "ckptsync.config": "Configuration",
 }
-FURTHER = {"ckptsync.policy": ("Candidate", "KeepPolicy", "Moment", "SavePolicy", "AnyOf")}
-"""Public beside `ckptsync.__all__`: what who writes a policy needs. Of cadence and the integrations, all is."""
+FURTHER = {
+    "ckptsync.policy": ("Candidate", "KeepPolicy", "Moment", "SavePolicy", "AnyOf"),
+    "ckptsync.directory": ("SyncedDirectory", "Ready"),
+}
+"""Public beside `ckptsync.__all__`: what who writes a policy or an integration needs. Of cadence and the integrations, all is."""
 WHOLE = ("ckptsync.cadence",)
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Source|Sources|Example):[ ]*(.*)$")
 _WIDTH = 110
