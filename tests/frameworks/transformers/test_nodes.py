@@ -45,8 +45,8 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[_Word], list[Told]]
             said.extend(objects)
             return [next(coming)] if words else objects
 
-        monkeypatch.setattr(nodes, "broadcast_object_list", broadcast)
-        monkeypatch.setattr(nodes, "gather_object", lambda own: [*own, *next(answers)])
+        monkeypatch.setattr(_nodes, "broadcast_object_list", broadcast)
+        monkeypatch.setattr(_nodes, "gather_object", lambda own: [*own, *next(answers)])
         return said
 
     return set_up
