@@ -47,8 +47,8 @@ class OneWay:
         self.target = target
         self.delay_s = delay_s
         self.not_before_s = time.monotonic() + opening_s
+        self.pipes: list[Pipe] = []
         self.free: list[Pipe] = []
-        self.made = 0
         self.under_way: deque[_Waiting] = deque()
         self.changed = threading.Condition()
 
@@ -62,11 +62,10 @@ class OneWay:
     def _pipe(self) -> Pipe:
         """An empty pipe; waits for one when there are enough."""
         with self.changed:
-            self.changed.wait_for(lambda: self.free or self.made < PIPES)
+            self.changed.wait_for(lambda: self.free or len(self.pipes) < PIPES)
             if self.free:
                 return self.free.pop()
-            self.made += 1
-        pipe = os.pipe()
+            self.pipes.append(pipe := os.pipe())
         fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         return pipe
 
@@ -109,9 +108,8 @@ class OneWay:
 
     def close(self) -> None:
         """Let go of the pipes."""
-        for pipe in [*self.free, *(one.pipe for one in self.under_way if one.pipe)]:
-            for descriptor in pipe:
-                os.close(descriptor)
+        for descriptor in (descriptor for pipe in self.pipes for descriptor in pipe):
+            os.close(descriptor)
 
 
 def serve(client: socket.socket, port: int, delay_s: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench import suite
 from bench.peers import Cloud, Peer, chosen, version_of
-from bench.suite import Shape
+from bench.suite import MIB, Shape
 
 SHAPES = (
     Shape("1 ms", delay_s=0.0005),
@@ -27,7 +27,7 @@ SHAPES = (
     Shape("1 Gbit/s", rate="1gbit"),
     Shape("10 Gbit/s", rate="10gbit"),
     Shape("TLS", tls=True),
-    Shape("Ceph RGW", server="ceph"),
+    Shape("Ceph RGW", server="ceph", size=96 * MIB),  # all rounds of all peers must fit into its memory
 )
 _PEERS: dict[Cloud, tuple[str, ...]] = {
     "s3": (

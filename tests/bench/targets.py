@@ -102,7 +102,7 @@ def _beside(cloud: str, found: Figures) -> Iterator[Verdict]:
         for direction in (UP, DOWN):
             if peer in found and OURS in found:
                 rate = found[OURS][direction]["rate"] / found[peer][direction]["rate"]
-                yield Verdict(f"{where}, {_WORDS[direction]}: faster than {peer}", f"{rate:.1f} times", rate >= 1)
+                yield Verdict(f"{where}, {_WORDS[direction]}: faster than {peer}", f"{rate:.2f} times", rate >= 1)
 
 
 def _hashing(where: str, found: Figures) -> Iterator[Verdict]:

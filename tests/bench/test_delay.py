@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +56,25 @@ def test_bytes_arrive_later_and_whole(far: tuple[socket.socket, float]) -> None:
         begun_s = time.monotonic()
     assert waits_s[0] >= 4 * DELAY_S
     assert all(wait_s >= 2 * DELAY_S for wait_s in waits_s)
+
+
+def test_a_connection_that_ended_leaves_no_pipe_open() -> None:
+    before = pipes()
+    with socket.create_server((HOST, 0)) as service, socket.create_server((HOST, 0)) as front:
+        joined = threading.Thread(target=lambda: serve(front.accept()[0], service.getsockname()[1], 0.0))
+        joined.start()
+        with socket.create_connection(front.getsockname()) as client, service.accept()[0] as peer:
+            client.sendall(b"x")
+            assert peer.recv(1) == b"x"
+            assert len(pipes() - before) >= 2
+        joined.join(timeout=30)
+    assert pipes() - before == set()
+
+
+def pipes() -> set[str]:
+    """Pipes that this process has open."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing's own
+            found.add(str(descriptor.readlink()))
+    return {name for name in found if name.startswith("pipe:")}
