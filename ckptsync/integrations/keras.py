@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ckptsync.config import Config
-from ckptsync.directory import Busy, Ready, SyncedDirectory
+from ckptsync.directory import Ready, SyncedDirectory
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.policy import KeepPolicy
 from ckptsync.transfer.source import SourceTree
+from ckptsync.uploads import Busy
 
 try:
     import keras
@@ -30,7 +31,7 @@ WEIGHTS, METADATA, SEEDS = "latest.weights.h5", "training_metadata.json", "seeds
 _log = logging.getLogger("ckptsync")
 
 
-class BackupDirectory(SyncedDirectory):
+class _BackupDirectory(SyncedDirectory):
     """The directory of a `keras.callbacks.BackupAndRestore`."""
 
     def ready(self, tree: SourceTree) -> Ready | None:
@@ -73,7 +74,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):  # type: ignore[misc] 
             ConfigError: an argument cannot be used.
         """
         super().__init__(os.fspath(backup_dir), **options)
-        self.synced = BackupDirectory(run, backup_dir, keep=keep, busy=busy, config=config, observer=observer)
+        self.synced = _BackupDirectory(run, backup_dir, keep=keep, busy=busy, config=config, observer=observer)
         self._is_first = True
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:

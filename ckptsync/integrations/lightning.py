@@ -22,9 +22,10 @@ from typing import Any
 from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, ConfigError, IntegrityError, NoSnapshotError
 from ckptsync.events import Observer, log_observer
-from ckptsync.manager import Busy, CheckpointManager
+from ckptsync.manager import CheckpointManager
 from ckptsync.policy import AnyOf, BestN, KeepPolicy, SavePolicy
 from ckptsync.run import open_run
+from ckptsync.saver import Busy
 
 try:
     import torch

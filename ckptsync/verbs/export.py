@@ -14,8 +14,8 @@ from ckptsync.run import Run
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.transfer.appearing import appearing
 from ckptsync.transfer.budget import reading_buffers
-from ckptsync.transfer.reader import Reader, Received
 from ckptsync.transfer.packing import compressing, need_zstandard
+from ckptsync.transfer.reader import Reader, Received
 from ckptsync.transfer.stream import Write, stream_files
 from ckptsync.verbs.ladder import Reached, Skipped, newest_good
 
