@@ -1,6 +1,6 @@
 """A sharded training job that survives its machines with `torch.distributed.checkpoint`: FSDP2, saved behind the loop's back.
 
-Start it as `torchrun --nproc_per_node 2 train_with_dcp.py --run s3://bucket/run`, on any machines, as often as they are killed.
+Start it as `torchrun --nproc_per_node 2 train_with_dcp.py s3://bucket/run`, on any machines, as often as they are killed.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ def resumed(run: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
 def main() -> None:
     """Train, and save every tenth step behind the loop's back."""
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--run", required=True, help="where snapshots are kept: s3://, gs:// or a directory that all ranks share"
-    )
+    parser.add_argument("run", help="where snapshots are kept: s3://, gs:// or a directory that all ranks share")
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
 

@@ -18,7 +18,7 @@ STEPS, KILLS, RANKS = 60, 3, 2
 def trained(url: str, kill_at: int | None = None) -> list[str]:
     """What the first rank printed until its end, or until all were killed behind a step."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(RANKS), "--standalone"]
-    command = [*launcher, str(SCRIPT), "--run", url, "--steps", str(STEPS)]
+    command = [*launcher, str(SCRIPT), url, "--steps", str(STEPS)]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     lines: list[str] = []
     with subprocess.Popen(
