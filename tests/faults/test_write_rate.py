@@ -66,7 +66,9 @@ def test_no_object_is_written_twice_but_the_claim_that_proves_the_condition(
 
 
 @pytest.mark.parametrize("writes_per_s", [1.0, None])
-def test_a_lease_is_deleted_at_once_and_again_where_that_is_too_soon(writes_per_s: float | None, tmp_path: Path) -> None:
+def test_a_lease_is_deleted_at_once_and_again_where_that_is_too_soon(
+    writes_per_s: float | None, tmp_path: Path
+) -> None:
     clock = FakeClock()
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "state.json").write_text("1")
