@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -126,6 +126,19 @@ def _fill_gaps() -> None:
     os.close(descriptor)
 
 
+def _let_go(stream: TextIO | None) -> None:
+    """Write out what a stream holds; where it is full, drop that, or Python would try once more and end with a code of its own (120)."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except ValueError:  # closed
+        return
+
+
 def main() -> None:
     """Run the command line and exit."""
     _fill_gaps()
@@ -133,9 +146,9 @@ def main() -> None:
     try:
         cli.main(prog_name="ckptsync")
     except SystemExit as end:
+        if end.code:
+            for stream in (sys.stdout, sys.stderr):
+                _let_go(stream)
         if end.code not in INTERRUPTED:
             raise
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # closed, or full
-                stream.flush()
         os._exit(end.code)  # an orderly exit would wait for threads whose requests may last for minutes
