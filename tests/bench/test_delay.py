@@ -7,10 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
+from support.descriptors import open_files
 
 from bench.delay import HOST, serve
 
@@ -73,8 +72,4 @@ def test_a_connection_that_ended_leaves_no_pipe_open() -> None:
 
 def pipes() -> set[str]:
     """Pipes that this process has open."""
-    found = set()
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the listing's own
-            found.add(str(descriptor.readlink()))
-    return {name for name in found if name.startswith("pipe:")}
+    return {str(path) for path in open_files() if str(path).startswith("pipe:")}
