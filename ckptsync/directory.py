@@ -140,6 +140,7 @@ class SyncedDirectory(ABC):
             CkptsyncError: what the save before failed with; this one was not begun.
         """
         self._check_usable()
+        since_s = self._uploads.now_s
         if self._uploads.busy == "skip" and self._uploads.is_under_way:
             return False
         self.wait()
@@ -150,7 +151,9 @@ class SyncedDirectory(ABC):
             held.close()
             raise ConfigError(f"the checkpoint in {self.directory} does not tell its step; say it: save(step=…)")
         self._mark = mark
-        self._uploads.begin(Upload(tree=held, step=step, metrics=metrics, meta=meta, release=held.close))
+        self._uploads.begin(
+            Upload(tree=held, step=step, since_s=since_s, metrics=metrics, meta=meta, release=held.close)
+        )
         return True
 
     def _taken(self, beside: Mapping[str, bytes]) -> tuple[HeldTree, int | None, _Mark] | None:
@@ -198,12 +201,14 @@ class SyncedDirectory(ABC):
         """
         self._check_usable()
         self.wait()
+        since_s = self._uploads.now_s
         try:
             restored = restore(self._uploads.run, self.directory, snapshot=str(snapshot), fallback=fallback)
         except NoSnapshotError:
             if snapshot != "latest":
                 raise
             return None
+        self._uploads.goodput.resumed(self._uploads.run.store, restored.snapshot, restored.step, since_s)
         for path in restored.kept:
             message = f"what stood at {self.directory} before is kept in {path}: it is in no snapshot, or could not be deleted"
             self._uploads.run.observer(Event(kind=Kind.NOTICE, path=path, message=message))

@@ -9,7 +9,6 @@ from ckptsync.clock import Clock
 from ckptsync.errors import StoreError
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.cost import Loop
-from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.store.base import Store
 
 _LOOK_AT = 10
@@ -27,17 +26,18 @@ class Goodput:
         self._saves = self._steps_redone = 0
         self._resumed_from = ""
 
-    def resumed(self, store: Store, restored: SnapshotId, begun_s: float) -> None:
+    def resumed(self, store: Store, snapshot: str, step: int, begun_s: float) -> None:
         """Note that a snapshot was restored until now.
 
         Args:
             store: of the run; asked for the newest attempt, in one listing.
-            restored: the snapshot.
+            snapshot: its id.
+            step: of it.
             begun_s: when that began, by the monotonic clock.
         """
         self._resume_s += self._clock.monotonic() - begun_s
-        self._resumed_from = str(restored)
-        self._steps_redone += _steps_behind(store, restored)
+        self._resumed_from = snapshot
+        self._steps_redone += _steps_behind(store, step)
 
     def saving(self, begun_s: float) -> Loop:
         """Note that the loop waited until now, and goes on; what its time went into so far.
@@ -61,10 +61,10 @@ class Goodput:
         )
 
 
-def _steps_behind(store: Store, restored: SnapshotId) -> int:
-    """How many steps behind a snapshot somebody began to save; 0 when that cannot be found out."""
+def _steps_behind(store: Store, step: int) -> int:
+    """How many steps behind a step somebody began to save; 0 when that cannot be found out."""
     with suppress(StoreError):
         for found in islice(store.list(layout.JOURNALS, limit=_LOOK_AT), _LOOK_AT):
             if (known := layout.journal_of_key(found.key)) is not None:
-                return max(0, known[0].step - restored.step)
+                return max(0, known[0].step - step)
     return 0

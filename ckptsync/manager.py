@@ -254,7 +254,7 @@ class CheckpointManager:
                 raise
             return 0
         put(reached.value, items)
-        self._goodput.resumed(self._run.store, reached.manifest.id, begun_s)
+        self._goodput.resumed(self._run.store, reached.manifest.snapshot, reached.manifest.id.step, begun_s)
         self._saved_step = reached.manifest.id.step
         self._begun_s = self._run.clock.monotonic()
         self._mtbf_s = self._run.catalog.claims.mean_tenure_s()

@@ -15,8 +15,10 @@ from ckptsync.background import Background
 from ckptsync.config import Config
 from ckptsync.errors import ConfigError, NotDurableError
 from ckptsync.events import Observer
+from ckptsync.goodput import Goodput
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run, open_run
+from ckptsync.snapshot.cost import Loop
 from ckptsync.tenure import Tenure
 from ckptsync.transfer.source import SourceTree
 from ckptsync.verbs.gc import tidy
@@ -38,11 +40,13 @@ class Upload:
         meta: free text by name.
         alias: a name that shall stand for the snapshot.
         rank: which part of the snapshot it is; None when it is the whole.
+        since_s: when the loop began to wait for it, by the monotonic clock.
         release: called in any case, when the directory is no longer needed.
     """
 
     tree: Path | SourceTree
     step: int
+    since_s: float
     release: Callable[[], None]
     metrics: Mapping[str, float] = field(default_factory=dict)
     meta: Mapping[str, str] = field(default_factory=dict)
@@ -75,10 +79,10 @@ class Uploads:
         self._exits = ExitStack()
         self._opened: Run | None = None
         self._tenure = Tenure()
-        self._work: Background[Upload] = Background(self._commit, name="ckptsync-upload")
+        self._work: Background[tuple[Upload, Loop]] = Background(self._commit, name="ckptsync-upload")
         self._step = -1
         self._pid = os.getpid()
-        self._open()  # an address that cannot be used is told now
+        self.goodput = Goodput(self._open().clock)  # an address that cannot be used is told now
         atexit.register(self._at_exit)
 
     @property
@@ -90,6 +94,11 @@ class Uploads:
         """Open the run."""
         self._opened = self._exits.enter_context(open_run(self._url, self._config, observer=self._observer))
         return self._opened
+
+    @property
+    def now_s(self) -> float:
+        """By the monotonic clock."""
+        return self.run.clock.monotonic()
 
     @property
     def is_under_way(self) -> bool:
@@ -109,10 +118,11 @@ class Uploads:
             upload.release()
             raise
         self._step = upload.step
-        self._work.submit(upload)
+        self._work.submit((upload, self.goodput.saving(upload.since_s)))
 
-    def _commit(self, upload: Upload) -> None:
+    def _commit(self, told: tuple[Upload, Loop]) -> None:
         """Commit, and tidy up behind it."""
+        upload, loop = told
         try:
             if upload.rank is None:
                 saved = save(
@@ -123,6 +133,7 @@ class Uploads:
                     meta=upload.meta,
                     alias=upload.alias,
                     tenure=self._tenure,
+                    loop=loop,
                 )
             else:
                 saved = save_rank(
@@ -134,6 +145,7 @@ class Uploads:
                     meta=upload.meta,
                     alias=upload.alias,
                     tenure=self._tenure,
+                    loop=loop,
                 )
         finally:
             upload.release()

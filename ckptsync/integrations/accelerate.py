@@ -117,6 +117,7 @@ class AcceleratorCheckpoints:
             CkptsyncError: what the save before failed with; this one was not begun.
         """
         self._check_usable()
+        since_s = self._uploads.now_s
         if self._uploads.busy == "skip" and any_of_all(self._uploads.is_under_way):
             return False
         self._uploads.wait()
@@ -131,6 +132,7 @@ class AcceleratorCheckpoints:
                 Upload(
                     tree=folder,
                     step=step,
+                    since_s=since_s,
                     metrics=metrics or {},
                     meta=meta or {},
                     alias=alias,
@@ -157,6 +159,7 @@ class AcceleratorCheckpoints:
         """
         self._check_usable()
         self._uploads.wait()
+        since_s = self._uploads.now_s
         target = self._folder / "loading"
         found = brought(
             self._uploads.run,
@@ -170,6 +173,7 @@ class AcceleratorCheckpoints:
         self._accelerator.wait_for_everyone()
         if self._here.saves:
             remove_tree(target, ignore_errors=True)
+            self._uploads.goodput.resumed(self._uploads.run.store, str(found), found.step, since_s)
         return found.step + 1
 
     def wait(self, timeout_s: float | None = None) -> None:

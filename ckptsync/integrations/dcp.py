@@ -15,6 +15,7 @@ import dataclasses
 import io
 import os
 import pickle
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import UNSET, UnsetType
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import (
@@ -37,10 +39,14 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from ckptsync.clock import SYSTEM
 from ckptsync.config import Config
-from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
+from ckptsync.errors import ConfigError, IntegrityError
 from ckptsync.events import Observer, log_observer
+from ckptsync.goodput import Goodput
+from ckptsync.integrations._metadata import METADATA, metadata_of
 from ckptsync.run import Run, open_run
+from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.state import archive
 from ckptsync.tenure import Tenure
@@ -50,9 +56,9 @@ from ckptsync.verbs.ladder import newest_good
 from ckptsync.verbs.lease import Leases
 from ckptsync.verbs.ranks import DEFAULT_TIMEOUT_S, Rank, deliver_rank, save_rank
 
-METADATA = ".metadata"
 _LAUNCH = uuid.uuid4().hex
 _TENURES: dict[str, Tenure] = {}
+_GOODPUTS: dict[str, Goodput] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class RunWriter(StorageWriter):
         Args:
             run: `s3://bucket/prefix`, `gs://bucket/prefix`, a directory that all ranks share, or any URL fsspec understands whose
                 store can create conditionally.
-            step: training step, the same on all ranks.
+            step: training step, the same on all ranks. From when it is set, the loop counts as waiting for the save, for `ckptsync report`.
             metrics: numbers to choose by later.
             meta: free text by name.
             timeout_s: how long the commit may wait for the other ranks, in seconds.
@@ -98,10 +104,21 @@ class RunWriter(StorageWriter):
         """
         super().__init__()
         self.run = str(run)
+        self._goodput = _goodput(self.run)
+        self._loop: Loop | UnsetType = UNSET
         self.step = step
         self.metrics, self.meta = dict(metrics or {}), dict(meta or {})
         self._timeout_s, self._config, self._observer = timeout_s, config, observer
         self._share: _Share | None = None
+
+    @property
+    def step(self) -> int:
+        """Training step that is saved next."""
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step, self._since_s = step, SYSTEM.monotonic()
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin a save. A run has no folders to choose from: `checkpoint_id` must be the run, or None."""
@@ -114,6 +131,8 @@ class RunWriter(StorageWriter):
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:  # noqa: FBT001  torch's
         """As torch asks for it; nothing is to be set up."""
         del is_coordinator, args
+        if threading.current_thread() is not threading.main_thread():
+            self._loop_goes_on()
         if kwargs.get("use_collectives") is False:
             raise ConfigError("ranks that save without collectives do not agree on a plan; leave use_collectives on")
 
@@ -164,6 +183,8 @@ class RunWriter(StorageWriter):
         metadata.storage_data = {result.index: result.storage_data for rank in results for result in rank}
         metadata.storage_meta = StorageMeta()
         content = memoryview(pickle.dumps(metadata))
+        if threading.current_thread() is threading.main_thread():
+            self._loop_goes_on()
         with self._opened() as run:
             save_rank(
                 run,
@@ -173,7 +194,12 @@ class RunWriter(StorageWriter):
                 metrics=self.metrics,
                 meta=self.meta,
                 tenure=_tenure(run),
+                loop=self._loop,
             )
+
+    def _loop_goes_on(self) -> None:
+        """It has waited: for all of a save, or for the copy that `async_save` takes before it begins in another thread."""
+        self._loop = self._goodput.saving(self._since_s)
 
     def _rank(self, share: _Share, number: int) -> Rank:
         """One of those that save together: the ranks, and the coordinator once more with the metadata."""
@@ -245,6 +271,8 @@ class RunReader(StorageReader):
         self.step: int | None = None
         self._config, self._observer = config, observer
         self._metadata: Metadata | None = None
+        self._goodput = _goodput(self.run)
+        self._since_s = SYSTEM.monotonic()
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin a load; see `RunWriter.reset`."""
@@ -252,6 +280,7 @@ class RunReader(StorageReader):
             raise ConfigError(
                 f"checkpoint_id is {str(checkpoint_id)!r}; leave it out, and name a snapshot by `snapshot`"
             )
+        self._since_s = SYSTEM.monotonic()
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Find the snapshot, and read what it holds. `step` is known from now on.
@@ -262,7 +291,7 @@ class RunReader(StorageReader):
         """
         del args, kwargs
         with open_run(self.run, self._config, observer=self._observer) as run:
-            reached = newest_good(run, self.snapshot, fallback=True, use=_metadata_of)
+            reached = newest_good(run, self.snapshot, fallback=True, use=metadata_of)
         metadata = reached.value
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.checkpoint_id = reached.manifest.snapshot
@@ -293,9 +322,10 @@ class RunReader(StorageReader):
             spans.setdefault(place.relative_path, []).append((place.offset, place.length))
         with self._reading(str(self._metadata.storage_meta.checkpoint_id)) as (run, manifest):
             contents = fetch(run, manifest, list(spans), spans=spans)
-        for item in plan.items:
-            place = places[item.storage_index]
-            _load(item, contents[place.relative_path][place.offset : place.offset + place.length], planner)
+            for item in plan.items:
+                place = places[item.storage_index]
+                _load(item, contents[place.relative_path][place.offset : place.offset + place.length], planner)
+            self._goodput.resumed(run.store, manifest.snapshot, manifest.id.step, self._since_s)
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -332,50 +362,9 @@ def _load(item: ReadItem, content: memoryview, planner: LoadPlanner) -> None:
     planner.commit_tensor(item, target)
 
 
-def _metadata_of(run: Run, manifest: Manifest) -> Metadata:
-    """Read what a snapshot holds.
-
-    Raises:
-        IntegrityError: it is damaged, or holds what no metadata holds.
-        ConfigError: it was not saved by torch.distributed.checkpoint.
-    """
-    try:
-        content = fetch(run, manifest, [METADATA])[METADATA]
-    except NoSnapshotError as error:
-        raise ConfigError(f"snapshot {manifest.snapshot} was not saved by torch.distributed.checkpoint") from error
-    try:
-        metadata = _Unpickler(io.BytesIO(content)).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError) as error:
-        raise IntegrityError(f"{METADATA} of {manifest.snapshot} cannot be read: {error}") from error
-    if not isinstance(metadata, Metadata):
-        raise IntegrityError(f"{METADATA} of {manifest.snapshot} is no metadata but {type(metadata).__name__}")
-    return metadata
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads metadata, and nothing that could run code: a snapshot may have been written by a stranger."""
-
-    _modules = ("torch.distributed.checkpoint.metadata",)
-    _names = frozenset(
-        {
-            ("torch", "Size"),
-            ("torch", "device"),
-            ("torch._utils", "_get_dtype"),
-            ("torch.serialization", "_get_layout"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
-            ("collections", "OrderedDict"),
-            ("builtins", "set"),
-            ("builtins", "frozenset"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a class that metadata is made of."""
-        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.layout)
-        if not (dtype or (module, name) in self._names or (module in self._modules and "." not in name)):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no metadata needs")
-        return super().find_class(module, name)
+def _goodput(run: str) -> Goodput:
+    """What this process's loop spends its time on, by run."""
+    return _GOODPUTS.setdefault(run, Goodput(SYSTEM))
 
 
 def _tenure(run: Run) -> Tenure:

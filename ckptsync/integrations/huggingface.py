@@ -105,6 +105,7 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
         if self._args is None:
             raise ConfigError("give the callback to a Trainer first: it tells which process saves, and where")
         self._uploads.wait()
+        since_s = self._uploads.now_s
         here = place(on_each_node=self._args.save_on_each_node)
         folder = Path(self._args.output_dir if output_dir is None else output_dir)
         if here.saves:
@@ -123,6 +124,8 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
             except (NoSnapshotError, IntegrityError) as error:
                 message = f"the best model was that of step {best}, and cannot be brought back; training goes on without it: {error}"
                 self._uploads.run.observer(Event(kind=Kind.NOTICE, path=str(path), message=message))
+        if here.saves:
+            self._uploads.goodput.resumed(self._uploads.run.store, str(found), found.step, since_s)
         return str(path)
 
     # -- what the Trainer calls --------------------------------------------------------------------------------------
@@ -151,12 +154,13 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
         """
         del control, kwargs
         assert self._here is not None  # noqa: S101  training has begun
+        since_s = self._uploads.now_s
         meet()  # each has written its random numbers
         is_best = _best_step(vars(state)) == state.global_step
         if self._uploads.busy == "skip" and any_of_all(self._uploads.is_under_way) and not is_best:
             return
         if self._here.saves:
-            self._begin(Path(args.output_dir), state.global_step, state)
+            self._begin(Path(args.output_dir), state.global_step, state, since_s)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Wait until the last checkpoint is durable, one that was written without a word too, and let go of the bucket.
@@ -173,7 +177,7 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
             self._saved_step = -1
         last = max(_written(Path(args.output_dir)).items() - self._before.items(), default=(-1, 0))[0]
         if self._here.saves and last > self._saved_step:  # on SIGTERM, or skipped
-            self._begin(Path(args.output_dir), last, state)
+            self._begin(Path(args.output_dir), last, state, self._uploads.now_s)
         self._uploads.close()
 
     def wait(self, timeout_s: float | None = None) -> None:
@@ -188,7 +192,7 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
         """
         self._uploads.wait(timeout_s)
 
-    def _begin(self, folder: Path, step: int, state: Any) -> None:
+    def _begin(self, folder: Path, step: int, state: Any, since_s: float) -> None:
         """Hold the checkpoint of a step, and upload it."""
         assert self._here is not None  # noqa: S101  training has begun
         self._uploads.wait()
@@ -197,6 +201,7 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
             Upload(
                 tree=held,
                 step=step,
+                since_s=since_s,
                 metrics=metrics_of(state, step),
                 alias=self._best if _best_step(vars(state)) == step else None,
                 rank=self._here.rank(),

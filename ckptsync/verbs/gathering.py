@@ -7,16 +7,18 @@ reports, so that a thousand do not; and should that rank die, the next one does 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+
+from msgspec import UNSET, UnsetType
 
 from ckptsync.errors import ConflictError, IncompleteError, ManifestError, NoSnapshotError, NotFoundError
 from ckptsync.events import Event, Kind
 from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
-from ckptsync.snapshot.cost import Cost
+from ckptsync.snapshot.cost import Cost, Loop
 from ckptsync.snapshot.envelope import MAX_MANIFEST_BYTES
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest
@@ -141,6 +143,7 @@ class Gathering:
                 seconds=max(report.cost.seconds for report in reports),
                 bytes_sent=sum(report.cost.bytes_sent for report in reports),
                 bytes_reused=sum(report.cost.bytes_reused for report in reports),
+                loop=_slowest(report.cost.loop for report in reports),
             ),
         )
         check_sound(manifest)
@@ -267,6 +270,11 @@ def hosts_of(run: Run, snapshot: SnapshotId) -> dict[int, str]:
 def host_named(host: str | None) -> str:
     """Say where a rank runs, as far as it is known."""
     return f"host {host}" if host else "host unknown, it never began"
+
+
+def _slowest(loops: Iterable[Loop | UnsetType]) -> Loop | UnsetType:
+    """The loop that waited longest, which the others then wait for."""
+    return max((loop for loop in loops if isinstance(loop, Loop)), key=lambda loop: loop.stalled_s, default=UNSET)
 
 
 def _elsewhere(us: Gathering, missing: set[int]) -> dict[int, Report]:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
 from ckptsync import names
 from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, ConflictError, IncompleteError, ManifestError, NotFoundError, naming
@@ -14,7 +16,7 @@ from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import MAX_ATTEMPT_BYTES, decode_attempt
-from ckptsync.snapshot.cost import Cost
+from ckptsync.snapshot.cost import Cost, Loop
 from ckptsync.snapshot.manifest import DirectoryEntry, Entry, FileEntry, LinkEntry, Manifest
 from ckptsync.snapshot.report import Report
 from ckptsync.store.base import Stat, Upload
@@ -82,6 +84,7 @@ def save_rank(
     alias: str | None = None,
     fingerprint: str = "",
     tenure: Tenure | None = None,
+    loop: Loop | UnsetType = UNSET,
 ) -> Saved:
     """Bring one rank's files, and return once the files of all ranks are one committed snapshot.
 
@@ -98,6 +101,7 @@ def save_rank(
         alias: a name that shall stand for the snapshot; one rank is enough to give it.
         fingerprint: the caller's digest of its training configuration.
         tenure: what this process may write; it learns the launch's epoch.
+        loop: what this rank's loop spent its time on; of all ranks', the one that waited longest is kept.
 
     Raises:
         ConfigError: the source or an argument cannot be used; the bucket was not touched.
@@ -114,7 +118,7 @@ def save_rank(
             rank,
             step=step,
             alias=alias,
-            described=describe(metrics, meta, fingerprint),
+            described=describe(metrics, meta, fingerprint, loop),
             tenure=tenure or Tenure(),
         )
 
@@ -129,13 +133,14 @@ def deliver_rank(
     meta: Mapping[str, str] = _NO_META,
     fingerprint: str = "",
     tenure: Tenure | None = None,
+    loop: Loop | UnsetType = UNSET,
 ) -> None:
     """Bring one rank's files as `save_rank` does, and return without waiting for the others; one of them commits later.
 
     For jobs whose ranks meet anyway. The arguments and errors are those of `save_rank`.
     """
     with naming(rank=rank.rank):
-        _deliver(run, source, rank, step, describe(metrics, meta, fingerprint), tenure or Tenure(), Tally())
+        _deliver(run, source, rank, step, describe(metrics, meta, fingerprint, loop), tenure or Tenure(), Tally())
 
 
 def _save(
@@ -250,6 +255,7 @@ def _bring(us: Gathering, tree: SourceTree, sending: Sending, described: Descrip
             seconds=round(run.clock.monotonic() - begun_s, 3),
             bytes_sent=sending.tally.bytes_sent,
             bytes_reused=sending.tally.bytes_reused,
+            loop=described.loop,
         ),
     )
 

@@ -98,7 +98,7 @@ def save(
     begun_s = run.clock.monotonic()
     if alias is not None:
         layout.alias_prefix(alias)
-    described = describe(metrics, meta, fingerprint)
+    described = describe(metrics, meta, fingerprint, loop)
     tree = checked_tree(run, source, step)
     tally, tenure = Tally(), tenure or Tenure()
     journal_at = journal_path(run.config.state_path(), run.url, source) if isinstance(source, Path) else None
@@ -131,7 +131,7 @@ def save(
                 seconds=round(run.clock.monotonic() - begun_s, 3),
                 bytes_sent=tally.bytes_sent,
                 bytes_reused=tally.bytes_reused,
-                loop=loop,
+                loop=described.loop,
             ),
         )
         check_sound(manifest)

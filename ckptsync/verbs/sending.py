@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
 from ckptsync.errors import ConfigError, DiskError, ManifestError, SourceChangedError
 from ckptsync.events import Event, Kind
 from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import Attempt, encode_attempt
+from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import (
     Entry,
@@ -40,16 +43,19 @@ class Description:
     metrics: dict[str, float | None]
     meta: dict[str, str]
     provenance: Provenance
+    loop: Loop | UnsetType
 
 
-def describe(metrics: Mapping[str, float], meta: Mapping[str, str], fingerprint: str) -> Description:
+def describe(
+    metrics: Mapping[str, float], meta: Mapping[str, str], fingerprint: str, loop: Loop | UnsetType = UNSET
+) -> Description:
     """Check what the caller says of the snapshot.
 
     Raises:
         ConfigError: it cannot stand in a manifest.
     """
     checked_meta({"fingerprint": fingerprint})
-    return Description(checked_metrics(metrics), checked_meta(meta), provenance(Path.cwd(), fingerprint))
+    return Description(checked_metrics(metrics), checked_meta(meta), provenance(Path.cwd(), fingerprint), loop)
 
 
 def checked_tree(run: Run, source: Path | SourceTree, step: int, *, under: str = "") -> SourceTree:

@@ -63,6 +63,20 @@ def test_steps_follow_each_other_and_asynchronous_saves_do_too(tmp_path: Path) -
     ranks(2, "check", url, "4")
     with open_run(url) as run:
         assert [(one.id.epoch, one.id.step) for one in run.catalog.listed()] == [(2, 4), (1, 2)]
+        told = {manifest.id.step: manifest.cost for manifest in run.catalog.history()}
+    waited_s = {step: cost.loop.stall_s for step, cost in told.items() if cost.loop}
+    assert waited_s[2] > told[2].seconds > 0  # the loop waited for all of it
+    assert 0 < waited_s[4] < waited_s[2]  # for the copy alone
+
+
+def test_a_snapshot_tells_what_the_loop_resumed_from(run: str, state: dict[str, object]) -> None:
+    dcp.load(blank(), storage_reader=RunReader(run), no_dist=True)
+    dcp.save(state, storage_writer=RunWriter(run, step=8), no_dist=True)
+    with open_run(run) as opened:
+        later, earlier = opened.catalog.history()
+    assert later.cost.loop
+    assert later.cost.loop.resumed_from == earlier.snapshot
+    assert later.cost.loop.resume_s > 0
 
 
 @pytest.fixture

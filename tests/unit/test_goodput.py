@@ -38,7 +38,7 @@ def test_a_resume_is_told_by_every_save_behind_it() -> None:
     for attempt in (RESTORED, SnapshotId(2, 130, "abcdefgh"), SnapshotId(1, 900, "abcdefgh")):
         store.put(layout.journal_key(attempt), b"")
     clock.sleep(5)
-    goodput.resumed(store, RESTORED, clock.monotonic() - 4)
+    goodput.resumed(store, str(RESTORED), RESTORED.step, clock.monotonic() - 4)
     for _ in range(2):
         told = waited(goodput, clock, 0)
         assert (told.resumed_from, told.resume_s, told.steps_redone) == (str(RESTORED), 4, 30)
@@ -50,7 +50,7 @@ def test_no_steps_are_done_again_where_nobody_went_further(step: int | None) -> 
     goodput = Goodput(clock)
     if step is not None:
         store.put(layout.journal_key(SnapshotId(2, step, "abcdefgh")), b"")
-    goodput.resumed(store, RESTORED, clock.monotonic())
+    goodput.resumed(store, str(RESTORED), RESTORED.step, clock.monotonic())
     assert waited(goodput, clock, 0).steps_redone == 0
 
 
@@ -58,5 +58,5 @@ def test_figures_for_people_never_stop_a_restore() -> None:
     clock, store = FakeClock(), Faulty(MemoryStore())
     store.inject(error(DeniedError), verb="list")
     goodput = Goodput(clock)
-    goodput.resumed(store, RESTORED, clock.monotonic())
+    goodput.resumed(store, str(RESTORED), RESTORED.step, clock.monotonic())
     assert waited(goodput, clock, 0).resumed_from == str(RESTORED)

@@ -234,3 +234,20 @@ def test_what_is_being_written_is_looked_at_again(bucket: str, folder: Path) -> 
         timer.start()
         assert synced.save()
         timer.join()
+
+
+def test_each_snapshot_tells_what_the_loop_waited_for_and_what_it_resumed_from(bucket: str, folder: Path) -> None:
+    with CheckpointDirectory(bucket, folder) as synced:
+        for step in (1, 2):
+            write(folder, step)
+            synced.save()
+    with CheckpointDirectory(bucket, folder) as synced:
+        assert synced.restore() == 2
+        write(folder, 3)
+        synced.save()
+    third, second, first = manifests(bucket)
+    told = [manifest.cost.loop for manifest in (first, second, third)]
+    assert [loop and (loop.saves, loop.resumed_from) for loop in told] == [(1, ""), (2, ""), (1, second.snapshot)]
+    assert all(loop and 0 < loop.stall_s <= loop.stalled_s <= loop.running_s for loop in told)
+    assert told[2]
+    assert told[2].resume_s > 0

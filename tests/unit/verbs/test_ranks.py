@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from ckptsync.catalog import Catalog
 from ckptsync.clock import SYSTEM
@@ -26,6 +27,7 @@ from ckptsync.events import Event
 from ckptsync.policy import LatestN
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
+from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.signature import Keys, PublicKey
 from ckptsync.store.base import StoreWrapper
 from ckptsync.transfer.source import Identity
@@ -699,3 +701,16 @@ def test_a_twin_whose_file_changed_unnoticed_does_not_touch_what_is_committed(
             save_rank(replace(run, clock=SYSTEM), twin, Rank(rank=0, world=1, launch="job-1", timeout_s=5), step=5)
     assert isinstance(committed[0], Saved)
     assert not verify(run).bad
+
+
+def test_the_loop_that_waited_longest_is_told(run: Run, shards: Callable[[int], Path]) -> None:
+    run = replace(run, clock=SYSTEM)
+    loops = [UNSET, Loop(stalled_s=3.0), Loop(stalled_s=2.0)]
+
+    def one(rank: int) -> Saved:
+        return save_rank(run, shards(rank), Rank(rank=rank, world=3, launch="job-1"), step=5, loop=loops[rank])
+
+    _each(range(3), one)
+    manifest = run.catalog.latest()
+    assert manifest is not None
+    assert manifest.cost.loop == loops[1]
