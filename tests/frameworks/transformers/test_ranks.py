@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def trained(
         environ = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "PYTHONFAULTHANDLER": "1",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
             "RANK": str(rank),
@@ -47,10 +49,19 @@ def trained(
         processes.append(
             subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
-    outputs = [process.communicate(timeout=180) for process in processes]
+    outputs = [_output(process) for process in processes]
     assert [process.returncode for process in processes] == [0] * world, outputs
     results = [next(line for line in out.splitlines() if line.startswith("result ")) for out, _ in outputs]
     return [(int(line.split()[2]), line.split()[3]) for line in results]
+
+
+def _output(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process printed until it ended; one that hangs is made to tell where."""
+    try:
+        return process.communicate(timeout=180)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        return process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module", params=KINDS)
