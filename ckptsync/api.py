@@ -13,6 +13,7 @@ from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.run import Run, open_run
+from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import ours
 from ckptsync.verbs.export import ARCHIVES, Exported, export_archive
@@ -60,7 +61,7 @@ def save(
         FencedError: a newer writer owns the run; nothing was committed.
         StoreError: the bucket failed for good; nothing was committed, and the next call continues.
     """
-    step = _whole(step, "step")
+    step = layout.checked_step(step)
     with _opened(run, config, observer) as opened:
         tenure = ours(opened.place)
         if rank is not None:
@@ -118,7 +119,7 @@ def restore(
         StoreError: the bucket failed for good; the next call continues.
     """
     if not isinstance(snapshot, str):
-        snapshot = str(_whole(snapshot, "snapshot"))
+        snapshot = str(_whole(snapshot))
     with _opened(run, config, observer) as opened:
         return restore_from(opened, _named(path), snapshot=snapshot, include=include, fallback=fallback)
 
@@ -159,7 +160,7 @@ def export(
         StoreError: the bucket failed for good.
     """
     if not isinstance(snapshot, str):
-        snapshot = str(_whole(snapshot, "snapshot"))
+        snapshot = str(_whole(snapshot))
     options = {"item": item, "dtype": dtype, "strip_prefix": strip_prefix}
     with _opened(run, config, observer) as opened:
         return export_to(opened, _named(out), snapshot=snapshot, fallback=fallback, **options)
@@ -205,16 +206,16 @@ def _opened(run: str, config: Config | None, observer: Observer = log_observer) 
         yield opened
 
 
-def _whole(number: object, what: str) -> int:
-    """Take any whole number, of numpy too; True is none.
+def _whole(snapshot: object) -> int:
+    """Take a step that names a snapshot: any whole number, of numpy too; True is none.
 
     Raises:
         ConfigError: it is none.
     """
-    if not isinstance(number, bool):
+    if not isinstance(snapshot, bool):
         with suppress(TypeError):
-            return operator.index(number)  # type: ignore[arg-type]  # whether it is one is what is asked
-    raise ConfigError(f"{what} {number!r} is not a whole number")
+            return operator.index(snapshot)  # type: ignore[arg-type]  # whether it is one is what is asked
+    raise ConfigError(f"snapshot {snapshot!r} is not a whole number")
 
 
 def latest(run: str, *, config: Config | None = None) -> Manifest | None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from ckptsync.config import Config
-from ckptsync.errors import CkptsyncError, ConfigError, IncompleteError, NoSnapshotError, NotDurableError
+from ckptsync.errors import ConfigError, IncompleteError, NoSnapshotError, NotDurableError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.policy import KeepPolicy
 from ckptsync.transfer.held import HeldTree, chosen, hold
@@ -94,7 +94,7 @@ class SyncedDirectory(ABC):
             return
         try:  # what the training died of is what people must see
             self.close()
-        except CkptsyncError as late:
+        except Exception as late:  # noqa: BLE001  as it is said above
             _log.error("%s", late)
 
     @abstractmethod

@@ -13,14 +13,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ckptsync.config import Config
-from ckptsync.errors import CkptsyncError, ConfigError, DiskError, NoSnapshotError, StoreError
+from ckptsync.errors import ConfigError, DiskError, NoSnapshotError, StoreError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.goodput import Goodput
 from ckptsync.policy import KeepPolicy, Moment, SavePolicy
 from ckptsync.run import Run, open_run
 from ckptsync.saver import Busy, Job, Saver, checked_busy
-from ckptsync.snapshot.layout import SnapshotId
-from ckptsync.snapshot.manifest import Manifest
+from ckptsync.snapshot.layout import SnapshotId, checked_step
+from ckptsync.snapshot.manifest import Manifest, checked_meta, copied_metrics
 from ckptsync.tier import LocalTier, local_tier
 from ckptsync.transfer.source import SourceTree
 from ckptsync.verbs.ladder import Reached, newest_good
@@ -83,6 +83,8 @@ class CheckpointManager:
             ConfigError: an argument cannot be used.
         """
         busy = checked_busy(busy)
+        if validate is not None and not callable(validate):
+            raise ConfigError(f"validate is {validate!r}; it must be a function of a snapshot's items")
         if local_keep < 1:
             raise ConfigError(f"local_keep is {local_keep}; it must be 1 or more")
         self._exits = ExitStack()
@@ -121,7 +123,7 @@ class CheckpointManager:
             return
         try:  # what the loop died of is what people must see
             self.close()
-        except CkptsyncError as late:
+        except Exception as late:  # noqa: BLE001  as it is said above
             _log.error("%s", late)
 
     # -- saving ------------------------------------------------------------------------------------------------------
@@ -167,6 +169,7 @@ class CheckpointManager:
             CkptsyncError: what the save before failed with; this one was not begun.
         """
         self._check_usable()
+        step, metrics, meta = checked_step(step), copied_metrics(metrics or {}), checked_meta(meta or {})
         if self._busy == "skip" and self._saver.is_busy:
             return False
         begun_s = self._run.clock.monotonic()
@@ -176,9 +179,7 @@ class CheckpointManager:
         self._stall_s = self._run.clock.monotonic() - begun_s
         self._saved_step, self._begun_s = step, begun_s
         loop = self._goodput.saving(begun_s)
-        self._saver.begin(
-            Job(step=step, begun_s=begun_s, metrics=metrics or {}, meta=meta or {}, taken=taken, loop=loop)
-        )
+        self._saver.begin(Job(step=step, begun_s=begun_s, metrics=metrics, meta=meta, taken=taken, loop=loop))
         return True
 
     def _taken(self, items: Mapping[str, Any]) -> Taken:
@@ -334,7 +335,7 @@ class CheckpointManager:
     def _at_exit(self) -> None:
         """Say what is not durable, for who never closes; the threads have ended by now."""
         if os.getpid() == self._pid and (failure := self._saver.take_failure()) is not None:
-            _log.error("step %d is not durable: %s", self._saver.pending_step, failure)
+            _log.error("%s%s", self._saver.pending, failure)
 
 
 def _tree_of(taken: Taken, now_ns: int) -> SourceTree:

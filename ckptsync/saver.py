@@ -89,6 +89,11 @@ class Saver:
         self.upload_s: float | None = None
 
     @property
+    def pending(self) -> str:
+        """Which step is not durable, to begin a sentence with; empty when all is."""
+        return f"step {self.pending_step} is not durable: " if self.pending_step >= 0 else ""
+
+    @property
     def is_busy(self) -> bool:
         """Whether anything is under way."""
         return self._upload.is_busy or (self._local is not None and self._local.is_busy)

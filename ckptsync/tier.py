@@ -43,6 +43,10 @@ _GRACE_S = 600.0
 """What a killed save left is deleted after this."""
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _T = TypeVar("_T")
+_OURS: set[str] = set()
+"""Folders that managers of this process have."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OURS.clear)
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +110,7 @@ class LocalTier:
         self._keep = keep
         self._tenure = Tenure()
         self._bad: set[str] = set()
-        self._lock = -1
+        self._lock, self._real = -1, ""
         self.has_begun = False
 
     # -- before anything else ----------------------------------------------------------------------------------------
@@ -146,12 +150,15 @@ class LocalTier:
         The lock is the process's own: workers that it forks do not have it, and it ends with the process.
 
         Raises:
-            DiskError: another one has it, or the file system knows no locks.
+            DiskError: another one, or another manager of ours, has it; or the file system knows no locks.
         """
         if self._lock >= 0:
             return
         with disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+            place = str(self._folder.resolve())
+            if place in _OURS:  # a process may take its own lock twice, and loses it when it closes either file
+                raise DiskError(f"another manager of this process is at work in {self._folder}")
             lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,13 +168,15 @@ class LocalTier:
             except OSError:
                 os.close(lock)
                 raise
-        self._lock = lock
+        self._lock, self._real = lock, place
+        _OURS.add(place)
 
     def let_go(self) -> None:
         """Let another process have the folder. Safe to call again."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)
+            _OURS.discard(self._real)
 
     def _good(self) -> list[Manifest]:
         """The good snapshots here, the newest first; those found bad are left out."""

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,8 @@ from ckptsync.goodput import Goodput
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.cost import Loop
+from ckptsync.snapshot.layout import checked_step
+from ckptsync.snapshot.manifest import checked_meta, copied_metrics
 from ckptsync.tenure import Tenure
 from ckptsync.transfer.source import SourceTree
 from ckptsync.verbs.gc import tidy
@@ -109,9 +111,16 @@ class Uploads:
         """Begin to upload, once the upload before has come to its end.
 
         Raises:
+            ConfigError: step, metrics or free text cannot stand in a manifest; it was not begun.
             CkptsyncError: what the upload before failed with; this one was not begun.
         """
         try:
+            upload = replace(
+                upload,
+                step=checked_step(upload.step),
+                metrics=copied_metrics(upload.metrics),
+                meta=checked_meta(upload.meta),
+            )
             self.wait()
             _ = self.run
         except BaseException:
@@ -149,6 +158,7 @@ class Uploads:
                 )
         finally:
             upload.release()
+        self._step = -1 if self._step == upload.step else self._step
         if upload.rank is None or upload.rank.rank == 0:
             tidy(self.run, self._keep, behind=saved.snapshot)
 
@@ -184,4 +194,4 @@ class Uploads:
     def _at_exit(self) -> None:
         """Say what is not durable, for who never closes; the thread has ended by now."""
         if os.getpid() == self._pid and (failure := self._work.take_failure()) is not None:
-            _log.error("step %d is not durable: %s", self._step, failure)
+            _log.error("%s%s", f"step {self._step} is not durable: " if self._step >= 0 else "", failure)

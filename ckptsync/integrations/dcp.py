@@ -47,7 +47,7 @@ from ckptsync.goodput import Goodput
 from ckptsync.integrations._metadata import METADATA, metadata_of
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.cost import Loop
-from ckptsync.snapshot.manifest import Manifest
+from ckptsync.snapshot.manifest import Manifest, checked_meta, copied_metrics
 from ckptsync.state import archive
 from ckptsync.tenure import Tenure
 from ckptsync.transfer.memory_source import MemoryFile, joined
@@ -107,7 +107,7 @@ class RunWriter(StorageWriter):
         self._goodput = _goodput(self.run)
         self._loop: Loop | UnsetType = UNSET
         self.step = step
-        self.metrics, self.meta = dict(metrics or {}), dict(meta or {})
+        self.metrics, self.meta = copied_metrics(metrics or {}), checked_meta(meta or {})
         self._timeout_s, self._config, self._observer = timeout_s, config, observer
         self._share: _Share | None = None
 

@@ -7,8 +7,10 @@ the newest sorts first, and one listing of one key answers.
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ckptsync.errors import ConfigError, ManifestError
@@ -74,6 +76,18 @@ class SnapshotId:
 
     def __str__(self) -> str:
         return f"{self.epoch:0{EPOCH_DIGITS}d}-{self.step:0{STEP_DIGITS}d}-{self.nonce}"
+
+
+def checked_step(step: object) -> int:
+    """Return a training step as an int; numpy's whole numbers are some too, True is none.
+
+    Raises:
+        ConfigError: it is no whole number, or out of range.
+    """
+    if not isinstance(step, bool):
+        with suppress(TypeError):
+            return SnapshotId(1, operator.index(step), "x" * _NONCE_LETTERS).step  # type: ignore[arg-type]  # whether it is one is asked
+    raise ConfigError(f"step {step!r} is not a whole number")
 
 
 def new_snapshot_id(epoch: int, step: int) -> SnapshotId:

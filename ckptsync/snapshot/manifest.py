@@ -356,16 +356,24 @@ def checked_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
     Raises:
         ConfigError: a value is no number, or a name is empty or has `:` or `=` in it, which `best:NAME:min` could not address.
     """
-    checked: dict[str, float | None] = {}
+    return {name: value if math.isfinite(value) else None for name, value in copied_metrics(metrics).items()}
+
+
+def copied_metrics(metrics: Mapping[str, object]) -> dict[str, float]:
+    """Return metrics as numbers of their own: a tensor, or the mapping itself, may have other values by the time they are written.
+
+    Raises:
+        ConfigError: as `checked_metrics`.
+    """
+    copied: dict[str, float] = {}
     for name, given in metrics.items():
         if not _is_text(name) or not name or ":" in name or "=" in name:
             raise ConfigError(f"metric name {name!r} is no text, is empty or has ':' or '=' in it")
         try:
-            value = float(given)
-        except (TypeError, ValueError, OverflowError) as error:
+            copied[name] = float(given.detach() if hasattr(given, "detach") else given)  # type: ignore[arg-type]  # it may be
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last is torch's
             raise ConfigError(f"metric {name!r} is {given!r}, which is no number") from error
-        checked[name] = value if math.isfinite(value) else None
-    return checked
+    return copied
 
 
 def checked_meta(meta: Mapping[str, str]) -> dict[str, str]:

@@ -11,9 +11,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
+from ckptsync.pool import Pool
 from ckptsync.transfer.climb import Climb
 
 _GLANCE_S = 0.03
@@ -248,13 +250,13 @@ def in_order(
         BaseException: the first error of any call, when its turn comes.
     """
     waiting: deque[Future[_Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ckptsync")
+    pool = Pool(workers, name="ckptsync")
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(pool.submit(partial(function, item)))
             if len(waiting) == workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.close()

@@ -7,7 +7,6 @@ nothing of Google's library retries behind our back, except the fetching of an a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote, urlencode
@@ -20,6 +19,7 @@ from ckptsync.errors import (
     NotFoundError,
     TransientError,
 )
+from ckptsync.pool import Pool
 from ckptsync.store.bandwidth import Bandwidth
 from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Upload
 from ckptsync.store.pace import Pace
@@ -190,12 +190,12 @@ class GcsStore(Store):
 
         Source: https://cloud.google.com/storage/docs/json_api/v1/objects/delete
         """
-        pool = ThreadPoolExecutor(self._connections, thread_name_prefix="ckptsync-gcs-delete")
+        pool = Pool(self._connections, name="ckptsync-gcs-delete")
         try:
-            for _ in pool.map(self._delete, keys):
-                pass
+            for deleted in [pool.submit(partial(self._delete, key)) for key in keys]:
+                deleted.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.close()
 
     def copy(self, source: str, key: str, *, tag: Tag | None = None) -> Stat:
         """As `Store.copy`, of any size; a copy that takes the service long goes on over several requests.
