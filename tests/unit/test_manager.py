@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -215,10 +213,41 @@ def test_bad_arguments_say_so(make: Make) -> None:
         make().save(1)
     with pytest.raises(ConfigError, match="'wait', 'skip' or 'latest'"):
         make(busy="never")
+    with pytest.raises(ConfigError, match="a function"):
+        make(validate=True)
     manager = make()
     manager.close()
     with pytest.raises(ConfigError, match="is closed"):
         manager.save(1, n={"n": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"step": -1}, "out of range"),
+        ({"step": 1.5}, "not a whole number"),
+        ({"step": True}, "not a whole number"),
+        ({"metrics": {"loss": "low"}}, "no number"),
+        ({"metrics": {"loss": torch.ones(2)}}, "no number"),
+        ({"meta": {"who": 7}}, "must be text"),
+    ],
+)
+def test_what_cannot_stand_in_a_manifest_is_refused_at_once(make: Make, options: dict[str, Any], reason: str) -> None:
+    with make() as manager, pytest.raises(ConfigError, match=reason):
+        manager.save(**{"step": 1, "n": {"n": 1}, **options})
+    assert not manager.history()
+
+
+def test_metrics_are_those_of_the_moment_they_are_given(make: Make, slow: threading.Event) -> None:
+    running, metrics, meta = torch.tensor(1.0, requires_grad=True), {"loss": 5.0}, {"who": "me"}
+    with make() as manager:
+        manager.save(1, n={"n": 1}, metrics=metrics | {"running": running}, meta=meta)
+        metrics["loss"], meta["who"] = 7.0, "you"
+        running.data.fill_(3.0)
+        slow.set()
+        manager.wait()
+        (saved,) = manager.history()
+    assert (saved.metrics, saved.meta) == ({"loss": 5.0, "running": 1.0}, {"who": "me"})
 
 
 def test_who_was_overtaken_saves_no_more(make: Make) -> None:
@@ -245,37 +274,6 @@ def test_a_forked_process_has_no_part_in_it(make: Make, slow: threading.Event) -
     assert os.waitpid(child, 0)[1] == 0
     slow.set()
     manager.wait()
-
-
-@pytest.mark.req(4)
-@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "raise RuntimeError"])
-def test_a_program_that_ends_without_closing_waits_for_its_last_save(tmp_path: Path, end: str) -> None:
-    script = f"""
-from ckptsync import CheckpointManager, Config
-manager = CheckpointManager({str(tmp_path / "run")!r}, config=Config(state_dir={str(tmp_path / "state")!r}))
-manager.save(7, n={{"large": list(range(100_000))}})
-{end}
-"""
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert found.returncode == {"": 0, "raise SystemExit(3)": 3}.get(end, 1), found.stderr
-    with open_run(tmp_path / "run") as run:
-        assert [one.id.step for one in run.catalog.listed()] == [7]
-
-
-@pytest.mark.req(4)
-def test_a_program_that_ends_says_what_is_not_durable(tmp_path: Path) -> None:
-    script = f"""
-from ckptsync import CheckpointManager, Config
-manager = CheckpointManager({str(tmp_path / "run")!r}, config=Config(state_dir={str(tmp_path / "state")!r}))
-manager.save(7, n={{"n": 1}})
-manager.wait()
-import pathlib, shutil
-shutil.rmtree({str(tmp_path / "run")!r})
-pathlib.Path({str(tmp_path / "run")!r}).write_text("in the way")
-manager.save(8, n={{"n": 2}})
-"""
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert "step 8 is not durable" in found.stderr, found.stderr
 
 
 def test_the_latest_takes_the_place_of_the_one_that_waits(make: Make, slow: threading.Event, told: list[Event]) -> None:

@@ -501,3 +501,18 @@ def test_from_a_full_disk_no_third_copy_waits_in_memory(
     manager.close()
     assert steps(tmp_path / "run") == [4, 0]
     assert len(taken) == 5
+
+
+def test_a_second_manager_of_a_process_does_not_take_the_folder_from_the_first(
+    opened: Make, local: Path, told: list[Event]
+) -> None:
+    with opened() as first:
+        first.save(1, n={"n": 1})
+        first.wait()
+        with opened() as second:
+            second.save(2, n={"n": 2})
+        assert any("another manager of this process" in event.message for event in told)
+        (lock,) = local.rglob("lock")
+        other = f"import fcntl; fcntl.lockf(open({str(lock)!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        ended = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=False)
+        assert "BlockingIOError" in ended.stderr
