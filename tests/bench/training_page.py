@@ -28,7 +28,7 @@ HEAD = """\
 How long the loop waits for a save, what memory the save takes, and what becomes of the steps while it is under way over a slow line: with
 `CheckpointManager`, and with what people use instead. One command measures all of it anew and writes this page:
 
-```bash no-run="takes a quarter of an hour"
+```bash no-run="takes half an hour"
 make bench-training
 make bench-training SHORT=1    # two minutes, printed only
 ```
