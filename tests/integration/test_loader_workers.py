@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,9 @@ def test_a_worker_that_outlives_its_killed_parent_does_not_keep_the_disk(tmp_pat
         assert job.stdout is not None
         while job.stdout.readline() != f"step {LENGTH - 2}\n":
             assert job.poll() is None
+        until_s = time.monotonic() + 60
+        while not [*(tmp_path / "disk").rglob("manifests/*.json")] and time.monotonic() < until_s:
+            time.sleep(0.01)  # the first save is still under way
         job.kill()
         job.wait()
         try:
