@@ -99,6 +99,8 @@ def states_in(found: Fetched, *, map_location: Any = None, weights_only: bool = 
         ConfigError: a state holds more than `weights_only` allows, or is not what its item takes.
         IntegrityError: a state cannot be read.
     """
+    if found.items and str(map_location).partition(":")[0] == "meta":
+        raise ConfigError("map_location is 'meta', where nothing has data to take back")
     states = {
         name: archive.load(
             content,

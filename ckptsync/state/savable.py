@@ -31,7 +31,8 @@ Known = set[tuple[str, type]]
 
 def is_plain(container: Any) -> bool:
     """Return whether a dictionary, list or tuple holds plain values alone; found at the speed of C, since it may be millions."""
-    return set(map(type, container.values() if isinstance(container, Mapping) else container)) <= PLAIN
+    inner = container if type(container) is list or not isinstance(container, Mapping) else container.values()
+    return PLAIN.issuperset(map(type, inner))
 
 
 def has_state(value: Any) -> bool:
@@ -97,7 +98,10 @@ class _Looking:
 
     def at(self, value: Any, way: tuple[Any, ...]) -> Any:
         """Return the state of a value; the value itself where that is its state."""
-        if type(value) in PLAIN:
+        kind = type(value)
+        if kind in PLAIN or (
+            kind is list and is_plain(value)
+        ):  # the second, since there may be a great many small ones
             return value
         if isinstance(value, torch.Tensor):
             if reason := refusal(value):

@@ -92,7 +92,12 @@ class _Taking:
         if id(value) in self.seen:
             return self.seen[id(value)][1]
         made: Any
-        if isinstance(value, torch.Tensor):
+        if type(value) is list:
+            made = value.copy()
+            self.seen[id(value)] = value, made
+            if not is_plain(value):
+                made[:] = [self.copied(inner) for inner in value]
+        elif isinstance(value, torch.Tensor):
             made = self._tensor(value)
         elif type(value) in BY_ENTRY:
             made = copy.copy(value)
@@ -100,11 +105,6 @@ class _Taking:
             if not is_plain(value):
                 for key, inner in value.items():
                     made[key] = self.copied(inner)
-        elif type(value) is list:
-            made = value.copy()
-            self.seen[id(value)] = value, made
-            if not is_plain(value):
-                made[:] = [self.copied(inner) for inner in value]
         elif isinstance(value, tuple):
             inner = [self.copied(one) for one in value]
             made = type(value)(*inner) if hasattr(value, "_fields") else tuple(inner)
@@ -164,7 +164,7 @@ def _find_tensors(state: Any, prefix: str, found: dict[str, torch.Tensor]) -> No
         found[prefix] = state
     elif isinstance(state, Mapping | list | tuple) and not is_plain(state):
         for key, value in state.items() if isinstance(state, Mapping) else enumerate(state):
-            if type(value) not in PLAIN:
+            if type(value) not in PLAIN and not (type(value) is list and is_plain(value)):
                 _find_tensors(value, f"{prefix}.{key}" if prefix else str(key), found)
 
 

@@ -234,6 +234,15 @@ def test_only_names_what_was_given(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("saved")
+def test_nothing_is_read_to_where_it_has_no_data(make: Make) -> None:
+    theirs = net()
+    before = theirs.weight.detach().clone()
+    with make() as manager, pytest.raises(ConfigError, match="map_location is 'meta'"):
+        manager.restore(model=theirs, map_location="meta")
+    assert torch.equal(theirs.weight, before)
+
+
+@pytest.mark.usefixtures("saved")
 def test_a_module_of_another_dtype_keeps_it(make: Make) -> None:
     theirs = net().half()
     with make() as manager:

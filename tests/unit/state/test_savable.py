@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,9 @@ def test_millions_of_numbers_take_no_longer_than_a_plain_copy_and_stay_shared() 
     copied = Stager().take(looked_at("s", state, set())).state
     assert len(tensors_of(copied)) == 1
     taken = time.perf_counter() - begun
-    assert taken < 1, taken  # one by one it takes some seconds
+    begun = time.perf_counter()
+    copy.deepcopy(state)
+    plain = time.perf_counter() - begun
+    assert taken < plain  # one by one it takes several times as long
     assert copied["a"] == numbers
     assert copied["a"] is copied["b"][0] is not numbers
