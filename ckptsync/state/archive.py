@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 import torch
 
 from ckptsync.errors import ConfigError, IntegrityError
+from ckptsync.state.savable import first_line, not_plain
 
 
 class _Buffer(ctypes.Structure):
@@ -86,8 +87,8 @@ def pieces_of(state: Any, staying: Sequence[torch.Tensor] = ()) -> list[memoryvi
     pieces = _Pieces(staying)
     try:
         torch.save(state, cast("IO[bytes]", pieces))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ConfigError(f"the state cannot be saved: {error}") from error
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
+        raise ConfigError(f"the state cannot be saved: {first_line(error)}") from error
     pieces.flush()
     return pieces.found
 
@@ -129,7 +130,7 @@ def check_device(device: Any) -> None:
     try:
         torch.device(device if isinstance(device, str) else "cpu")
     except RuntimeError as error:
-        raise ConfigError(f"{device!r} is no device: {str(error).partition(chr(10))[0]}") from error
+        raise ConfigError(f"{device!r} is no device: {first_line(error)}") from error
 
 
 def load(content: memoryview, *, name: str, map_location: Any = None, weights_only: bool = True) -> Any:
@@ -149,15 +150,14 @@ def load(content: memoryview, *, name: str, map_location: Any = None, weights_on
     try:
         return torch.load(cast("IO[bytes]", _Content(content)), map_location=map_location, weights_only=weights_only)
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
         if not weights_only:
-            raise IntegrityError(f"{name} cannot be read: {reason}") from error
+            raise IntegrityError(f"{name} cannot be read: {first_line(error)}") from error
         raise ConfigError(
             f"{name} holds more than tensors and plain values, and was not loaded; pass weights_only=False if you trust "
-            f"whoever wrote it ({reason})"
+            f"whoever wrote it ({not_plain(error)})"
         ) from error
     except (RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         if "map_location" in str(error):  # torch has no class of its own for this
             raise ConfigError(
                 f"{name} holds tensors of a device that is not here; pass map_location='cpu' ({reason})"

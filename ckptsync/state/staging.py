@@ -7,7 +7,6 @@ memory in the copy. With CUDA the buffers are pinned, so that the copy runs at t
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import torch
 
 from ckptsync.errors import ConfigError
-
-_COPIED_BY_ENTRY = (dict, OrderedDict, defaultdict)
+from ckptsync.state.savable import BY_ENTRY, PLAIN, Known, first_line, is_plain, refusal
 
 
 @dataclass(slots=True)
@@ -44,6 +42,8 @@ class Stager:
         """Have no memory yet."""
         self._pinned = torch.cuda.is_available()
         self._idle: dict[int, list[torch.Tensor]] = {}
+        self.known: Known = set()
+        """What `savable.looked_at` found in what was copied before."""
 
     def take(self, state: Any) -> Staged:
         """Copy a state; what it is made of may change as soon as this returns.
@@ -52,7 +52,7 @@ class Stager:
             state: dictionaries, lists and tuples of tensors and of whatever `copy.deepcopy` can copy.
 
         Raises:
-            ConfigError: a tensor of it cannot be saved by one process alone.
+            ConfigError: a tensor of it cannot be saved by one process alone, or something cannot be copied.
         """
         taking = _Taking(self._buffer)
         staged = Staged(taking.copied(state), taking.buffers)
@@ -87,37 +87,37 @@ class _Taking:
 
     def copied(self, value: Any) -> Any:
         """Copy a value and all it holds; what is there twice is the same thing in the copy."""
+        if type(value) in PLAIN:
+            return value
         if id(value) in self.seen:
             return self.seen[id(value)][1]
         made: Any
-        if isinstance(value, torch.Tensor):
+        if type(value) is list:
+            made = value.copy()
+            self.seen[id(value)] = value, made
+            if not is_plain(value):
+                made[:] = [self.copied(inner) for inner in value]
+        elif isinstance(value, torch.Tensor):
             made = self._tensor(value)
-        elif type(value) in _COPIED_BY_ENTRY:
+        elif type(value) in BY_ENTRY:
             made = copy.copy(value)
             self.seen[id(value)] = value, made
-            for key, inner in value.items():
-                made[key] = self.copied(inner)
-        elif type(value) is list:
-            made = []
-            self.seen[id(value)] = value, made
-            made.extend(self.copied(inner) for inner in value)
+            if not is_plain(value):
+                for key, inner in value.items():
+                    made[key] = self.copied(inner)
         elif isinstance(value, tuple):
             inner = [self.copied(one) for one in value]
             made = type(value)(*inner) if hasattr(value, "_fields") else tuple(inner)
         else:
-            made = copy.deepcopy(value)
+            made = _deep_copy(value)
         self.seen[id(value)] = value, made
         return made
 
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a tensor into host memory."""
-        if hasattr(tensor, "device_mesh") or hasattr(tensor, "full_tensor"):
-            raise ConfigError(
-                "a tensor of the state is a piece of one that several processes hold; save it with torch.distributed.checkpoint"
-            )
+        if reason := refusal(tensor):
+            raise ConfigError(f"a tensor of the state cannot be saved: {reason}")
         plain = tensor.detach()
-        if tensor.is_meta:
-            raise ConfigError("a tensor of the state has no data (it is on the device 'meta')")
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
             made = plain.cpu().clone()
         else:
@@ -142,15 +142,30 @@ class _Taking:
         return self.storages[key]
 
 
+def _deep_copy(value: Any) -> Any:
+    """Copy something that is neither tensor nor plain, by whatever code of its own it has."""
+    try:
+        return copy.deepcopy(value)
+    except Exception as error:
+        reason = first_line(error) or type(error).__name__
+        raise ConfigError(f"a {type(value).__name__} of the state cannot be copied: {reason}") from error
+
+
 def tensors_of(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     """Return the tensors of a state by the way to them, as in `layer.weight`; those in lists by their number."""
     found: dict[str, torch.Tensor] = {}
-    if isinstance(state, torch.Tensor):
-        return {prefix: state}
-    inner = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list | tuple) else ()
-    for key, value in inner:
-        found |= tensors_of(value, f"{prefix}.{key}" if prefix else str(key))
+    _find_tensors(state, prefix, found)
     return found
+
+
+def _find_tensors(state: Any, prefix: str, found: dict[str, torch.Tensor]) -> None:
+    """Add the tensors of a state to those that were found."""
+    if isinstance(state, torch.Tensor):
+        found[prefix] = state
+    elif isinstance(state, Mapping | list | tuple) and not is_plain(state):
+        for key, value in state.items() if isinstance(state, Mapping) else enumerate(state):
+            if type(value) not in PLAIN and not (type(value) is list and is_plain(value)):
+                _find_tensors(value, f"{prefix}.{key}" if prefix else str(key), found)
 
 
 def storages_of(state: Any) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ckptsync import names
-from ckptsync.errors import ConfigError
+from ckptsync.errors import CkptsyncError, ConfigError
 from ckptsync.events import Event
 from ckptsync.manager import CheckpointManager
 from ckptsync.policy import LatestN
@@ -103,8 +103,9 @@ def test_a_check_that_breaks_down_is_no_verdict(make: Make) -> None:
 
     with make(validate=broken) as manager:
         manager.save(1, n={"n": 1})
-        with pytest.raises(KeyError, match="n"):
+        with pytest.raises(CkptsyncError, match="broke down, and there is no verdict: KeyError: 'n'") as caught:
             manager.wait()
+        assert isinstance(caught.value.__cause__, KeyError)
         assert manager.restore(n={}) == 2
         assert not names.all_aliases(manager._run.catalog)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -18,6 +19,7 @@ from ckptsync.integrations.dcp import RunWriter
 from ckptsync.manager import CheckpointManager
 from ckptsync.run import open_run
 from ckptsync.state import fit
+from ckptsync.state import loading as fit_in_loading
 from ckptsync.state.fit import Preflight
 from ckptsync.state.loading import preflight
 
@@ -101,7 +103,7 @@ def test_what_fits_loads(look: Look) -> None:
         ),
         (
             {"optimizer": torch.optim.AdamW(torch.nn.Linear(3, 2).parameters())},
-            "state of parameter 3 there, and 2 parameters here",
+            "its group 0 has 4 parameters there, and 2 here",
         ),
         ({"scheduler": {}}, "it has no item 'scheduler'"),
         ({"model": 5}, "cannot take a state"),
@@ -151,19 +153,67 @@ def test_another_dtype_is_converted_and_said_once(make: Make, events: list[Event
 
 
 @pytest.mark.usefixtures("saved")
-@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter:UserWarning")  # no other device is here
 def test_other_versions_processes_and_devices_are_said_once_each(
     make: Make, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved_with = torch.__version__
+    saved_with, looked = torch.__version__, fit.told_at
+    monkeypatch.setattr(  # no other device is here
+        fit_in_loading, "told_at", lambda *args: msgspec.structs.replace(looked(*args), devices=("cuda",))
+    )
     monkeypatch.setattr(fit.torch, "__version__", "9.8.7")
     monkeypatch.setattr(fit, "processes", lambda: 4)
     with make() as manager:
-        manager.restore(model=model().to("meta"), only=["model"])
+        manager.restore(model=model(), only=["model"])
     versions, devices, processes = notices(events)
     assert versions.endswith(f"was saved with torch {saved_with}, and is loaded with torch 9.8.7")
-    assert devices.endswith("was saved from cpu, and is loaded to meta")
+    assert devices.endswith("was saved from cuda, and is loaded to cpu")
     assert processes.endswith("was saved by a job of 1 processes, and is loaded by one of 4")
+
+
+class Telling(torch.nn.Module):
+    """A module with a state of its own, of so many bytes, as TransformerEngine's have."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.zeros(self.size, dtype=torch.uint8)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.size = len(state)
+
+
+def test_a_state_of_a_modules_own_may_be_of_another_size(make: Make, look: Look) -> None:
+    with make() as manager:
+        manager.save(1, model=torch.nn.Sequential(Telling(5)))
+    theirs = torch.nn.Sequential(Telling(0))
+    assert look(model=theirs).verdict == "loads"
+    with make() as manager:
+        manager.restore(model=theirs)
+    assert theirs[0].size == 5
+
+
+@pytest.mark.usefixtures("saved")
+def test_nothing_is_loaded_to_where_there_is_no_memory(look: Look) -> None:
+    bare = model().to("meta")
+    assert "item 'model' does not fit: 0.weight is on the device 'meta' here" in str(look(model=bare))
+    assert "'optimizer' does not fit: its parameters have no memory" in str(
+        look(optimizer=torch.optim.AdamW(bare.parameters()))
+    )
+
+
+@pytest.mark.usefixtures("saved")
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([], "item 'progress' does not fit: it is a dict there, and a list here"),
+        (torch.zeros(3), "item 'progress' does not fit: it is a dict there, and a tensor [3] here"),
+        ({"samples": torch.nn.Linear(1, 1)}, "item 'progress.samples' does not fit: bias is absent there and [1] here"),
+    ],
+)
+def test_what_is_of_another_kind_is_known_before(look: Look, given: Any, reason: str) -> None:
+    assert reason in str(look(progress=given))
 
 
 @pytest.mark.usefixtures("saved")
