@@ -73,9 +73,10 @@ class CheckpointManager:
                 restore takes what is there when that is the newest. None does without.
             local_keep: so many of the newest snapshots stay there when they are durable, 1 or more.
             validate: called in a thread with each snapshot, once it is committed and was fetched again: its items by name, as they were
-                saved (state dictionaries, on the CPU). True and None mean that all is well, which makes the snapshot the one called
-                `validated`; False or text, or an AssertionError, that it is not, and `latest` passes it over from then on. Any other
-                exception is no verdict, and is raised by the next call. Let it draw random numbers from a generator of its own.
+                saved (state dictionaries, on the CPU). None, and whatever is true, mean that all is well, which makes the snapshot the one
+                called `validated`; text, whatever is false, and an AssertionError, that it is not, and `latest` passes it over from then on.
+                Any other exception is no verdict, and the cause of a CkptsyncError that the next call raises. Let it draw random numbers from
+                a generator of its own.
             config: None resolves environment, TOML file and defaults.
             observer: told of everything that happens, in whatever thread it does.
 
@@ -222,8 +223,8 @@ class CheckpointManager:
             map_location: as in `torch.load`.
             weights_only: as in `torch.load`: False lets a pickle run whatever code it names.
             fallback: with `latest`, take the next older snapshot when one is damaged or quarantined.
-            items: by the names they were saved under: what has a `load_state_dict`, or a dictionary or list, which then has the
-                content that was saved, or a `pathlib.Path`, at which the file or directory then stands that was saved as one. What stood
+            items: by the names they were saved under: what has a `load_state_dict`, dictionaries, lists and tuples of such; a dictionary,
+                list or tensor, which then has the content that was saved; or a `pathlib.Path`, at which the file or directory then stands that was saved as one. What stood
                 there before and is in no snapshot is kept beside it.
 
         Returns:
@@ -234,8 +235,9 @@ class CheckpointManager:
             ConfigError: what was saved does not fit what was given; nothing was changed.
             IntegrityError: every snapshot tried was bad; nothing was changed.
             StoreError: the bucket failed for good; nothing was changed.
+            CkptsyncError: a `load_state_dict` failed; what is named was changed.
         """
-        from ckptsync.state.loading import fetched, paths_of, put, states_in  # noqa: PLC0415  torch is an extra
+        from ckptsync.state.loading import fetched, paths_of, put, states_in, wanted  # noqa: PLC0415  torch is an extra
 
         def bring(run: Run, manifest: Manifest) -> dict[str, Any]:
             found = fetched(run, manifest, items, only)
@@ -244,6 +246,7 @@ class CheckpointManager:
             return states
 
         self._check_usable()
+        wanted(items, only)  # also where there is nothing to restore yet
         self.wait()
         begun_s = self._run.clock.monotonic()
         try:
