@@ -49,14 +49,14 @@ class AtMostOverhead(Joinable):
 
     def is_due(self, moment: Moment) -> bool:
         """Return whether the last save is paid for, and over; the first is due at once, to learn what one costs."""
-        if moment.stall_s is None or moment.upload_s is None:
-            return True
-        return moment.since_s >= max(moment.stall_s * 100 / self.percent, moment.upload_s)
+        return _is_over(moment) and moment.since_s >= (moment.stall_s or 0.0) * 100 / self.percent
 
 
 @dataclass(frozen=True, slots=True)
 class YoungDaly(Joinable):
     """Saves as often as loses least time, to saves and to interruptions together: every sqrt(2 x stall x mtbf) seconds.
+
+    It waits longer while a save is under way: the loop waits for none.
 
     Sources: Young, "A first order approximation to the optimum checkpoint interval", CACM 17(9), 1974; Daly, "A higher order
     estimate of the optimum checkpoint interval for restart dumps", FGCS 22(3), 2006.
@@ -75,7 +75,10 @@ class YoungDaly(Joinable):
 
     def is_due(self, moment: Moment) -> bool:
         """Return whether the interval is over, and the last save; the first is due at once, to learn what one costs."""
-        if moment.stall_s is None or moment.upload_s is None:
-            return True
         mtbf_s = self.mtbf_s or moment.mtbf_s or self.unknown_s
-        return moment.since_s >= max(math.sqrt(2 * moment.stall_s * mtbf_s), moment.upload_s)
+        return _is_over(moment) and moment.since_s >= math.sqrt(2 * (moment.stall_s or 0.0) * mtbf_s)
+
+
+def _is_over(moment: Moment) -> bool:
+    """Whether the loop would not wait for the save before: none is under way, and where nobody tells, its time is over."""
+    return moment.under_way_s is None and moment.since_s >= (moment.upload_s or 0.0)

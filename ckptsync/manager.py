@@ -133,13 +133,15 @@ class CheckpointManager:
         """Return whether the policy wants a save behind a step, which was just done."""
         if self._save_policy is None:
             return True
+        since_s = self._run.clock.monotonic() - self._begun_s
         moment = Moment(
             step=step,
             saved_step=self._saved_step,
-            since_s=self._run.clock.monotonic() - self._begun_s,
+            since_s=since_s,
             stall_s=self._stall_s,
             upload_s=self._saver.upload_s,
             mtbf_s=self._mtbf_s,
+            under_way_s=since_s if self._saver.is_busy else None,
         )
         return self._save_policy.is_due(moment)
 

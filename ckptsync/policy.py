@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -38,6 +38,7 @@ class Moment:
         stall_s: seconds that the last save kept the loop waiting; None before the first.
         upload_s: seconds from the beginning of the last save to its commit; None before the first.
         mtbf_s: mean seconds between the interruptions of this run; None when too little is known.
+        under_way_s: seconds since the save that is under way began; None when none is.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Moment:
     stall_s: float | None = None
     upload_s: float | None = None
     mtbf_s: float | None = None
+    under_way_s: float | None = None
 
 
 class SavePolicy(Protocol):
@@ -119,7 +121,10 @@ class Joinable:
     __slots__ = ()
 
     def __or__(self, other: Any) -> AnyOf:
-        return AnyOf(policies=(self, other))
+        return AnyOf(policies=(self, _checked_part(other)))
+
+    def __ror__(self, other: Any) -> AnyOf:
+        return AnyOf(policies=(_checked_part(other), self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +248,60 @@ class Within(Joinable):
         """Return nothing: whether one is kept has nothing to do with the others."""
         del candidates, now_s
         return set()
+
+
+def checked_save(policy: SavePolicy | None) -> SavePolicy | None:
+    """Return what says when to save, as it is.
+
+    Raises:
+        ConfigError: it, or a part of it, does not.
+    """
+    _check(policy, "save", "is_due", "says when to save", "EveryNSteps(100)")
+    return policy
+
+
+def checked_keep(policy: KeepPolicy | None) -> KeepPolicy | None:
+    """Return what says which snapshots stay, as it is.
+
+    Raises:
+        ConfigError: it, or a part of it, does not.
+    """
+    _check(policy, "keep", "keeps", "says what stays", "LatestN(3)")
+    return policy
+
+
+def _check(policy: object, argument: str, method: str, does: str, example: str) -> None:
+    """Refuse what is no such policy, at once and not amid the training; of those that are joined, each is looked at."""
+    if policy is None:
+        return
+    for part in _parts(policy):
+        if isinstance(part, type):
+            raise ConfigError(f"{argument} is the class {part.__name__}, not a value of it, as {example} is")
+        if not callable(getattr(part, method, None)):
+            where = argument if part is policy else f"a part of {argument}"
+            raise ConfigError(f"{where} is {part!r}; it must be a policy that {does}, as {example}")
+
+
+def _parts(policy: object) -> Iterator[object]:
+    """What a policy is joined of; itself when it is one alone."""
+    if isinstance(policy, AnyOf):
+        for part in policy.policies:
+            yield from _parts(part)
+    else:
+        yield policy
+
+
+def _checked_part(part: object) -> object:
+    """Return what is to be joined with a policy.
+
+    Raises:
+        ConfigError: it is no policy.
+    """
+    if isinstance(part, type):
+        raise ConfigError(f"{part.__name__} is a class; join values of it with |, as LatestN(3) | EveryNSteps(100)")
+    if not any(callable(getattr(part, method, None)) for method in ("is_due", "keeps")):
+        raise ConfigError(f"{part!r} is no policy; join policies with |, as LatestN(3) | EveryNSteps(100)")
+    return part
 
 
 def _at_least_one(name: str, n: int) -> None:

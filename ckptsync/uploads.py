@@ -16,7 +16,7 @@ from ckptsync.config import Config
 from ckptsync.errors import ConfigError, NotDurableError
 from ckptsync.events import Observer
 from ckptsync.goodput import Goodput
-from ckptsync.policy import KeepPolicy
+from ckptsync.policy import KeepPolicy, checked_keep
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.layout import checked_step
@@ -77,7 +77,7 @@ class Uploads:
         if busy not in {"wait", "skip"}:
             raise ConfigError(f"busy is {busy!r}; it must be 'wait' or 'skip'")
         self.busy = busy
-        self._url, self._keep, self._config, self._observer = run, keep, config, observer
+        self._url, self._keep, self._config, self._observer = run, checked_keep(keep), config, observer
         self._exits = ExitStack()
         self._opened: Run | None = None
         self._tenure = Tenure()

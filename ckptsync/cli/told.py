@@ -27,7 +27,8 @@ def told(report: Report) -> dict[str, str]:
         "time": f"{duration(share.wall_s)}{stalled}, {duration(share.lost_s)} lost to interruptions",
         "goodput": "" if share.percent is None else f"{share.percent:.1f} % of the time went into training",
         "pace": "" if share.step_s is None else f"{duration(share.step_s)} a step, saves included",
-        "interruptions": f"{len(report.interruptions)}, {count(lost_steps, 'step')} known to be lost",
+        "interruptions": f"{len(report.interruptions) + report.interruptions_unseen}, {count(lost_steps, 'step')} known to be lost"
+        + (f"; {report.interruptions_unseen} left no snapshot to tell of them" if report.interruptions_unseen else ""),
         "RPO": ("" if exposure.now_s is None else f"{duration(exposure.now_s)} now")
         + ("" if exposure.median_s is None else f", mostly {duration(exposure.median_s)}")
         + worst,

@@ -101,7 +101,7 @@ def _place(manifest: Manifest, item: str | None, suffixes: tuple[str, ...]) -> P
             return Place(paths[0], ())
         if not paths:
             raise ConfigError(f"snapshot {manifest.snapshot} has no file that ends in {' or '.join(suffixes)}")
-        raise ConfigError(f"snapshot {manifest.snapshot} has {_list(paths)}; say which, as in item={_item(paths[0])!r}")
+        raise ConfigError(f"snapshot {manifest.snapshot} has {_list(paths)}; say which item, as in {_item(paths[0])}")
     for path in sorted(paths, key=len, reverse=True):
         for name in (path, _item(path)):
             if item == name:

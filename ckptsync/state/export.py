@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,12 +12,13 @@ from ckptsync.errors import ConfigError
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.state import contents, safetensors
-from ckptsync.state.staging import tensors_of
 from ckptsync.transfer.appearing import appearing
 from ckptsync.verbs.export import Exported, exported
 from ckptsync.verbs.ladder import newest_good
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+_Way = tuple[object, ...]
+"""Keys that lead to something in a state."""
 
 
 def export_weights(
@@ -46,7 +48,7 @@ def export_weights(
     Raises:
         NoSnapshotError: there is none, or not the one asked for.
         IntegrityError: every snapshot tried was bad, or the item cannot be read.
-        ConfigError: an argument cannot be used, the item is not there, or holds no tensor, or more than plain values.
+        ConfigError: an argument cannot be used, the item is not there, is one tensor, holds none, two of one name, or more than plain values.
         DiskError: the disk is full or read-only.
         StoreError: the bucket failed for good.
     """
@@ -59,7 +61,9 @@ def export_weights(
         nonlocal written
         content = contents.fetched(reading, manifest, item)
         fetched_bytes = len(content.data)
-        tensors = _renamed(tensors_of(content.read(map_location="cpu")), content.place.name, strip_prefix)
+        tensors = _renamed(
+            _named(content.read(map_location="cpu"), content.place.name), content.place.name, strip_prefix
+        )
         del content  # the tensors may be copies
         about = {"format": "pt", "ckptsync.snapshot": manifest.snapshot}  # transformers refuses a file without a format
         wanted = getattr(torch, dtype) if dtype else None
@@ -71,6 +75,35 @@ def export_weights(
 
     reached = newest_good(run, snapshot, fallback=fallback, use=write)
     return exported(reached, out, files=1, tensors=written, seconds=run.clock.monotonic() - begun_s)
+
+
+def _named(state: Any, name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a state by the way to them, as in `layer.weight`.
+
+    Raises:
+        ConfigError: it is a tensor itself, which has no name, or two would have one name.
+    """
+    if isinstance(state, torch.Tensor):
+        raise ConfigError(f"{name} is one tensor; name the item that holds it, without the last key")
+    found: dict[str, tuple[_Way, torch.Tensor]] = {}
+    for way, tensor in _ways(state):
+        key = ".".join(str(part) for part in way)
+        if key in found:
+            first, second = ("".join(f"[{part!r}]" for part in one) for one in (found[key][0], way))
+            raise ConfigError(
+                f"two tensors of {name} would both be named {key}: {first} and {second}; name a part of it as the item"
+            )
+        found[key] = way, tensor
+    return {key: tensor for key, (_, tensor) in found.items()}
+
+
+def _ways(state: Any, way: _Way = ()) -> Iterator[tuple[_Way, torch.Tensor]]:
+    """Find the tensors of a state, and the keys that lead to each."""
+    if isinstance(state, torch.Tensor):
+        yield way, state
+    inner = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list | tuple) else ()
+    for key, value in inner:
+        yield from _ways(value, (*way, key))
 
 
 def _renamed(tensors: Mapping[str, torch.Tensor], name: str, prefix: str) -> dict[str, torch.Tensor]:

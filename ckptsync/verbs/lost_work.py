@@ -230,6 +230,25 @@ def interruptions(points: Sequence[Point], step_s: float | None) -> tuple[Interr
     return tuple(found)
 
 
+def unseen(points: Sequence[Point], newest_epoch: int) -> int:
+    """Return how many more times work stopped, of which no snapshot is left that shows it.
+
+    Each process of a training loop takes an epoch, and retention leaves those of some without a snapshot. Beside snapshots of
+    other programs, which take one for each save, an epoch proves nothing.
+
+    Args:
+        points: snapshots, the oldest first.
+        newest_epoch: that anybody claimed; 0 when that is not known.
+    """
+    if not points:
+        return 0
+    found = points[0].epoch - 1 if points[0].loop else 0
+    for before, after in pairwise(points):
+        if before.loop and after.loop:
+            found += max(0, after.epoch - before.epoch - 1)
+    return found + (max(0, newest_epoch - points[-1].epoch) if points[-1].loop else 0)
+
+
 def _interruption(points: Sequence[Point], number: int, step_s: float | None) -> Interruption:
     """Compare what was reached before a point with what it went on from."""
     last, after = points[number - 1], points[number]

@@ -48,6 +48,7 @@ class Report:
         unreadable: how many more there are whose manifest is damaged or of a newer format.
         processes: stretches of work, in order.
         interruptions: what came between them, and what it cost.
+        interruptions_unseen: how many more there were, of which no snapshot is left: epochs that training loops took.
         exposure: how much work a crash would have lost.
         share: where the time went.
         bill: what the service charges, an estimate.
@@ -59,6 +60,7 @@ class Report:
     unreadable: int
     processes: tuple[Process, ...]
     interruptions: tuple[Interruption, ...]
+    interruptions_unseen: int
     exposure: Exposure
     share: Share
     bill: Bill
@@ -92,10 +94,11 @@ def report(run: Run) -> Report:
             continue
         ledger.add(manifest)
         points.append(_point(listed, manifest, quarantined))
-    return reckoned(run, points[::-1], ledger, unreadable=unreadable)
+    newest_epoch = run.catalog.claims.newest_epoch()
+    return reckoned(run, points[::-1], ledger, unreadable=unreadable, newest_epoch=newest_epoch)
 
 
-def reckoned(run: Run, points: Sequence[Point], ledger: Ledger, *, unreadable: int) -> Report:
+def reckoned(run: Run, points: Sequence[Point], ledger: Ledger, *, unreadable: int, newest_epoch: int = 0) -> Report:
     """Make the report of what was read.
 
     Args:
@@ -103,6 +106,7 @@ def reckoned(run: Run, points: Sequence[Point], ledger: Ledger, *, unreadable: i
         points: snapshots, the oldest first.
         ledger: that counted them.
         unreadable: snapshots of which nothing is known.
+        newest_epoch: that anybody claimed; 0 when that is not known.
     """
     now_s = run.clock.now()
     exposed = tuple(_exposed(points))
@@ -118,6 +122,7 @@ def reckoned(run: Run, points: Sequence[Point], ledger: Ledger, *, unreadable: i
         unreadable=unreadable,
         processes=work,
         interruptions=stops,
+        interruptions_unseen=lost_work.unseen(exposed, newest_epoch),
         exposure=_exposure(exposed, now_s),
         share=lost_work.share(work, stops, step_s),
         bill=ledger.bill(sum(process.saves for process in work), at),

@@ -23,7 +23,7 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main() -> None:
-    """Train, and save every tenth step behind the loop's back."""
+    """Train, and save every tenth step and the last one behind the loop's back."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", required=True, help="where snapshots are kept: s3://, gs:// or a directory")
     parser.add_argument("--local", help="a directory on this machine's disk for the newest snapshot")
@@ -54,7 +54,7 @@ def main() -> None:
             scheduler.step()
             progress["samples"] += len(inputs)
             print(f"step {step} loss {loss.item():.6f}", flush=True)
-            if manager.should_save(step):
+            if manager.should_save(step) or step == options.steps - 1:  # the last one too
                 manager.save(step, metrics={"loss": loss.item()}, **training)
 
     content = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())

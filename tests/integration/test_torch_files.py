@@ -104,7 +104,7 @@ def test_a_manager_reads_it_and_the_other_way_round(run: str) -> None:
         manager.save(5, model=state(5)["model"], more={"n": 1})
     assert same(load(run, item="model"), state(5)["model"])
     assert load(run, item="more.n") == 1
-    with pytest.raises(ConfigError, match=r"has model\.pt, more\.pt; say which, as in item='model'"):
+    with pytest.raises(ConfigError, match=r"has model\.pt, more\.pt; say which item, as in model"):
         load(run)
     for wrong in ("nothing", "model.nothing", "model.weight.deeper"):
         with pytest.raises(ConfigError, match="has no "):

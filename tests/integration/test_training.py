@@ -85,7 +85,7 @@ def test_with_a_local_tier_on_the_same_disk_and_on_an_empty_one(url: str, manage
     assert newest[0] is not None
     assert newest[1] is not None
     assert newest[0].commit_id == newest[1].commit_id
-    assert newest[0].id.step == STEPS - 10
+    assert newest[0].id.step == STEPS - 1
 
 
 def test_a_restart_on_the_same_disk_needs_nothing_of_the_bucket_but_its_newest_manifest(

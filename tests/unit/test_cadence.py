@@ -90,6 +90,93 @@ def test_it_is_spent_though() -> None:
     assert 0.045 < (len(saved) - 1) / took_s <= 0.05
 
 
+@dataclass
+class Bucket:
+    """A loop whose saves take other times each, and that waits for the save before, as a manager's does."""
+
+    step_s: float
+    saves: list[tuple[float, float]]
+    """How long each copy and each upload takes, in turn."""
+
+    def run(self, policy: Any, steps: int, mtbf_s: float | None = None) -> list[tuple[float, float, float]]:
+        """When each save was due, what the copy took, and how long the loop waited for the save before."""
+        now_s = begun_s = done_s = 0.0
+        stall_s: float | None = None
+        upload_s: float | None = None
+        uploading_s = 0.0
+        found: list[tuple[float, float, float]] = []
+        for step in range(steps):
+            now_s += self.step_s
+            busy = now_s < done_s
+            if found and not busy:
+                upload_s = uploading_s
+            moment = Moment(
+                step=step,
+                saved_step=-1,
+                since_s=now_s - begun_s,
+                stall_s=stall_s,
+                upload_s=upload_s,
+                mtbf_s=mtbf_s,
+                under_way_s=now_s - begun_s if busy else None,
+            )
+            if policy.is_due(moment):
+                copy_s, uploading_s = self.saves[len(found) % len(self.saves)]
+                waited_s = max(0.0, done_s - now_s)
+                begun_s = now_s
+                found.append((now_s, copy_s, waited_s))
+                stall_s = waited_s + copy_s
+                now_s += stall_s
+                done_s = begun_s + uploading_s
+        return found
+
+
+_TIMES = some.lists(some.tuples(some.floats(0.001, 20), some.floats(0.01, 500)), min_size=1, max_size=6)
+
+
+@given(some.floats(0.01, 20), _TIMES, some.floats(0.1, 100))
+def test_its_share_is_kept_whatever_saves_take_and_no_save_is_waited_for(
+    step_s: float, saves: list[tuple[float, float]], percent: float
+) -> None:
+    found = Bucket(step_s, saves).run(AtMostOverhead(percent), 400)
+    assert all(waited_s == 0 for _, _, waited_s in found)
+    paid_s = sum(copy_s for _, copy_s, _ in found[:-1])  # the last is paid for by what comes behind it
+    assert paid_s <= (found[-1][0] - found[0][0]) * percent / 100 * (1 + 1e-9)
+
+
+def test_a_slow_first_upload_is_not_waited_for() -> None:
+    for policy in (AtMostOverhead(1), YoungDaly(mtbf_s=3600)):
+        first, *others = Bucket(0.1, [(0.001, 2.0)]).run(policy, 60)
+        assert first[0] == 0.1
+        assert all(due_s >= 2.0 and waited_s == 0 for due_s, _, waited_s in others)
+        assert others
+
+
+def test_an_upload_slower_than_the_last_is_not_waited_for() -> None:
+    found = Bucket(1.0, [(0.01, 2.0), (0.01, 60.0)]).run(AtMostOverhead(50), 300)
+    assert len(found) > 4
+    assert not any(waited_s for _, _, waited_s in found)
+
+
+@given(some.floats(0.01, 5), _TIMES, some.floats(1, 1e6))
+def test_young_and_daly_within_bounds(step_s: float, saves: list[tuple[float, float]], mtbf_s: float) -> None:
+    """No sooner than sqrt(2 x stall x mtbf), nor while the upload lasts, and at the first step behind both."""
+    found = Bucket(step_s, saves).run(YoungDaly(mtbf_s=mtbf_s), 400)
+    assert not any(waited_s for _, _, waited_s in found)
+    for number, ((due_s, copy_s, _), (next_s, _, _)) in enumerate(itertools.pairwise(found)):
+        least_s = max(math.sqrt(2 * copy_s * mtbf_s), saves[number % len(saves)][1])
+        assert next_s - due_s >= least_s * (1 - 1e-9)
+        assert next_s - due_s <= max(least_s, copy_s) + step_s * (1 + 1e-6)
+
+
+def test_what_was_never_saved_waits_for_what_is_under_way() -> None:
+    """An earlier process's snapshot may be on its way from the local disk."""
+    sending = Moment(step=0, saved_step=-1, since_s=5.0, under_way_s=5.0)
+    assert not AtMostOverhead(100).is_due(sending)
+    assert not YoungDaly().is_due(sending)
+    assert EveryNSteps(1).is_due(sending)
+    assert EveryNSeconds(5).is_due(sending)
+
+
 @pytest.mark.parametrize(
     ("mtbf_s", "told_s", "expected_s"), [(None, None, 3600.0), (None, 800.0, 800.0), (200.0, 800.0, 200.0)]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 import torch
 
 from ckptsync import saver as saver_module
+from ckptsync.cadence import AtMostOverhead, YoungDaly
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, NoSnapshotError, NotDurableError, StoreError
 from ckptsync.events import Event
 from ckptsync.manager import CheckpointManager
-from ckptsync.policy import EveryNSteps, LatestN
+from ckptsync.policy import EveryNSteps, LatestN, SavePolicy
 from ckptsync.run import open_run
 from ckptsync.snapshot import layout
 
@@ -373,3 +375,26 @@ def test_every_manifest_tells_what_the_loop_waited_for(make: Make, monkeypatch: 
     assert second.resumed_from.startswith("00000001-000000000010-")
     assert 0 < second.resume_s < second.running_s
     assert second.steps_redone == third.steps_redone == 15
+
+
+@pytest.mark.parametrize("policy", [AtMostOverhead(100), YoungDaly(mtbf_s=1e-9)])
+def test_policies_that_learn_are_not_due_while_a_save_is_under_way(
+    make: Make, slow: threading.Event, policy: SavePolicy
+) -> None:
+    manager = make(save=policy)
+    assert manager.should_save(0)
+    manager.save(0, n={"n": 0})
+    assert not manager.should_save(1)
+    slow.set()
+    manager.wait()
+    end_s = time.monotonic() + 30
+    while not manager.should_save(2):
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def test_policies_of_steps_are_due_whatever_is_under_way(make: Make, slow: threading.Event) -> None:
+    manager = make(save=EveryNSteps(1))
+    manager.save(0, n={"n": 0})
+    assert manager.should_save(1)
+    slow.set()

@@ -9,8 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptsync.cadence import AtMostOverhead
 from ckptsync.errors import ConfigError
-from ckptsync.policy import BestN, Candidate, EveryNSteps, KeepPolicy, LatestN, Within, relied_on, retained
+from ckptsync.policy import (
+    AnyOf,
+    BestN,
+    Candidate,
+    EveryNSteps,
+    KeepPolicy,
+    LatestN,
+    Within,
+    checked_keep,
+    checked_save,
+    relied_on,
+    retained,
+)
 from ckptsync.snapshot.layout import SnapshotId
 
 _NOW_S = 1000.0
@@ -131,3 +144,81 @@ def test_what_goes_goes_whichever_of_those_not_relied_on_is_no_good(
     dropped = data.draw(st.sets(st.sampled_from(sorted(stay - relied)))) if stay - relied else set()
     left = [one for one in found if one.id not in dropped]
     assert gone.isdisjoint(retained(policy, left, _NOW_S))
+
+
+class _OneOfTheirOwn:
+    """Needs no base class."""
+
+    def is_due(self, moment: object) -> bool:
+        del moment
+        return True
+
+
+@pytest.mark.parametrize("policy", [None, EveryNSteps(3), AtMostOverhead(1) | EveryNSteps(3), _OneOfTheirOwn()])
+def test_what_says_when_to_save_is_taken(policy: Any) -> None:
+    assert checked_save(policy) is policy
+
+
+@pytest.mark.parametrize("policy", [None, EveryNSteps(3), LatestN(3) | (Within(5) | BestN("loss", "min"))])
+def test_what_says_what_stays_is_taken(policy: Any) -> None:
+    assert checked_keep(policy) is policy
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (100, "save is 100; it must be a policy that says when to save, as EveryNSteps(100)"),
+        (LatestN(3), "save is LatestN(n=3); it must be a policy that says when to save, as EveryNSteps(100)"),
+        (EveryNSteps, "save is the class EveryNSteps, not a value of it, as EveryNSteps(100) is"),
+        (
+            EveryNSteps(3) | LatestN(3),
+            "a part of save is LatestN(n=3); it must be a policy that says when to save, as EveryNSteps(100)",
+        ),
+    ],
+)
+def test_what_does_not_say_when_to_save_is_refused(policy: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        checked_save(policy)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (3, "keep is 3; it must be a policy that says what stays, as LatestN(3)"),
+        (LatestN, "keep is the class LatestN, not a value of it, as LatestN(3) is"),
+        (
+            AtMostOverhead(1),
+            "keep is AtMostOverhead(percent=1); it must be a policy that says what stays, as LatestN(3)",
+        ),
+        (AnyOf((LatestN(3), BestN)), "keep is the class BestN, not a value of it, as LatestN(3) is"),
+        (
+            LatestN(3) | AtMostOverhead(1),
+            "a part of keep is AtMostOverhead(percent=1); it must be a policy that says what stays, as LatestN(3)",
+        ),
+    ],
+)
+def test_what_does_not_say_what_stays_is_refused(policy: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        checked_keep(policy)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda: LatestN(3) | BestN,
+        lambda: LatestN | BestN("loss", "min"),
+        lambda: LatestN(3) | 5,
+        lambda: 5 | LatestN(3),
+    ],
+)
+def test_only_policies_are_joined(join: Any) -> None:
+    with pytest.raises(ConfigError, match=r"join (values of it|policies) with \|"):
+        join()
+
+
+def test_ones_of_their_own_are_joined_from_either_side() -> None:
+    own = _OneOfTheirOwn()
+    assert (own | EveryNSteps(3)).policies == (own, EveryNSteps(3))
+    assert (EveryNSteps(3) | own).policies == (EveryNSteps(3), own)

@@ -110,3 +110,30 @@ def test_weights_without_torch_say_what_to_install(call: Call, weights: Path, mo
     monkeypatch.setitem(__import__("sys").modules, "ckptsync.state.export", None)
     assert "pip install 'ckptsync[torch]'" in call("export", weights, "it.safetensors", exit_code=2).stderr
     call("export", weights, "it.tar")
+
+
+def test_two_tensors_of_one_name_are_refused_by_name(call: Call) -> None:
+    state = {"a": {"b": torch.zeros(1)}, "a.b": torch.ones(1)}
+    save({"nest": state}, f"{Path('twice').absolute().as_uri()}@1")
+    said = call("export", "twice", "it.safetensors", "--item", "state.nest", exit_code=2).stderr
+    assert "two tensors of state.pt.nest would both be named a.b: ['a']['b'] and ['a.b']" in said
+    assert not Path("it.safetensors").exists()
+    call("export", "twice", "it.safetensors", "--item", "state.nest.a")
+    assert safetensors.torch.load_file("it.safetensors")["b"].item() == 0
+
+
+def test_one_tensor_is_no_item(call: Call, weights: Path) -> None:
+    said = call("export", weights, "it.safetensors", "--item", "state.model.module.a", exit_code=2).stderr
+    assert "has no 'module' where" in said
+    save({"weight": torch.zeros(1)}, f"{Path('flat').absolute().as_uri()}@1")
+    said = call("export", "flat", "it.safetensors", "--item", "state.weight", exit_code=2).stderr
+    assert "state.pt.weight is one tensor; name the item that holds it, without the last key" in said
+
+
+def test_who_must_choose_is_told_how_in_words_for_all(call: Call, source: Path) -> None:
+    for name in ("deep.pt", "flat.pt"):
+        torch.save({"w": torch.zeros(1)}, source / name)
+    call("save", source, "several", "--step", 1)
+    said = call("export", "several", "it.safetensors", exit_code=2).stderr
+    assert "say which item, as in" in said
+    assert "item=" not in said

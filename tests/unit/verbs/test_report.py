@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
+from ckptsync.cli.told import told
 from ckptsync.config import Config, Prices
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout
@@ -278,3 +279,32 @@ def test_a_process_that_came_back_under_the_same_number_is_another(job: Job, run
     job.commit(1, 20, 100, loop=loop(2, 90))
     job.commit(2, 15, 200, loop=loop(3, running_s))
     assert [stop.kind for stop in job.report().interruptions] == [kind]
+
+
+def test_interruptions_that_left_no_snapshot_are_counted_by_epochs(job: Job) -> None:
+    """Two were killed before the first that is left, one between, and one is at work behind the last."""
+    job.commit(3, 30, 100, loop=loop(1, 10))
+    job.commit(5, 50, 200, loop=loop(1, 10))
+    while job.run.catalog.claims.claim().epoch < 6:
+        pass
+    found = job.report()
+    assert (len(found.interruptions), found.interruptions_unseen) == (1, 4)
+    assert "interruptions" in (facts := told(found))
+    assert facts["interruptions"].startswith("5, ")
+    assert facts["interruptions"].endswith("; 4 left no snapshot to tell of them")
+
+
+def test_epochs_of_programs_that_take_one_for_each_save_prove_nothing(job: Job) -> None:
+    job.commit(3, 30, 100)
+    job.commit(7, 70, 200)
+    job.commit(9, 90, 300, host="b")
+    assert job.report().interruptions_unseen == 0
+
+
+def test_where_all_snapshots_are_left_nothing_is_unseen(job: Job) -> None:
+    for epoch in (1, 2, 3):
+        assert job.run.catalog.claims.claim().epoch == epoch
+        job.commit(epoch, 10 * epoch, 100 * epoch, loop=loop(1, 10))
+    found = job.report()
+    assert (len(found.interruptions), found.interruptions_unseen) == (2, 0)
+    assert "left no snapshot" not in told(found)["interruptions"]
