@@ -16,7 +16,7 @@ from ckptsync.config import Config
 from ckptsync.errors import ConfigError, DiskError, NoSnapshotError, StoreError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.goodput import Goodput
-from ckptsync.policy import KeepPolicy, Moment, SavePolicy
+from ckptsync.policy import KeepPolicy, Moment, SavePolicy, checked_keep, checked_save
 from ckptsync.run import Run, open_run
 from ckptsync.saver import Busy, Job, Saver, checked_busy
 from ckptsync.snapshot.layout import SnapshotId, checked_step
@@ -83,7 +83,7 @@ class CheckpointManager:
         Raises:
             ConfigError: an argument cannot be used.
         """
-        busy = checked_busy(busy)
+        busy, save, keep = checked_busy(busy), checked_save(save), checked_keep(keep)
         if validate is not None and not callable(validate):
             raise ConfigError(f"validate is {validate!r}; it must be a function of a snapshot's items")
         if local_keep < 1:
@@ -248,6 +248,8 @@ class CheckpointManager:
             return states
 
         self._check_usable()
+        if not items:
+            raise ConfigError("nothing to restore was given; name it, as in restore(model=model, optimizer=optimizer)")
         wanted(items, only)  # also where there is nothing to restore yet
         self.wait()
         begun_s = self._run.clock.monotonic()

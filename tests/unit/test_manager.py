@@ -398,3 +398,17 @@ def test_policies_of_steps_are_due_whatever_is_under_way(make: Make, slow: threa
     manager.save(0, n={"n": 0})
     assert manager.should_save(1)
     slow.set()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"save": 100}, "save"), ({"save": LatestN(3)}, "save"), ({"keep": 3}, "keep"), ({"keep": EveryNSteps}, "keep")],
+)
+def test_what_is_no_policy_is_refused_at_once(make: Make, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        make(**options)
+
+
+def test_nothing_to_restore_is_refused(make: Make) -> None:
+    with make() as manager, pytest.raises(ConfigError, match="nothing to restore"):
+        manager.restore()

@@ -16,6 +16,6 @@ from ckptsync.uploads import Uploads
 
 @pytest.mark.parametrize("keep", [3, LatestN, AtMostOverhead(1)])
 def test_what_does_not_say_what_stays_is_refused_at_once(tmp_path: Path, keep: Any) -> None:
-    with pytest.raises(ConfigError, match="^keep is "):
+    with pytest.raises(ConfigError, match=r"^keep is "):
         Uploads(tmp_path / "run", keep=keep, busy="wait", config=None, observer=log_observer)
     assert not (tmp_path / "run").exists()
