@@ -259,7 +259,7 @@ def test_ordinary_values_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "ordered": OrderedDict(a=1),
         "python": random.getstate(),
         "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10).state_dict(),
-        "steps": torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5]).state_dict(),
+        "steps": torch.optim.lr_scheduler.StepLR(optimizer, 3).state_dict(),
         "nested": {"a": [{"b": None}]},
     }
     saved = {**values, "rng": torch.get_rng_state()}
