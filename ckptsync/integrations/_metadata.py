@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint import filesystem
+from torch.distributed.checkpoint import metadata as torch_metadata
 from torch.distributed.checkpoint.metadata import Metadata
 
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
@@ -30,34 +35,99 @@ def metadata_of(run: Run, manifest: Manifest) -> Metadata:
         raise ConfigError(f"snapshot {manifest.snapshot} was not saved by torch.distributed.checkpoint") from error
     try:
         metadata = _Unpickler(io.BytesIO(content)).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError) as error:
+    except Exception as error:  # a crafted pickle raises what it likes
         raise IntegrityError(f"{METADATA} of {manifest.snapshot} cannot be read: {error}") from error
     if not isinstance(metadata, Metadata):
         raise IntegrityError(f"{METADATA} of {manifest.snapshot} is no metadata but {type(metadata).__name__}")
     return metadata
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads metadata, and nothing that could run code: a snapshot may have been written by a stranger."""
+class _Sealed(type):
+    """A class that stands for another, so that a pickle which means to change that one changes nothing."""
 
-    _modules = ("torch.distributed.checkpoint.metadata",)
-    _names = frozenset(
-        {
-            ("torch", "Size"),
-            ("torch", "device"),
-            ("torch._utils", "_get_dtype"),
-            ("torch.serialization", "_get_layout"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
-            ("collections", "OrderedDict"),
-            ("builtins", "set"),
-            ("builtins", "frozenset"),
-        }
+    def __setattr__(cls, name: str, value: object) -> None:
+        """Refuse."""
+        raise pickle.UnpicklingError(f"it changes {cls.__name__}, which no metadata does")
+
+
+def _stands_for(made: Callable[..., Any], name: str) -> Any:
+    """Return a class that can be called, or made objects of, and nothing else."""
+    return _Sealed(name, (), {"__slots__": (), "__new__": lambda _, *args: made(*args)})
+
+
+class _Encoding:
+    """Equals one member of an enumeration. The member itself could be changed for all of the process."""
+
+    __slots__ = ("_member",)
+
+    def __init__(self, number: int) -> None:
+        self._member = torch_metadata._MEM_FORMAT_ENCODING(number)  # noqa: SLF001  what the pickle names
+
+    def __eq__(self, other: object) -> bool:
+        """As the member."""
+        return other is self._member
+
+    def __hash__(self) -> int:
+        """As the member."""
+        return hash(self._member)
+
+
+def _path(*parts: str) -> str:
+    """The path a `FileSystemWriter` wrote to. Nothing reads it, and a path of another system could not be made."""
+    return "/".join(str(part) for part in parts)
+
+
+def _known() -> dict[tuple[str, str], Any]:
+    """All that metadata is made of, by module and name; what this torch lacks is left out."""
+    known: dict[tuple[str, str], Any] = {
+        ("torch", "Size"): torch.Size,
+        ("torch", "device"): torch.device,
+        ("collections", "OrderedDict"): OrderedDict,
+        ("builtins", "set"): set,
+        ("builtins", "frozenset"): frozenset,
+        (torch_metadata.__name__, "_MEM_FORMAT_ENCODING"): _stands_for(_Encoding, "_MEM_FORMAT_ENCODING"),
+    }
+    for module in ("pathlib", "pathlib._local"):
+        for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
+            known[module, name] = _stands_for(_path, name)
+    values = (
+        (torch_metadata, _VALUES),
+        (filesystem, ("_StorageInfo", "_StoragePrefix")),
     )
+    for found, names in values:
+        for name in names:
+            cls = vars(found).get(name)
+            if isinstance(cls, type) and cls.__module__ == found.__name__:
+                known[found.__name__, name] = _stands_for(partial(object.__new__, cls), name)
+    if layout := vars(torch.serialization).get("_get_layout"):
+        known["torch.serialization", "_get_layout"] = _stands_for(layout, "_get_layout")
+    return known
+
+
+_VALUES = (
+    "Metadata",
+    "MetadataIndex",
+    "TensorStorageMetadata",
+    "BytesStorageMetadata",
+    "ChunkStorageMetadata",
+    "TensorProperties",
+    "StorageMeta",
+)
+_KNOWN = _known()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads metadata, and nothing that could run code: a snapshot may have been written by a stranger.
+
+    A pickle may call what it names, and set attributes of it. So it is given no function or class that code could be made
+    with, and none that belongs to the process and could be changed: classes are stood for, and the rest cannot be changed.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a class that metadata is made of."""
-        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.layout)
-        if not (dtype or (module, name) in self._names or (module in self._modules and "." not in name)):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no metadata needs")
-        return super().find_class(module, name)
+        """Return what metadata is made of."""
+        if (known := _KNOWN.get((module, name))) is not None:
+            return known
+        found = vars(torch).get(name) if module == "torch" else None
+        if isinstance(found, torch.dtype | torch.layout):
+            return found
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no metadata needs")

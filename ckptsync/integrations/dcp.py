@@ -17,7 +17,7 @@ import os
 import pickle
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ from ckptsync.errors import ConfigError, IntegrityError
 from ckptsync.events import Observer, log_observer
 from ckptsync.goodput import Goodput
 from ckptsync.integrations._metadata import METADATA, metadata_of
+from ckptsync.integrations._shards import ShardFile
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.manifest import Manifest, checked_meta, copied_metrics
@@ -57,6 +58,8 @@ from ckptsync.verbs.lease import Leases
 from ckptsync.verbs.ranks import DEFAULT_TIMEOUT_S, Rank, deliver_rank, save_rank
 
 _LAUNCH = uuid.uuid4().hex
+_LAUNCHES: dict[str, tuple[str, int]] = {}
+"""By run, under which launch this process as the coordinator saved last, and which step."""
 _TENURES: dict[str, Tenure] = {}
 _GOODPUTS: dict[str, Goodput] = {}
 
@@ -137,14 +140,37 @@ class RunWriter(StorageWriter):
             raise ConfigError("ranks that save without collectives do not agree on a plan; leave use_collectives on")
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Take a rank's plan as it is."""
+        """Take a rank's plan as it is.
+
+        Raises:
+            ConfigError: a tensor is sparse; nothing was sent.
+        """
+        for item in plan.items:
+            if item.tensor_data is not None and item.tensor_data.properties.layout != torch.strided:
+                layout = str(item.tensor_data.properties.layout).removeprefix("torch.")
+                raise ConfigError(
+                    f"{item.index.fqn} is {layout}, and only dense tensors are saved here; save it densely"
+                )
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Tell every rank which one it is, and under which launch all of them save."""
+        """Tell every rank which one it is, and under which launch all of them save.
+
+        Within a launch steps only rise. So a step that does not is saved under another launch, which takes the next epoch.
+
+        Raises:
+            FencedError: the step is not higher than the last one, and a newer launch or writer owns the run.
+        """
         world = len(plans)
+        with self._opened() as run:
+            launch, last = _LAUNCHES.get(run.url, (_LAUNCH, -1))
+            if self.step <= last:
+                _tenure(run).join(run.catalog.claims, launch)  # who was overtaken stays so
+                launch = uuid.uuid4().hex
+                _tenure(run).join(run.catalog.claims, launch)
+            _LAUNCHES[run.url] = launch, self.step
         return [
-            dataclasses.replace(plan, storage_data=_Share(rank, world, _LAUNCH, self.step))
+            dataclasses.replace(plan, storage_data=_Share(rank, world, launch, self.step))
             for rank, plan in enumerate(plans)
         ]
 
@@ -153,7 +179,7 @@ class RunWriter(StorageWriter):
         share = plan.storage_data
         assert isinstance(share, _Share)  # noqa: S101  the plan is `prepare_global_plan`'s
         self._share = share
-        file = _ShardFile(f"__{share.rank}_0.distcp")
+        file = ShardFile(f"__{share.rank}_0.distcp")
         for item in plan.items:
             data = planner.resolve_data(item)
             if item.type == WriteItemType.BYTE_IO:
@@ -168,14 +194,12 @@ class RunWriter(StorageWriter):
         with self._opened() as run:
             deliver_rank(
                 run,
-                joined([file.made(run)] if file.pieces else [], [], now_ns=_now_ns(run)),
+                joined([file.made(_now_ns(run))] if file.pieces else [], [], now_ns=_now_ns(run)),
                 self._rank(share, share.rank),
                 step=share.step,
                 tenure=_tenure(run),
             )
-        done: Future[list[WriteResult]] = Future()
-        done.set_result(file.results)
-        return done
+        return _done(file.results)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Add the metadata, and commit. Only the coordinator is asked to."""
@@ -220,32 +244,6 @@ class RunWriter(StorageWriter):
         return None
 
 
-class _ShardFile:
-    """The shards of one rank, one behind the other, as `FileSystemWriter` writes them."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.pieces: list[memoryview] = []
-        self.results: list[WriteResult] = []
-        self.size = 0
-        self._kept: list[torch.Tensor] = []
-
-    def add(self, index: Any, pieces: Sequence[memoryview], *, keep: torch.Tensor | None = None) -> None:
-        """Append one shard; `keep` is what its pieces are views of."""
-        length = sum(piece.nbytes for piece in pieces)
-        self.results.append(
-            WriteResult(index=index, size_in_bytes=length, storage_data=_StorageInfo(self.path, self.size, length))
-        )
-        self.pieces += pieces
-        self.size += length
-        if keep is not None:
-            self._kept.append(keep)
-
-    def made(self, run: Run) -> MemoryFile:
-        """The file."""
-        return MemoryFile.of(self.path, self.pieces, made_ns=_now_ns(run))
-
-
 class RunReader(StorageReader):
     """Loads a snapshot that was saved by any number of ranks: each fetches the parts that hold what it needs, verified before use."""
 
@@ -254,6 +252,7 @@ class RunReader(StorageReader):
         run: str | Path,
         *,
         snapshot: str | int = "latest",
+        weights_only: bool = True,
         config: Config | None = None,
         observer: Observer = log_observer,
     ) -> None:
@@ -262,6 +261,7 @@ class RunReader(StorageReader):
         Args:
             run: as for `RunWriter`.
             snapshot: an id, a step, `latest`, `best:METRIC:min|max` or an alias. Ranks read the one that the coordinator has found.
+            weights_only: as in `torch.load`, for what is no tensor; False lets a pickle run whatever code it names.
             config: None resolves environment, TOML file and defaults.
             observer: told of everything that happens.
         """
@@ -269,6 +269,7 @@ class RunReader(StorageReader):
         self.run = str(run)
         self.snapshot = str(snapshot)
         self.step: int | None = None
+        self._weights_only = weights_only
         self._config, self._observer = config, observer
         self._metadata: Metadata | None = None
         self._goodput = _goodput(self.run)
@@ -312,7 +313,12 @@ class RunReader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Fetch what this rank needs, and once all of it is good, load it."""
+        """Fetch what this rank needs, and once all of it is good, load it.
+
+        Raises:
+            ConfigError: it holds more than `weights_only` allows; nothing was loaded.
+            IntegrityError: it is not what was committed.
+        """
         assert self._metadata is not None  # noqa: S101  torch has set it up
         assert self._metadata.storage_meta is not None  # noqa: S101  `read_metadata` puts it there
         places: dict[Any, _StorageInfo] = self._metadata.storage_data
@@ -322,13 +328,16 @@ class RunReader(StorageReader):
             spans.setdefault(place.relative_path, []).append((place.offset, place.length))
         with self._reading(str(self._metadata.storage_meta.checkpoint_id)) as (run, manifest):
             contents = fetch(run, manifest, list(spans), spans=spans)
+            found: list[tuple[ReadItem, memoryview]] = []
             for item in plan.items:
                 place = places[item.storage_index]
-                _load(item, contents[place.relative_path][place.offset : place.offset + place.length], planner)
+                content = contents[place.relative_path][place.offset : place.offset + place.length]
+                unsafe = item.type == LoadItemType.BYTE_IO and self._weights_only
+                found.append((item, _safe(content, item.storage_index.fqn) if unsafe else content))
+            for item, content in found:
+                _load(item, content, planner)
             self._goodput.resumed(run.store, manifest.snapshot, manifest.id.step, self._since_s)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
+        return _done(None)
 
     @contextmanager
     def _reading(self, snapshot: str) -> Iterator[tuple[Run, Manifest]]:
@@ -343,6 +352,12 @@ class RunReader(StorageReader):
         """Tell torch that it cannot choose this reader by a path alone."""
         del checkpoint_id
         return False
+
+
+def _safe(content: memoryview, name: str) -> memoryview:
+    """Read a value without running code, and write it anew: torch's planner runs whatever a pickle names."""
+    torch.save(archive.load(content, name=name), made := io.BytesIO())
+    return made.getbuffer()
 
 
 def _load(item: ReadItem, content: memoryview, planner: LoadPlanner) -> None:
@@ -360,6 +375,13 @@ def _load(item: ReadItem, content: memoryview, planner: LoadPlanner) -> None:
         )
     target.copy_(tensor)
     planner.commit_tensor(item, target)
+
+
+def _done(result: Any) -> Future[Any]:
+    """A future that is done."""
+    done: Future[Any] = Future()
+    done.set_result(result)
+    return done
 
 
 def _goodput(run: str) -> Goodput:

@@ -11,8 +11,10 @@ A save is durable when it returns. What is loaded goes from the bucket into memo
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ckptsync import names
@@ -81,6 +83,7 @@ def save(
         StoreError: the bucket failed for good; nothing was committed.
     """
     if not _is_run(f):
+        _refuse_directory(f)
         torch.save(obj, f, *args, **kwargs)
         return None
     _refuse(args, kwargs)
@@ -122,6 +125,7 @@ def load(
         StoreError: the bucket failed for good.
     """
     if not _is_run(f):
+        _refuse_directory(f)
         return torch.load(f, map_location, *args, weights_only=weights_only, **kwargs)
     _refuse(args, kwargs)
     archive.check_device(map_location)
@@ -159,6 +163,7 @@ def save_file(
         StoreError: the bucket failed for good; nothing was committed.
     """
     if not _is_run(filename):
+        _refuse_directory(filename)
         _library().save_file(tensors, filename, metadata)
         return None
 
@@ -195,6 +200,7 @@ def load_file(
         StoreError: the bucket failed for good.
     """
     if not _is_run(filename):
+        _refuse_directory(filename)
         found: dict[str, torch.Tensor] = _library().load_file(filename, device)
         return found
     archive.check_device(device)
@@ -227,6 +233,17 @@ def preflight(f: str, *, config: Config | None = None, observer: Observer = log_
 def _is_run(f: Any) -> bool:
     """Whether something names a run rather than a file."""
     return isinstance(f, str) and "://" in f
+
+
+def _refuse_directory(f: Any) -> None:
+    """Refuse a directory where a file is meant.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if isinstance(f, str | os.PathLike) and Path(os.fsdecode(f)).is_dir():
+        url = Path(os.fsdecode(f)).absolute().as_uri()
+        raise ConfigError(f"{os.fsdecode(f)} is a directory; name a file in it, or the run as {url} or {url}@STEP")
 
 
 def _refuse(args: Any, kwargs: Mapping[str, Any]) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import random
 import subprocess
 import sys
+from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import metadata as torch_metadata
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
+from ckptsync.integrations import torch as torch_files
+from ckptsync.integrations._metadata import _VALUES, _Unpickler
 from ckptsync.integrations.dcp import METADATA, RunReader, RunWriter
 from ckptsync.run import open_run
 from ckptsync.verbs.restore import restore
@@ -162,6 +169,145 @@ def test_metadata_of_a_stranger_runs_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(IntegrityError, match=r"names posix\.system"):
         RunReader("run").read_metadata()
     assert not (tmp_path / "trapped").exists()
+
+
+MODULE = "torch.distributed.checkpoint.metadata"
+
+
+def named(module: str, name: str) -> bytes:
+    """The opcode that pushes what a module has by a name."""
+    return f"c{module}\n{name}\n".encode()
+
+
+@pytest.mark.req(35)
+@pytest.mark.parametrize(
+    "name", ["dataclass", "field", "os", "torch", "Enum", "Any", "Sequence", "StatefulT", "__builtins__"]
+)
+def test_metadata_names_nothing_that_torchs_module_merely_imports(name: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=rf"names {MODULE}\.{name}, which"):
+        _Unpickler(io.BytesIO(b"\x80\x02" + named(MODULE, name) + b".")).load()
+
+
+@pytest.mark.req(35)
+@pytest.mark.parametrize("name", [*_VALUES, "_MEM_FORMAT_ENCODING"])
+@pytest.mark.parametrize("state", [b"}X\x01\0\0\0xK\x01s", b"N}X\x01\0\0\0xK\x01s\x86"], ids=["dict", "slots"])
+def test_metadata_changes_no_class(name: str, state: bytes) -> None:
+    with pytest.raises((pickle.UnpicklingError, TypeError, AttributeError)):
+        _Unpickler(io.BytesIO(b"\x80\x02" + named(MODULE, name) + state + b"b.")).load()
+    assert not hasattr(getattr(torch_metadata, name), "x")
+
+
+@pytest.mark.req(35)
+def test_metadata_changes_no_member_and_no_function() -> None:
+    state = b"N}X\x01\0\0\0xK\x01s\x86b."
+    member = named(MODULE, "_MEM_FORMAT_ENCODING") + b"K\x00\x85R"
+    for made in (
+        member,
+        named("torch.serialization", "_get_layout"),
+        named("torch", "Size"),
+        named("torch", "float32"),
+    ):
+        with pytest.raises((pickle.UnpicklingError, TypeError, AttributeError)):
+            _Unpickler(io.BytesIO(b"\x80\x02" + made + state)).load()
+    assert not hasattr(torch_metadata._MEM_FORMAT_ENCODING(0), "x")
+    assert not hasattr(torch.serialization._get_layout, "x")
+
+
+def test_metadata_of_torchs_own_writer_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
+    state = {"w": torch.ones(3), "n": {"step": 7}}
+    dcp.save(state, storage_writer=dcp.FileSystemWriter(tmp_path / "own"), no_dist=True)
+    with open_run(tmp_path / "run") as run:
+        save(run, tmp_path / "own", step=1)
+    found = {"w": torch.zeros(3), "n": {"step": 0}}
+    dcp.load(found, storage_reader=RunReader(tmp_path / "run"), no_dist=True)
+    assert torch.equal(found["w"], torch.ones(3))  # type: ignore[arg-type]
+    assert found["n"] == {"step": 7}
+    metadata = RunReader(tmp_path / "run").read_metadata()
+    assert metadata.state_dict_metadata == dcp.FileSystemReader(tmp_path / "own").read_metadata().state_dict_metadata
+
+
+@pytest.mark.req(35)
+def test_values_of_a_stranger_run_nothing_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
+    dcp.save({"w": torch.ones(2), "step": Trap()}, storage_writer=RunWriter("run", step=1), no_dist=True)
+    found = {"w": torch.zeros(2), "step": 0}
+    with pytest.raises(CheckpointException, match=r"step holds more than tensors .* weights_only=False"):
+        dcp.load(found, storage_reader=RunReader("run"), no_dist=True)
+    assert not (tmp_path / "trapped").exists()
+    assert torch.equal(found["w"], torch.zeros(2))  # type: ignore[arg-type]
+    dcp.load(found, storage_reader=RunReader("run", weights_only=False), no_dist=True)
+    assert (tmp_path / "trapped").exists()
+
+
+def test_ordinary_values_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    values: dict[str, object] = {
+        "int": 1 << 40,
+        "float": 0.5,
+        "text": "é",
+        "none": None,
+        "bool": True,
+        "bytes": b"x",
+        "list": [1, "a", None],
+        "tuple": (1, 2.0),
+        "set": {1, 2},
+        "size": torch.Size([2, 3]),
+        "dtype": torch.bfloat16,
+        "ordered": OrderedDict(a=1),
+        "python": random.getstate(),
+        "cosine": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10).state_dict(),
+        "steps": torch.optim.lr_scheduler.StepLR(optimizer, 3).state_dict(),
+        "nested": {"a": [{"b": None}]},
+    }
+    saved = {**values, "rng": torch.get_rng_state()}
+    planner = dcp.DefaultSavePlanner(flatten_state_dict=False)
+    dcp.save(saved, storage_writer=RunWriter(tmp_path / "run", step=1), planner=planner, no_dist=True)
+    found: dict[str, object] = {**dict.fromkeys(values, 0), "rng": torch.zeros_like(torch.get_rng_state())}
+    whole = dcp.DefaultLoadPlanner(flatten_state_dict=False)
+    dcp.load(found, storage_reader=RunReader(tmp_path / "run"), planner=whole, no_dist=True)
+    assert torch.equal(whole.state_dict["rng"], saved["rng"])
+    assert {name: whole.state_dict[name] for name in values} == values
+
+
+def test_a_step_again_and_a_lower_one_take_a_new_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
+    for value, step in enumerate((4, 4, 3, 5)):
+        dcp.save({"a": torch.full((3,), value)}, storage_writer=RunWriter(tmp_path / "run", step=step), no_dist=True)
+        found, reader = {"a": torch.full((3,), -1)}, RunReader(tmp_path / "run")
+        dcp.load(found, storage_reader=reader, no_dist=True)
+        assert (found["a"].tolist(), reader.step) == ([value] * 3, step)
+    with open_run(tmp_path / "run") as run:
+        assert [(one.id.epoch, one.id.step) for one in run.catalog.listed()] == [(3, 5), (3, 3), (2, 4), (1, 4)]
+
+
+def test_who_was_overtaken_does_not_take_the_run_back_by_a_lower_step(run: str, state: dict[str, object]) -> None:
+    with open_run(run) as opened:
+        newest = opened.catalog.claims.claim().epoch
+    for step in (9, 7, 3):
+        with pytest.raises(CheckpointException, match="now belongs to"):
+            dcp.save(state, storage_writer=RunWriter(run, step=step), no_dist=True)
+    with open_run(run) as opened:
+        assert opened.catalog.claims.newest_epoch() == newest
+
+
+def test_a_sparse_tensor_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointException, match=r"a is sparse_coo, and only dense tensors"):
+        dcp.save({"a": torch.eye(3).to_sparse()}, storage_writer=RunWriter(tmp_path / "run", step=1), no_dist=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    for act in (
+        torch_files.load,
+        torch_files.load_file,
+        partial(torch_files.save, {}),
+        partial(torch_files.save_file, {}),
+    ):
+        with pytest.raises(ConfigError, match=r"is a directory; name a file in it, or the run as file:///"):
+            act(tmp_path)
 
 
 def test_a_shard_that_ends_before_what_is_said_of_it(run: str) -> None:
