@@ -72,6 +72,16 @@ class _Encoding:
         return hash(self._member)
 
 
+_ENCODINGS = _stands_for(_Encoding, "_MEM_FORMAT_ENCODING")
+
+
+def _encoding_named(cls: object, name: str) -> _Encoding:
+    """What `getattr` is called for: the first versions of Python 3.11 write members of enumerations so."""
+    if cls is not _ENCODINGS:
+        raise pickle.UnpicklingError("it asks for an attribute, which no metadata needs")
+    return _Encoding(torch_metadata._MEM_FORMAT_ENCODING[name].value)  # noqa: SLF001  as above
+
+
 def _path(*parts: str) -> str:
     """The path a `FileSystemWriter` wrote to. Nothing reads it, and a path of another system could not be made."""
     return "/".join(str(part) for part in parts)
@@ -85,7 +95,8 @@ def _known() -> dict[tuple[str, str], Any]:
         ("collections", "OrderedDict"): OrderedDict,
         ("builtins", "set"): set,
         ("builtins", "frozenset"): frozenset,
-        (torch_metadata.__name__, "_MEM_FORMAT_ENCODING"): _stands_for(_Encoding, "_MEM_FORMAT_ENCODING"),
+        (torch_metadata.__name__, "_MEM_FORMAT_ENCODING"): _ENCODINGS,
+        ("builtins", "getattr"): _stands_for(_encoding_named, "getattr"),
     }
     for module in ("pathlib", "pathlib._local"):
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):

@@ -213,6 +213,16 @@ def test_metadata_changes_no_member_and_no_function() -> None:
     assert not hasattr(torch.serialization._get_layout, "x")
 
 
+@pytest.mark.req(35)
+def test_members_that_the_first_versions_of_python_3_11_wrote_are_read_and_no_other_attribute() -> None:
+    ask = b"\x80\x02" + named("builtins", "getattr")
+    wanted = ask + named(MODULE, "_MEM_FORMAT_ENCODING") + b"X\x15\0\0\0TORCH_PRESERVE_FORMAT\x86R."
+    assert _Unpickler(io.BytesIO(wanted)).load() == torch_metadata._MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+    for other in (named(MODULE, "Metadata"), named("torch", "Size")):
+        with pytest.raises(pickle.UnpicklingError, match="asks for an attribute"):
+            _Unpickler(io.BytesIO(ask + other + b"X\x08\0\0\0__init__\x86R.")).load()
+
+
 def test_metadata_of_torchs_own_writer_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
     state = {"w": torch.ones(3), "n": {"step": 7}}
