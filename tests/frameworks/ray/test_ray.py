@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
@@ -38,6 +39,7 @@ def _ray() -> Iterator[None]:
 
 def train(config: dict[str, Any]) -> None:
     """Count, and be killed once in the middle."""
+    os.environ.update(config["environ"])
     start, total = 0, 0.0
     resumed = Path(config["folder"], "resumed")
     with suppress(NoSnapshotError):
@@ -48,7 +50,7 @@ def train(config: dict[str, Any]) -> None:
         folder = Path(config["folder"], str(step))  # it is left alone from now on
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "state.txt").write_text(f"{step + 1} {int(total)}")
-        if step == 4 and not Path(config["killed"]).exists():
+        if step == config["kill_at"] and not Path(config["killed"]).exists():
             Path(config["killed"]).touch()
             time.sleep(1)  # until something is durable, where reports do not wait for it
             os.kill(os.getpid(), signal.SIGKILL)
@@ -60,11 +62,17 @@ def train(config: dict[str, Any]) -> None:
         )
 
 
-@pytest.mark.parametrize("mode", ["SYNC", "ASYNC"])
-def test_a_killed_worker_goes_on_from_the_bucket(tmp_path: Path, mode: str) -> None:
-    run = str(tmp_path / "bucket")
+@pytest.mark.parametrize(
+    ("url", "mode"),
+    [("directory", "SYNC"), ("directory", "ASYNC"), ("s3", "ASYNC"), ("gs", "SYNC")],
+    indirect=["url"],
+)
+def test_a_killed_worker_goes_on_from_the_bucket(tmp_path: Path, url: str, mode: str) -> None:
+    run = url
     config = {
         "run": run,
+        "environ": dict(os.environ),  # the workers were started before the bucket was there
+        "kill_at": random.Random(url).choice([3, 4]),
         "folder": str(tmp_path / "local"),
         "killed": str(tmp_path / "killed"),
         "mode": ray.train.CheckpointUploadMode[mode],
