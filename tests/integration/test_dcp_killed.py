@@ -29,7 +29,10 @@ def trained(url: str, kill_at: int | None = None) -> list[str]:
             if kill_at is not None and line.startswith(f"step {kill_at} "):
                 os.killpg(process.pid, signal.SIGKILL)
                 break
-    assert process.returncode == (0 if kill_at is None else -9)
+    if kill_at is None:  # gloo's own threads abort a process now and then that is done: its code tells nothing
+        assert lines[-1].startswith("done ")
+    else:
+        assert process.returncode == -signal.SIGKILL
     return lines
 
 
