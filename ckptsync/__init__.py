@@ -9,7 +9,6 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from ckptsync.api import history, latest, restore, save
-    from ckptsync.config import Config
     from ckptsync.errors import (
         CkptsyncError,
         ConfigError,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
         StoreError,
     )
     from ckptsync.manager import CheckpointManager
+    from ckptsync.options import Config
     from ckptsync.policy import BestN, EveryNSeconds, EveryNSteps, LatestN, Within
     from ckptsync.verbs.ranks import Rank
 
@@ -47,7 +47,7 @@ __all__ = [
 
 _HOMES = {
     "ckptsync.api": ("history", "latest", "restore", "save"),
-    "ckptsync.config": ("Config",),
+    "ckptsync.options": ("Config",),
     "ckptsync.errors": (
         "CkptsyncError",
         "ConfigError",

@@ -9,9 +9,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
+from ckptsync.options import Config
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Manifest

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError, IncompleteError, NoSnapshotError, NotDurableError
 from ckptsync.events import Event, Kind, Observer, log_observer
+from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
 from ckptsync.transfer.held import HeldTree, chosen, hold
 from ckptsync.transfer.memory_source import MemoryFile

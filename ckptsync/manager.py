@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError, DiskError, NoSnapshotError, StoreError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.goodput import Goodput
+from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy, Moment, SavePolicy, checked_keep, checked_save
 from ckptsync.run import Run, open_run
 from ckptsync.saver import Busy, Job, Saver, checked_busy

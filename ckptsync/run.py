@@ -11,8 +11,9 @@ from urllib.parse import unquote, urlsplit
 
 from ckptsync.catalog import Catalog
 from ckptsync.clock import SYSTEM, Clock
-from ckptsync.config import Config, processors, resolve
+from ckptsync.config import resolve
 from ckptsync.events import Observer, log_observer
+from ckptsync.options import Config, processors
 from ckptsync.signing import read_keys
 from ckptsync.store import open_store
 from ckptsync.store.base import Store

@@ -5,9 +5,9 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from ckptsync.config import Signing
 from ckptsync.errors import ConfigError
 from ckptsync.events import Event, Kind, Observer
+from ckptsync.options import Signing
 from ckptsync.snapshot.signature import NO_KEYS, Keys, private_key, public_key
 
 _MAX_FILE_BYTES = 1 << 16

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from ckptsync.background import Background
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError, NotDurableError
 from ckptsync.events import Observer
 from ckptsync.goodput import Goodput
+from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy, checked_keep
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.cost import Loop

@@ -21,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.integrations._nodes import any_of_all, bring_folder, brought, place, said_by_owner
+from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
 from ckptsync.transfer.folders import remove_tree
 from ckptsync.uploads import Busy, Upload, Uploads

@@ -40,12 +40,12 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from ckptsync.clock import SYSTEM
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError, IntegrityError
 from ckptsync.events import Observer, log_observer
 from ckptsync.goodput import Goodput
 from ckptsync.integrations._metadata import METADATA, metadata_of
 from ckptsync.integrations._shards import ShardFile
+from ckptsync.options import Config
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.manifest import Manifest, checked_meta, copied_metrics

@@ -18,10 +18,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError, SourceChangedError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.integrations._nodes import Place, any_of_all, bring_folder, brought, meet, place
+from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, ConfigError, IntegrityError, NoSnapshotError
 from ckptsync.events import Observer, log_observer
 from ckptsync.manager import CheckpointManager
+from ckptsync.options import Config
 from ckptsync.policy import AnyOf, BestN, KeepPolicy, SavePolicy
 from ckptsync.run import open_run
 from ckptsync.saver import Busy

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptsync.api import restore, save
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
+from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
 from ckptsync.run import open_run
 from ckptsync.verbs.gc import tidy

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ckptsync import names
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
+from ckptsync.options import Config
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import ours

@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ckptsync.clock import SYSTEM, Clock
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
+from ckptsync.options import Config
 from ckptsync.store.bandwidth import Bandwidth, Capped
 from ckptsync.store.base import Store
 from ckptsync.store.throttle import Limiter, Throttled

@@ -24,7 +24,7 @@ from typing import Any
 import urllib3
 
 from ckptsync.clock import SYSTEM
-from ckptsync.config import Http
+from ckptsync.options import Http
 from ckptsync.store.bandwidth import Bandwidth
 from ckptsync.store.base import Buffer
 

@@ -14,9 +14,9 @@ import msgspec
 import tenacity
 
 from ckptsync.clock import SYSTEM, Clock
-from ckptsync.config import Retry
 from ckptsync.errors import StoreError, TransientError
 from ckptsync.events import Event, Kind, Observer, log_observer
+from ckptsync.options import Retry
 from ckptsync.store.base import Stat, Store, StoreWrapper, Tag, Upload
 
 T = TypeVar("T")

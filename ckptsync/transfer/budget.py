@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Self
 
-from ckptsync.config import Transfer
+from ckptsync.options import Transfer
 from ckptsync.snapshot.encoding import BLOCK_BYTES, packed_bound
 from ckptsync.snapshot.manifest import FileEntry
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from ckptsync.config import Transfer
 from ckptsync.errors import ConflictError, IntegrityError, NotFoundError
 from ckptsync.events import Event, Kind
+from ckptsync.options import Transfer
 from ckptsync.snapshot.digest import part_hasher, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag

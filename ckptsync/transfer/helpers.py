@@ -21,8 +21,8 @@ from typing import Protocol, Self, TypeVar
 
 import msgspec
 
-from ckptsync.config import MIB
 from ckptsync.events import Event, Kind, Observer
+from ckptsync.options import MIB
 from ckptsync.transfer.pipe import Done, Job, Report, Setup, Told, read, write
 
 SMALL_BYTES = MIB

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
-from ckptsync.config import Transfer
 from ckptsync.errors import ConflictError, IntegrityError, NotFoundError
+from ckptsync.options import Transfer
 from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag

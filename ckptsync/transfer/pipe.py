@@ -6,8 +6,8 @@ from typing import IO, TypeVar
 
 import msgspec
 
-from ckptsync.config import Config
 from ckptsync.events import Event, Kind
+from ckptsync.options import Config
 from ckptsync.snapshot.manifest import FileEntry
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import msgspec
 
-from ckptsync.config import MIB
 from ckptsync.errors import IntegrityError, NotFoundError
+from ckptsync.options import MIB
 from ckptsync.snapshot.digest import part_count, part_span
 from ckptsync.snapshot.encoding import MAX_PACKED_PART_BYTES, Encoding, Shuffle, encoding_of, packed_bound
 from ckptsync.snapshot.manifest import FileEntry

@@ -11,8 +11,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from ckptsync.config import Transfer
 from ckptsync.errors import ConflictError, IntegrityError, NotFoundError
+from ckptsync.options import Transfer
 from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Tag

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ckptsync.config import MIB, Transfer
 from ckptsync.errors import ConfigError
 from ckptsync.events import Event, Kind, Observer
+from ckptsync.options import MIB, Transfer
 from ckptsync.snapshot.digest import part_count
 from ckptsync.snapshot.layout import SnapshotId, data_key
 from ckptsync.store.base import Stat, Store, Traits, Upload

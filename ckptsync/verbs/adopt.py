@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import unquote
 
-from ckptsync.config import MIB
 from ckptsync.errors import (
     ConfigError,
     ConflictError,
@@ -18,6 +17,7 @@ from ckptsync.errors import (
     SourceChangedError,
 )
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB
 from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout

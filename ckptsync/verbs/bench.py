@@ -13,9 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from ckptsync.config import MIB, Transfer
 from ckptsync.errors import ConfigError
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB, Transfer
 from ckptsync.records import this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout

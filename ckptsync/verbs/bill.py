@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ckptsync.config import Prices
+from ckptsync.options import Prices
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId, parse_snapshot_id
 from ckptsync.snapshot.manifest import Manifest

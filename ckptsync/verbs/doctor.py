@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from ckptsync.config import Config
 from ckptsync.errors import (
     CkptsyncError,
     ConfigError,
@@ -23,6 +22,7 @@ from ckptsync.errors import (
     NoSnapshotError,
     UnsupportedError,
 )
+from ckptsync.options import Config
 from ckptsync.redaction import redacted
 from ckptsync.run import Run
 from ckptsync.verbs import doctor_checks as bucket

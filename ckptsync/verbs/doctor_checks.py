@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from ckptsync.config import MIB
 from ckptsync.errors import CkptsyncError, ConflictError, DeniedError, IntegrityError, NotFoundError
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.store.base import PartTag, Upload
 from ckptsync.transfer.workers import map_tasks

@@ -10,8 +10,8 @@ from pathlib import Path
 from msgspec import UNSET, UnsetType
 
 from ckptsync import names
-from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, ConflictError, IncompleteError, ManifestError, NotFoundError, naming
+from ckptsync.options import MIB
 from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
 from ckptsync.snapshot import layout

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ckptsync.config import Config, Transfer
+from ckptsync.options import Config, Transfer
 from ckptsync.run import open_run
 from ckptsync.transfer.sampling import best_shuffle
 from ckptsync.transfer.source import scan

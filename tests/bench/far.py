@@ -19,7 +19,8 @@ from bench import processes, suite
 from bench.measure import Place, environment
 from bench.peers import Cloud
 from bench.shapes import SHAPES
-from ckptsync.config import Config, resolve
+from ckptsync.config import resolve
+from ckptsync.options import Config
 from ckptsync.run import open_run, run_on
 from ckptsync.store.base import Store, StoreWrapper
 from ckptsync.verbs.restore import restore

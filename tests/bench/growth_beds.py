@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from ckptsync.config import Config, Transfer
 from ckptsync.events import Event
+from ckptsync.options import Config, Transfer
 from ckptsync.records import this_writer
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout

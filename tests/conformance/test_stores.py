@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptsync.config import S3, Gcs, Http
+from ckptsync.options import S3, Gcs, Http
 from ckptsync.store import open_store
 from ckptsync.store.base import Store
 from ckptsync.store.fsspec import FsspecStore

@@ -33,7 +33,7 @@ TITLES = {
     "ckptsync.verbs.ranks": "Many ranks",
     "ckptsync.directory": "A directory that a framework writes",
     "ckptsync.errors": "Errors",
-    "ckptsync.config": "Configuration",
+    "ckptsync.options": "Configuration",
 }
 FURTHER = {
     "ckptsync.policy": ("Candidate", "KeepPolicy", "Moment", "SavePolicy", "AnyOf"),

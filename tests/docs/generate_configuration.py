@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from ckptsync import config
+from ckptsync import options
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
 HEAD = """\
@@ -49,10 +49,10 @@ def page() -> str:
     """The whole page."""
     groups = {
         found.name: type(found.default)
-        for found in msgspec.structs.fields(config.Config)
+        for found in msgspec.structs.fields(options.Config)
         if isinstance(found.default, msgspec.Struct)
     }
-    lines = [HEAD, "## Without a group\n", *table(config.Config, set(groups))]
+    lines = [HEAD, "## Without a group\n", *table(options.Config, set(groups))]
     for name, group in groups.items():
         summary = (group.__doc__ or "").splitlines()[0]
         lines += [f"\n## [{name}]\n\n{summary}\n", *table(group, set())]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-from ckptsync.config import MIB, Config, Retry, Transfer
 from ckptsync.errors import StoreError
+from ckptsync.options import MIB, Config, Retry, Transfer
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Provenance

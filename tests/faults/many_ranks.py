@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TypeVar
 from unittest import mock
 
-from ckptsync.config import Config, Retry, Transfer
 from ckptsync.errors import TransientError
 from ckptsync.events import Event
+from ckptsync.options import Config, Retry, Transfer
 from ckptsync.run import run_on
 from ckptsync.snapshot.manifest import Provenance
 from ckptsync.store.base import Store, StoreWrapper

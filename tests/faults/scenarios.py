@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from support.tree import fingerprint
 
 from ckptsync import names
-from ckptsync.config import Config
 from ckptsync.errors import NoSnapshotError
+from ckptsync.options import Config
 from ckptsync.policy import LatestN
 from ckptsync.run import open_run
 from ckptsync.snapshot.layout import SnapshotId

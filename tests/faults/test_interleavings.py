@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from support.tree import fingerprint
 
 from ckptsync import names
-from ckptsync.config import MIB, Config, Transfer
 from ckptsync.errors import ConflictError, FencedError, NoSnapshotError
+from ckptsync.options import MIB, Config, Transfer
 from ckptsync.policy import LatestN
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.tree import fingerprint
 
-from ckptsync.config import Config, Transfer
 from ckptsync.errors import UnsupportedError
+from ckptsync.options import Config, Transfer
 from ckptsync.run import Run, run_on
 from ckptsync.store.base import Buffer, Stat, Store, StoreWrapper
 from ckptsync.store.fsspec import FsspecStore

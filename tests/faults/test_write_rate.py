@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptsync.config import MIB, Config, Gcs, Http, Retry, Transfer
+from ckptsync.options import MIB, Config, Gcs, Http, Retry, Transfer
 from ckptsync.policy import LatestN
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout

@@ -17,9 +17,10 @@ import msgspec
 
 from ckptsync.catalog import Catalog
 from ckptsync.claims import Claim, Claims
-from ckptsync.config import Config, parse_duration, parse_size, resolve
+from ckptsync.config import parse_duration, parse_size, resolve
 from ckptsync.errors import CkptsyncError
 from ckptsync.names import Alias, read_alias
+from ckptsync.options import Config
 from ckptsync.redaction import redacted
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import decode_attempt, encode_attempt

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from fuzz.targets import TARGETS
 
-from ckptsync.config import Config, resolve
+from ckptsync.config import resolve
 from ckptsync.errors import ConfigError
+from ckptsync.options import Config
 from ckptsync.store import open_store
 from ckptsync.store.gcs import json_api, xml_api
 from ckptsync.store.gcs.errors import UNREADABLE, read_refusal

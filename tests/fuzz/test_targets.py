@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.scripted_s3 import HTTP, Says, Service
 
-from ckptsync.config import S3
 from ckptsync.errors import CkptsyncError
+from ckptsync.options import S3
 from ckptsync.store.base import Upload
 from ckptsync.store.s3 import S3Store
 

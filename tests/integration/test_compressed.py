@@ -15,7 +15,7 @@ from support.packed import write_weights
 from support.processes import Worker, result_of
 
 from ckptsync.cli.main import cli
-from ckptsync.config import MIB, Config, Transfer
+from ckptsync.options import MIB, Config, Transfer
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import FileEntry

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptsync.config import MIB
+from ckptsync.options import MIB
 from ckptsync.run import open_run
 from ckptsync.verbs.save import save
 

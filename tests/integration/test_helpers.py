@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from support.tree import fingerprint
 
-from ckptsync.config import Config, Gcs, resolve
+from ckptsync.config import resolve
 from ckptsync.errors import SourceChangedError
 from ckptsync.events import Event, Kind
+from ckptsync.options import Config, Gcs
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer import helpers

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from awscrt import checksums
 
-from ckptsync.config import S3, Http
 from ckptsync.errors import (
     ConflictError,
     CredentialsError,
@@ -25,6 +24,7 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
+from ckptsync.options import S3, Http
 from ckptsync.store.base import PartTag, Upload
 from ckptsync.store.s3 import S3Store
 from ckptsync.store.s3 import answers as s3_answers
@@ -223,7 +223,7 @@ def test_a_missing_bucket_is_not_found(open_s3: Open) -> None:
 def test_a_forked_child_uses_connections_of_its_own(server: Server) -> None:
     program = """
 import os
-from ckptsync.config import S3, Http
+from ckptsync.options import S3, Http
 from ckptsync.store.s3 import S3Store
 store = S3Store("own", "fork", S3(), Http(), connections=2)
 store.put("parent", b"p")

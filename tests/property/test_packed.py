@@ -13,8 +13,8 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptsync.config import MIB, Config, Transfer
 from ckptsync.events import Event
+from ckptsync.options import MIB, Config, Transfer
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot.encoding import BLOCK_BYTES, Shuffle, encoding_of, packed_bound
 from ckptsync.snapshot.manifest import Provenance

@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 
 from ckptsync import names
 from ckptsync.catalog import Catalog
-from ckptsync.config import MIB, Config, Transfer
 from ckptsync.errors import CkptsyncError, IntegrityError, NoSnapshotError, StoreError
 from ckptsync.events import Event
+from ckptsync.options import MIB, Config, Transfer
 from ckptsync.policy import AnyOf, BestN, EveryNSteps, KeepPolicy, LatestN, Within
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout

@@ -12,9 +12,9 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptsync.config import MIB, Config, Transfer
 from ckptsync.errors import ConfigError
 from ckptsync.events import Event
+from ckptsync.options import MIB, Config, Transfer
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot.manifest import Provenance
 from ckptsync.store.base import PartTag, StoreWrapper, Upload

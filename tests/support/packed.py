@@ -7,7 +7,7 @@ from array import array
 from functools import cache
 from pathlib import Path
 
-from ckptsync.config import MIB
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import FileEntry, Manifest

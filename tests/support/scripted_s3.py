@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from awscrt import checksums
 
-from ckptsync.config import Http
+from ckptsync.options import Http
 from ckptsync.store.s3 import S3Store
 
 Open = Callable[..., S3Store]

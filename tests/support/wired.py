@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ckptsync.config import MIB, S3, Config, Gcs, Http, Retry, Transfer
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB, S3, Config, Gcs, Http, Retry, Transfer
 from ckptsync.run import Run, open_run
 from ckptsync.testing.clock import FakeClock
 from ckptsync.testing.proxy import Entry, Proxy

@@ -14,9 +14,9 @@ import pytest
 from support.rights import without_override
 
 from ckptsync import saver
-from ckptsync.config import MIB, Config, Transfer
 from ckptsync.events import Event, Kind
 from ckptsync.manager import CheckpointManager
+from ckptsync.options import MIB, Config, Transfer
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Manifest, Provenance

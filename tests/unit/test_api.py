@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import ckptsync
-from ckptsync.config import Config
+from ckptsync.options import Config
 from ckptsync.verbs.save import Saved
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from ckptsync.catalog import Catalog
-from ckptsync.config import Retry
 from ckptsync.errors import (
     FencedError,
     ManifestError,
@@ -16,6 +15,7 @@ from ckptsync.errors import (
     NotFoundError,
     TransientError,
 )
+from ckptsync.options import Retry
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest, Writer, encode

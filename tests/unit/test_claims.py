@@ -10,12 +10,12 @@ import pytest
 
 from ckptsync.catalog import Catalog
 from ckptsync.claims import Claims
-from ckptsync.config import Retry
 from ckptsync.errors import (
     FencedError,
     TransientError,
     UnsupportedError,
 )
+from ckptsync.options import Retry
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest, Writer

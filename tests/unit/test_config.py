@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ckptsync.config import MIB, Config, Transfer, launch_name, parse_duration, parse_size, resolve
+from ckptsync.config import launch_name, parse_duration, parse_size, resolve
 from ckptsync.errors import ConfigError
+from ckptsync.options import MIB, Config, Transfer
 
 
 def test_the_defaults_are_in_their_own_ranges() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from ckptsync import names
 from ckptsync.catalog import Catalog
-from ckptsync.config import Retry
 from ckptsync.errors import ConfigError, ConflictError, ManifestError, NoSnapshotError, TransientError
 from ckptsync.names import find, promote
+from ckptsync.options import Retry
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import Manifest, Writer, encode

@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from support.keys import key_pair
 
-from ckptsync.config import Signing, resolve
+from ckptsync.config import resolve
 from ckptsync.errors import ConfigError
 from ckptsync.events import Event, Kind
+from ckptsync.options import Signing
 from ckptsync.signing import read_keys
 from ckptsync.snapshot.signature import NO_KEYS
 
@@ -188,7 +189,7 @@ def test_without_cryptography_the_extra_is_named(tmp_path: Path) -> None:
     private, public = key_pair(tmp_path, "a")
     program = (
         "import sys; sys.modules['cryptography'] = None\n"
-        "from ckptsync.config import Signing; from ckptsync.errors import ConfigError; from ckptsync.signing import read_keys\n"
+        "from ckptsync.options import Signing; from ckptsync.errors import ConfigError; from ckptsync.signing import read_keys\n"
         "for options in (Signing(key=sys.argv[1]), Signing(require=(sys.argv[2],))):\n"
         "    try: read_keys(options, observer=print)\n"
         "    except ConfigError as error: print(error)\n"
@@ -201,7 +202,7 @@ def test_without_cryptography_the_extra_is_named(tmp_path: Path) -> None:
 
 def test_without_keys_cryptography_is_not_imported() -> None:
     program = (
-        "import sys; from ckptsync.run import open_run; from ckptsync.config import Config\n"
+        "import sys; from ckptsync.run import open_run; from ckptsync.options import Config\n"
         "with open_run('memory://x', Config()) as run: run.catalog.claims.claim(); run.catalog.latest()\n"
         "print('cryptography' in sys.modules)"
     )

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from ckptsync import tier as tier_module
-from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, NotDurableError, StoreError
 from ckptsync.events import Event
 from ckptsync.manager import CheckpointManager
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.store.local import LocalStore

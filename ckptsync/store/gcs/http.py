@@ -20,8 +20,8 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from ckptsync import __version__
-from ckptsync.config import Gcs, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, StoreError, TransientError
+from ckptsync.options import Gcs, Http
 from ckptsync.store.base import Buffer
 from ckptsync.store.gcs.errors import UNREADABLE, Asked, broken, failure, read_refusal
 from ckptsync.store.pace import SLICE_BYTES, Pace, paced, receive

@@ -12,8 +12,8 @@ import google.auth.exceptions
 import google.auth.transport.requests
 import requests
 
-from ckptsync.config import Http
 from ckptsync.errors import CredentialsError, TransientError
+from ckptsync.options import Http
 from ckptsync.store.gcs.http import Line, TokenRefusedError, new_session
 from ckptsync.store.pace import Pace
 

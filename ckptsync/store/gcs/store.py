@@ -11,7 +11,6 @@ from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote, urlencode
 
-from ckptsync.config import Gcs, Http
 from ckptsync.errors import (
     ConfigError,
     ConflictError,
@@ -19,6 +18,7 @@ from ckptsync.errors import (
     NotFoundError,
     TransientError,
 )
+from ckptsync.options import Gcs, Http
 from ckptsync.pool import Pool
 from ckptsync.store.bandwidth import Bandwidth
 from ckptsync.store.base import Buffer, PartTag, Stat, Store, Tag, Traits, Upload

@@ -19,8 +19,8 @@ from botocore.config import Config as SdkConfig
 from botocore.loaders import Loader, create_loader
 from botocore.response import StreamingBody
 
-from ckptsync.config import S3, Http
 from ckptsync.errors import CkptsyncError, ConfigError, CredentialsError, TransientError
+from ckptsync.options import S3, Http
 from ckptsync.store.base import Buffer
 from ckptsync.store.pace import SLICE_BYTES, Pace, paced, receive
 from ckptsync.store.s3.errors import SDK_ERRORS, Request, is_stale, translate

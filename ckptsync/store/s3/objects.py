@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from ckptsync.config import S3, Http
 from ckptsync.errors import (
     ConfigError,
     ConflictError,
@@ -18,6 +17,7 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
+from ckptsync.options import S3, Http
 from ckptsync.store.bandwidth import Bandwidth
 from ckptsync.store.base import Buffer, Stat, Store, Tag, Traits
 from ckptsync.store.pace import Pace

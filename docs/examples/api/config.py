@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ckptsync import Config, save
-from ckptsync.config import Retry, Transfer, resolve
+from ckptsync.config import resolve
+from ckptsync.options import Retry, Transfer
 
 config = Config(
     transfer=Transfer(workers=4, max_bytes_per_s=50 << 20),

@@ -13,8 +13,9 @@ from uuid import uuid4
 from meter import WARM_BYTES, Job, Move, main
 
 import ckptsync
-from ckptsync.config import Config, resolve
+from ckptsync.config import resolve
 from ckptsync.events import Event
+from ckptsync.options import Config
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.digest import part_span
 from ckptsync.snapshot.layout import new_snapshot_id

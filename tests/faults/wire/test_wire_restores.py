@@ -8,9 +8,9 @@ import pytest
 from support.tree import fingerprint
 from support.wired import LARGE_BYTES, PART_BYTES, Wired
 
-from ckptsync.config import MIB
 from ckptsync.errors import IntegrityError
 from ckptsync.events import Kind
+from ckptsync.options import MIB
 from ckptsync.testing.proxy import Fault, faults
 
 LINE_BYTES = 7_000_000

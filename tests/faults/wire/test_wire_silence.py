@@ -10,8 +10,8 @@ import pytest
 from support.tree import fingerprint
 from support.wired import LARGE_BYTES, PART_BYTES, PARTS, Wired
 
-from ckptsync.config import MIB
 from ckptsync.errors import StoreError, TransientError
+from ckptsync.options import MIB
 from ckptsync.testing.proxy import faults
 
 PATIENCE_S = 0.5

@@ -9,8 +9,8 @@ import pytest
 from support.tree import fingerprint
 from support.wired import LARGE_BYTES, PARTS, Wired
 
-from ckptsync.config import MIB
 from ckptsync.errors import CredentialsError, StoreError
+from ckptsync.options import MIB
 from ckptsync.testing.proxy import Fault, answers, faults
 from ckptsync.verbs.save import save
 

@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from ckptsync import uploads
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError, StoreError
 from ckptsync.integrations.accelerate import AcceleratorCheckpoints
+from ckptsync.options import Config
 from ckptsync.policy import LatestN
 from ckptsync.run import open_run
 from ckptsync.verbs.restore import restore

@@ -17,9 +17,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ckptsync import uploads
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, NoSnapshotError, StoreError
 from ckptsync.integrations.huggingface import CkptsyncCallback, metrics_of
+from ckptsync.options import Config
 from ckptsync.policy import LatestN
 from ckptsync.run import open_run
 from ckptsync.snapshot.layout import manifest_key

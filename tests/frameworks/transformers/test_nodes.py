@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import Config
 from ckptsync.errors import CkptsyncError, IntegrityError, NoSnapshotError, StoreError
 from ckptsync.integrations import _nodes
 from ckptsync.integrations._nodes import Place, _Word, bring_folder, brought
+from ckptsync.options import Config
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.verbs.save import save

@@ -72,7 +72,15 @@ def test_help_loads_click_alone() -> None:
     )
     loaded = set(program(code=code).stdout.splitlines()[-1].split())
     assert "click" in loaded
-    assert not loaded & {"rich", "msgspec", "blake3", "tenacity", "ckptsync.config", "ckptsync.cli.transfer"}
+    assert not loaded & {
+        "rich",
+        "msgspec",
+        "blake3",
+        "tenacity",
+        "ckptsync.config",
+        "ckptsync.options",
+        "ckptsync.cli.transfer",
+    }
 
 
 def test_help_of_a_verb_loads_no_verb() -> None:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import Result
 
 from ckptsync.cli.options import nested, pairs, place
-from ckptsync.config import S3, Config, Gcs, Transfer
 from ckptsync.errors import ConfigError
+from ckptsync.options import S3, Config, Gcs, Transfer
 from ckptsync.run import Run
 
 Call = Callable[..., Result]

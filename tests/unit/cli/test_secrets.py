@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import ckptsync
 from ckptsync.cli.main import cli
-from ckptsync.config import Config, resolve
+from ckptsync.config import resolve
+from ckptsync.options import Config
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "wJalrSECRETwJalrSECRETwJalrSECRETwJalrSE",

@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError
 from ckptsync.events import Event
 from ckptsync.integrations.dcp import RunWriter
 from ckptsync.manager import CheckpointManager
+from ckptsync.options import Config
 from ckptsync.run import open_run
 from ckptsync.state import fit
 from ckptsync.state import loading as fit_in_loading

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ckptsync.config import MIB, Config, Transfer
+from ckptsync.options import MIB, Config, Transfer
 from ckptsync.store import open_store
 from ckptsync.store.bandwidth import Bandwidth
 from ckptsync.store.base import Store

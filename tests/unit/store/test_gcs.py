@@ -12,7 +12,6 @@ from pathlib import Path
 import google_crc32c
 import pytest
 
-from ckptsync.config import Config, Gcs, Http
 from ckptsync.errors import (
     ConfigError,
     ConflictError,
@@ -23,6 +22,7 @@ from ckptsync.errors import (
     TransientError,
     UnsupportedError,
 )
+from ckptsync.options import Config, Gcs, Http
 from ckptsync.store import _open
 from ckptsync.store.base import PartTag, Tag, Upload
 from ckptsync.store.gcs import GcsStore

@@ -21,7 +21,6 @@ import pytest
 import requests
 import urllib3
 
-from ckptsync.config import Gcs, Http
 from ckptsync.errors import (
     CkptsyncError,
     ConfigError,
@@ -33,6 +32,7 @@ from ckptsync.errors import (
     StoreError,
     TransientError,
 )
+from ckptsync.options import Gcs, Http
 from ckptsync.store.base import PartTag, Tag, Upload
 from ckptsync.store.gcs import GcsStore, login
 from ckptsync.store.gcs.errors import Asked, broken
@@ -451,7 +451,7 @@ class Metadata(BaseHTTPRequestHandler):
 
 LOGIN = """
 import requests
-from ckptsync.config import Http
+from ckptsync.options import Http
 from ckptsync.store.gcs import login
 line = login.connect_with_login(None, None, 2, http=Http())
 prepared = line.session.prepare_request(requests.Request("GET", line.endpoint))

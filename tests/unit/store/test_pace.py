@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support.slow_server import Caller, Serve, SlowServer
 
-from ckptsync.config import S3, Gcs, Http, Retry
 from ckptsync.errors import StoreError, TransientError
+from ckptsync.options import S3, Gcs, Http, Retry
 from ckptsync.store import pace
 from ckptsync.store.bandwidth import Bandwidth
 from ckptsync.store.base import Store, Tag, Upload

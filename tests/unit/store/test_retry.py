@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import Retry
 from ckptsync.errors import ConflictError, DeniedError, NotFoundError, StoreError, TransientError
 from ckptsync.events import Event, Kind
+from ckptsync.options import Retry
 from ckptsync.store.base import Stat, Store, Tag, Upload
 from ckptsync.store.memory import MemoryStore
 from ckptsync.store.retry import Retrying

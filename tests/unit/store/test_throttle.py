@@ -12,9 +12,9 @@ import pytest
 from support.clocks import FastClock, SimulatedClock
 
 from ckptsync.clock import Clock
-from ckptsync.config import MIB, Config, Retry, Transfer
 from ckptsync.errors import DeniedError, TransientError
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB, Config, Retry, Transfer
 from ckptsync.run import run_on
 from ckptsync.store import open_store, retry, throttle
 from ckptsync.store.base import Stat, Store, StoreWrapper

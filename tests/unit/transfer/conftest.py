@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import MIB, Transfer
 from ckptsync.events import Event
+from ckptsync.options import MIB, Transfer
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from support.descriptors import open_below
 
-from ckptsync.config import Transfer
 from ckptsync.errors import DeniedError, DiskError, IntegrityError, TransientError
 from ckptsync.events import Event, Kind
+from ckptsync.options import Transfer
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer.budget import Buffers

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.descriptors import open_below
 
-from ckptsync.config import Config
 from ckptsync.errors import ConfigError, DiskError, SourceChangedError
+from ckptsync.options import Config
 from ckptsync.run import open_run
 from ckptsync.transfer.held import HeldTree, chosen, hold
 from ckptsync.transfer.memory_source import MemoryFile

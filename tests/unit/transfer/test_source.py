@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.descriptors import open_below
 
-from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, DiskError, SourceChangedError
+from ckptsync.options import MIB
 from ckptsync.snapshot.digest import part_digest
 from ckptsync.snapshot.manifest import DirectoryEntry, LinkEntry
 from ckptsync.transfer import source as sources

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import MIB
 from ckptsync.errors import (
     ConfigError,
     CredentialsError,
@@ -17,6 +16,7 @@ from ckptsync.errors import (
     StoreError,
 )
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Store, Traits

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import MIB
 from ckptsync.errors import (
     ConflictError,
     IntegrityError,
@@ -19,6 +18,7 @@ from ckptsync.errors import (
     SourceChangedError,
 )
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB
 from ckptsync.snapshot.layout import SnapshotId
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.store.base import Stat, Store, StoreWrapper, Upload

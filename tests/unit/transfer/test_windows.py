@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import Transfer
 from ckptsync.errors import IntegrityError
 from ckptsync.events import Event, Kind
+from ckptsync.options import Transfer
 from ckptsync.snapshot.digest import part_count, part_digest, part_span
 from ckptsync.snapshot.manifest import FileEntry
 from ckptsync.transfer.budget import Buffers

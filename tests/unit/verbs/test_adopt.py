@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import MIB, Config
 from ckptsync.errors import ConfigError, FencedError, SourceChangedError
+from ckptsync.options import MIB, Config
 from ckptsync.policy import LatestN
 from ckptsync.run import open_run, run_on
 from ckptsync.snapshot import layout

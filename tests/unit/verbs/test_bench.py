@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, IntegrityError, StoreError
+from ckptsync.options import MIB
 from ckptsync.store.base import StoreWrapper, Tag
 from ckptsync.transfer import workers
 from ckptsync.transfer.source import Identity

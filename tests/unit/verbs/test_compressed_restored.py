@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from support.packed import PARTS, SIZE, model, write_weights
 
-from ckptsync.config import MIB, Transfer
 from ckptsync.errors import ConfigError, IntegrityError
 from ckptsync.events import Kind
+from ckptsync.options import MIB, Transfer
 from ckptsync.run import Run
 from ckptsync.snapshot.encoding import packed_bound
 from ckptsync.transfer.budget import reading_buffers

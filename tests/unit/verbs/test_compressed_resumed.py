@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.packed import PARTS, model, write_weights
 
-from ckptsync.config import MIB
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.store.base import PartTag, StoreWrapper, Upload
 from ckptsync.transfer.journal import journal_path

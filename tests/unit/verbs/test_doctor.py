@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import S3, Config, Gcs
 from ckptsync.errors import CredentialsError, DeniedError, NotFoundError, TransientError
+from ckptsync.options import S3, Config, Gcs
 from ckptsync.run import open_run, run_on
 from ckptsync.snapshot import layout
 from ckptsync.store.base import Buffer, Stat, StoreWrapper

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import zstandard
 
-from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError, StoreError
 from ckptsync.events import Event
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import FileEntry

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ckptsync import names
-from ckptsync.config import Config, Transfer
 from ckptsync.errors import ConfigError, FencedError, ManifestError, NoSnapshotError, StoreError
 from ckptsync.events import Kind
+from ckptsync.options import Config, Transfer
 from ckptsync.policy import BestN, EveryNSteps, LatestN, Within
 from ckptsync.run import run_on
 from ckptsync.snapshot import layout

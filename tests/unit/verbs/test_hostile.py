@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from ckptsync import names
-from ckptsync.config import MIB
 from ckptsync.errors import CkptsyncError, ConfigError, DiskError, IntegrityError, ManifestError, NoSnapshotError
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.digest import part_digest

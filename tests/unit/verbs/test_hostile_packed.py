@@ -12,8 +12,8 @@ import msgspec
 import pytest
 import zstandard
 
-from ckptsync.config import MIB
 from ckptsync.errors import IntegrityError, ManifestError, VersionError
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.digest import part_digest

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ckptsync.catalog import Catalog
-from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, DeniedError, TransientError
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB
 from ckptsync.policy import LatestN
 from ckptsync.snapshot import layout
 from ckptsync.testing.faults import Fault, Faulty, Killed, delay, error

@@ -13,7 +13,6 @@ from msgspec import UNSET
 
 from ckptsync.catalog import Catalog
 from ckptsync.clock import SYSTEM
-from ckptsync.config import MIB
 from ckptsync.errors import (
     CkptsyncError,
     ConfigError,
@@ -24,6 +23,7 @@ from ckptsync.errors import (
     UnsupportedError,
 )
 from ckptsync.events import Event
+from ckptsync.options import MIB
 from ckptsync.policy import LatestN
 from ckptsync.run import Run
 from ckptsync.snapshot import layout

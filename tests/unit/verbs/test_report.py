@@ -12,7 +12,7 @@ import pytest
 from msgspec import UNSET
 
 from ckptsync.cli.told import told
-from ckptsync.config import Config, Prices
+from ckptsync.options import Config, Prices
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.cost import Cost, Loop

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import MIB
 from ckptsync.errors import (
     ConfigError,
     DiskError,
@@ -20,6 +19,7 @@ from ckptsync.errors import (
 )
 from ckptsync.events import Event, Kind
 from ckptsync.names import promote
+from ckptsync.options import MIB
 from ckptsync.policy import LatestN
 from ckptsync.run import Run
 from ckptsync.snapshot import layout

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from ckptsync.config import MIB
 from ckptsync.errors import (
     DeniedError,
     IntegrityError,
@@ -20,6 +19,7 @@ from ckptsync.errors import (
     VersionError,
 )
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import FileEntry, LinkEntry, Manifest, encode

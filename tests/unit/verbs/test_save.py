@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ckptsync.catalog import Catalog
-from ckptsync.config import MIB
 from ckptsync.errors import (
     ConfigError,
     ConflictError,
@@ -24,6 +23,7 @@ from ckptsync.errors import (
 )
 from ckptsync.events import Event, Kind
 from ckptsync.names import find
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.attempt import decode_attempt

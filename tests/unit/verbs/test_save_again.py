@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ckptsync.config import MIB
 from ckptsync.errors import ConflictError
+from ckptsync.options import MIB
 from ckptsync.run import Run
 from ckptsync.snapshot import layout
 from ckptsync.snapshot.manifest import Manifest

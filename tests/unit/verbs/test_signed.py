@@ -11,9 +11,9 @@ import pytest
 from support.keys import key_pair
 
 from ckptsync import names
-from ckptsync.config import MIB, Config, Signing, Transfer
 from ckptsync.errors import ConfigError, FencedError, IntegrityError, ManifestError, NoSnapshotError, TransientError
 from ckptsync.events import Event, Kind
+from ckptsync.options import MIB, Config, Signing, Transfer
 from ckptsync.policy import LatestN
 from ckptsync.run import Run, run_on
 from ckptsync.snapshot import layout
@@ -184,7 +184,7 @@ def test_adopted_objects_are_signed_too(strict: Run, store: Any, target: Path) -
 
 
 def test_a_lost_answer_to_a_signed_commit_is_ours(strict: Run, source: Path, store: Any) -> None:
-    from ckptsync.config import Retry  # noqa: PLC0415
+    from ckptsync.options import Retry  # noqa: PLC0415
     from ckptsync.store.retry import Retrying  # noqa: PLC0415
 
     lost = [0]

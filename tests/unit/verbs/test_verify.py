@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ckptsync import names
-from ckptsync.config import MIB
 from ckptsync.errors import ConfigError, ManifestError, NoSnapshotError, TransientError
+from ckptsync.options import MIB
 from ckptsync.snapshot import layout
 from ckptsync.store.base import StoreWrapper, Tag
 from ckptsync.verbs.verify import verify

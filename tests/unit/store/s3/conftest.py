@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.scripted_s3 import HTTP, Open, Service
 
-from ckptsync.config import S3
+from ckptsync.options import S3
 from ckptsync.store.s3 import S3Store
 
 

@@ -13,12 +13,12 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest
 from support.scripted_s3 import ETAG, HTTP, Asked, Open, Says, Service, head, refusal
 
-from ckptsync.config import S3
 from ckptsync.errors import (
     ConfigError,
     CredentialsError,
     TransientError,
 )
+from ckptsync.options import S3
 from ckptsync.store.base import Upload
 from ckptsync.store.s3 import S3Store
 from ckptsync.store.s3 import answers as s3_answers
