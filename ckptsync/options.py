@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 KIB, MIB = 1 << 10, 1 << 20
+SECRETS = frozenset({"drain_token"})  # names of options whose value nobody may see
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]

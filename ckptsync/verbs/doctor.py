@@ -22,7 +22,7 @@ from ckptsync.errors import (
     NoSnapshotError,
     UnsupportedError,
 )
-from ckptsync.options import Config
+from ckptsync.options import SECRETS, Config
 from ckptsync.redaction import redacted
 from ckptsync.run import Run
 from ckptsync.verbs import doctor_checks as bucket
@@ -225,13 +225,15 @@ def _configuration(run: Run) -> str:
     options: dict[str, Any] = msgspec.to_builtins(run.config)
     for name, value in options.items():
         group = value.items() if isinstance(value, dict) else ()
-        lines += [f"{name}.{option} = {_shown(setting)}" for option, setting in group]
+        lines += [f"{name}.{option} = {_shown(setting, secret=option in SECRETS)}" for option, setting in group]
         lines += [] if group else [f"{name} = {_shown(value)}"]
     return "\n".join(lines)
 
 
-def _shown(value: object) -> str:
-    """An option's value as TOML would have it."""
+def _shown(value: object, *, secret: bool = False) -> str:
+    """An option's value as TOML would have it; of a secret, only that there is one."""
     if value is None:
         return "unset"
+    if secret:
+        return "(hidden)"
     return redacted(msgspec.json.encode(value).decode())

@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -30,6 +30,7 @@ from ckptsync.run import open_run
 from ckptsync.snapshot import layout
 from ckptsync.testing.gcs import GcsServer
 from ckptsync.testing.proxy import Fault, Proxy, answers, faults
+from ckptsync.testing.proxy.asked import Asked
 from ckptsync.testing.servers import create_bucket, ministack
 from ckptsync.verbs.gc import collect
 from ckptsync.verbs.verify import verify
@@ -64,6 +65,20 @@ class Trouble:
     target: str = ""
 
 
+def first_reading() -> Callable[[Asked], bool]:
+    """Tell whether something is read for the first time: what comes back bad twice in a row is damaged, and rightly refused."""
+    read: set[tuple[str, str]] = set()
+
+    def is_first(asked: Asked) -> bool:
+        what = (asked.target, asked.head.get("range"))
+        if what in read:
+            return False
+        read.add(what)
+        return True
+
+    return is_first
+
+
 TROUBLES = {
     "all is well": (),
     "slow down": (Trouble(lambda: faults.answered(answers.slow_down(1)), 0.7),),
@@ -72,7 +87,9 @@ TROUBLES = {
     "errors": (Trouble(lambda: faults.answered(answers.internal_error()), 0.1),),
     "resets": (Trouble(lambda: faults.broken_every(3 << 20), 1.0), Trouble(faults.dropped, 0.05)),
     "short bodies": (Trouble(lambda: faults.broken_after(700_000, how="close"), 0.2, "GET"),),
-    "flipped bits": (Trouble(lambda: faults.flipped_bit(1000), 0.05, "GET", "/data/"),),
+    "flipped bits": (
+        Trouble(lambda: replace(faults.flipped_bit(1000), only_if=first_reading()), 0.2, "GET", "/data/"),
+    ),
     "silence": (Trouble(faults.silence, 0.02),),
     "latency": (Trouble(lambda: faults.delay(0.2), 1.0),),
 }

@@ -114,7 +114,12 @@ def test_an_overtaken_writer_is_fenced_and_touches_nothing(stage: Stage, stop: t
         assert not verify(run).bad
         restore(run, stage.folder / "back")
         assert (stage.folder / "back" / "model.bin").read_bytes() == (stage.trees["b"] / "model.bin").read_bytes()
-        tidied(stage)
+        for _ in range(
+            3
+        ):  # what the zombie's threads had on the way when it ended may reach the service behind a collection
+            tidied(stage)
+            if not list(run.store.uploads("")):
+                break
         check_whole(run, set())
         kept = {file.key for file in run.catalog.get(next(run.catalog.listed()).id).files}
         assert {stat.key for stat in run.store.list(layout.DATA)} == kept

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ckptsync.errors import CredentialsError, DeniedError, NotFoundError, TransientError
-from ckptsync.options import S3, Config, Gcs
+from ckptsync.options import S3, Agent, Config, Gcs
 from ckptsync.run import open_run, run_on
 from ckptsync.snapshot import layout
 from ckptsync.store.base import Buffer, Stat, StoreWrapper
@@ -280,10 +280,13 @@ def test_versions_and_configuration_without_secrets(tmp_path: Path, clock: Any) 
         state_dir=str(tmp_path),
         s3=S3(endpoint_url="https://me:s3cret@minio:9000/x"),
         gcs=Gcs(endpoint_url="http://tok3n@localhost:1"),
+        agent=Agent(drain_token="dr41n"),
     )
     found = states(run_on(MemoryStore(clock=clock), config, clock=clock))
     text = found["configuration"].detail
     assert 's3.endpoint_url = "https://***@minio:9000/x"' in text
+    assert "agent.drain_token = (hidden)" in text
+    assert "dr41n" not in text
     assert "s3cret" not in text
     assert "tok3n" not in text
     assert "transfer.part_bytes = 16777216" in text
