@@ -26,6 +26,7 @@ _ALWAYS = (".pth.tar", ".pt.tar", ".pt", ".pth", ".ckpt")
 """Endings that nothing else has, so that it is told when such a file is not whole."""
 _PARTS = frozenset({"optimizer", "scheduler", "scaler", "training_args", "rng_state"})
 """What the Trainer of transformers calls files that are no checkpoint by themselves."""
+_ENDING = re.compile(r"\.[A-Za-z]\w{0,15}$")
 _RANK = re.compile(r"_\d+$")
 _STEPS = ("global_step", "step", "iteration", "iter")
 _MAX_PICKLE_BYTES = 8 << 20
@@ -165,4 +166,5 @@ def is_scattered(folder: Folder, names: Sequence[str]) -> bool:
 
 def stem(name: str) -> str:
     """A file's name without its ending."""
-    return next((name[: -len(end)] for end in ENDINGS if name.lower().endswith(end)), name)
+    known = (name[: -len(end)] for end in ENDINGS if name.lower().endswith(end))
+    return next(known, None) or _ENDING.sub("", name)

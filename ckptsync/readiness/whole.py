@@ -38,6 +38,15 @@ def _why_not(file: SourceFile, contents: Contents) -> str:
     return ""
 
 
+def why_no_json(files: Iterable[SourceFile], contents: Contents) -> str:
+    """Return a sentence about one file that should be JSON and is not; empty when all are."""
+    try:
+        found = ((file, contents.of(file, read_json)) for file in files)
+        return next((f"{file.path} {why}" for file, why in found if why), "")
+    except UnreadableError as error:
+        return str(error)
+
+
 def read_json(opened: Opened) -> str:
     """Tell why a JSON file is not whole; for `Contents.of`."""
     if not opened.size:
