@@ -1,0 +1,47 @@
+"""What names tell: which are temporary, and which step they are of."""
+
+from __future__ import annotations
+
+import re
+
+from ckptsync.transfer.folders import is_partial
+
+MAX_STEP = 999_999_999_999
+_TEMPORARY = re.compile(
+    r"(tmp-|temp-|\.~|~\$).*|.*(\.tmp|\.temp|_temp|\.partial|\.part|\.incomplete|\.swp|\.lock|\.crdownload|~)"
+    r"|.*(\.tmp\.|\.orbax-checkpoint-tmp|\.ckptsync-partial).*",
+    re.DOTALL | re.IGNORECASE,
+)
+_STEP = re.compile(r"(?:^|[^a-z])(?:global[-_]?step|step|iteration|iter)s?[-_=:]?(\d{1,12})(?!\d)", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"(?:^|(?:^|[^a-z])(?:checkpoint|ckpt|model|state|snapshot|weights|save)[-_=.]?)(\d{1,12})$", re.IGNORECASE
+)
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file or folder of this name is one that is still being written, by what frameworks and tools call those."""
+    return _TEMPORARY.fullmatch(name) is not None or is_partial(name)
+
+
+def step_in(name: str) -> int | None:
+    """Return the step that a name tells, as `epoch=3-step=500`, `step-100`, `checkpoint-500` or `500`; None when it tells none.
+
+    Args:
+        name: of a file without its ending, or of a folder.
+    """
+    if named := _STEP.findall(name):
+        return int(named[-1])
+    number = _NUMBER.search(name)
+    return int(number[1]) if number else None
+
+
+def step_along(path: str) -> int | None:
+    """Return the step that the last name of a path tells, or else the nearest folder's; None when none does."""
+    return next((step for name in reversed(path.split("/")) if (step := step_in(name)) is not None), None)
+
+
+def checked_step(value: object) -> int | None:
+    """Return a value that can be a step; None for any other."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= MAX_STEP else None
