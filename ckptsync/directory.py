@@ -6,7 +6,6 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +14,7 @@ from ckptsync.errors import ConfigError, IncompleteError, NoSnapshotError, NotDu
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
+from ckptsync.readiness.base import Ready
 from ckptsync.transfer.held import HeldTree, chosen, hold
 from ckptsync.transfer.memory_source import MemoryFile
 from ckptsync.transfer.source import SourceTree
@@ -28,23 +28,6 @@ _NO_META: Mapping[str, str] = {}
 _NOTHING: Mapping[str, bytes] = {}
 _log = logging.getLogger("ckptsync")
 _Mark = frozenset[tuple[str, int, int]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A checkpoint that is whole.
-
-    Attributes:
-        step: training step, as far as the files tell it.
-        paths: of its files, relative to the directory.
-        copied: those which the framework writes to in place, next time.
-        replaced: content by path that is to be saved instead of the file's.
-    """
-
-    step: int | None
-    paths: frozenset[str]
-    copied: frozenset[str] = frozenset()
-    replaced: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class SyncedDirectory(ABC):

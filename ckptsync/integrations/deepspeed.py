@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import re
 
-from ckptsync.directory import Ready, SyncedDirectory
+from ckptsync.directory import SyncedDirectory
 from ckptsync.errors import ConfigError, DiskError, IncompleteError
+from ckptsync.readiness.base import Ready
 from ckptsync.transfer.source import SourceTree
 
 LATEST = "latest"

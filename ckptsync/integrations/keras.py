@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ckptsync.directory import Ready, SyncedDirectory
+from ckptsync.directory import SyncedDirectory
 from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
+from ckptsync.readiness.base import Ready
 from ckptsync.transfer.source import SourceTree
 from ckptsync.uploads import Busy
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import re
 
-from ckptsync.directory import Ready, SyncedDirectory
+from ckptsync.directory import SyncedDirectory
+from ckptsync.readiness.base import Ready
 from ckptsync.transfer.source import SourceTree
 
 METADATA = "_CHECKPOINT_METADATA"

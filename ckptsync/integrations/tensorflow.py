@@ -24,8 +24,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ckptsync.directory import Ready, SyncedDirectory
+from ckptsync.directory import SyncedDirectory
 from ckptsync.errors import ConfigError, DiskError, IncompleteError
+from ckptsync.readiness.base import Ready
 from ckptsync.transfer.source import SourceTree
 
 STATE = "checkpoint"

@@ -32,12 +32,14 @@ TITLES = {
     "ckptsync.cadence": "Policies that learn",
     "ckptsync.verbs.ranks": "Many ranks",
     "ckptsync.directory": "A directory that a framework writes",
+    "ckptsync.readiness.base": "A checkpoint that is whole",
     "ckptsync.errors": "Errors",
     "ckptsync.options": "Configuration",
 }
 FURTHER = {
     "ckptsync.policy": ("Candidate", "KeepPolicy", "Moment", "SavePolicy", "AnyOf"),
-    "ckptsync.directory": ("SyncedDirectory", "Ready"),
+    "ckptsync.directory": ("SyncedDirectory",),
+    "ckptsync.readiness.base": ("Ready",),
 }
 """Public beside `ckptsync.__all__`: what who writes a policy or an integration needs. Of cadence and the integrations, all is."""
 WHOLE = ("ckptsync.cadence",)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ckptsync import LatestN
-from ckptsync.directory import Ready, SyncedDirectory
+from ckptsync.directory import SyncedDirectory
+from ckptsync.readiness.base import Ready
 from ckptsync.transfer.source import SourceTree
 
 
