@@ -23,6 +23,7 @@ class Kind(StrEnum):
     FILE_DONE = "file_done"
     RETRY = "retry"  # a request failed and will be tried again
     COMMITTED = "committed"
+    FAILED = "failed"  # work behind the caller's back failed
     REFETCHED = "refetched"  # a part did not match its digest and was fetched once more
     FELL_BACK = "fell_back"  # a snapshot was bad, an older one is taken
     DELETED = "deleted"
@@ -57,6 +58,7 @@ Observer = Callable[[Event], None]
 
 _LEVELS = {
     Kind.NOTICE: logging.WARNING,
+    Kind.FAILED: logging.ERROR,
     Kind.FELL_BACK: logging.WARNING,
     Kind.REFETCHED: logging.WARNING,
     Kind.RETRY: logging.INFO,

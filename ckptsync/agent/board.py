@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-_ERRORS_KEPT = 20
+ERRORS_KEPT = 20
 
 
 class State(StrEnum):

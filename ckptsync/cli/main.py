@@ -21,6 +21,9 @@ _VERBS = {
         "export": ("export", "Make one file of a snapshot: weights or an archive."),
         "adopt": ("transfer", "Make a snapshot of objects that are in the bucket already."),
     },
+    "Beside a training": {
+        "agent": ("agent", "Commit every checkpoint of a directory while a training writes them."),
+    },
     "Look": {
         "ls": ("inspect", "List the snapshots of a run, the newest first."),
         "show": ("inspect", "Show what a snapshot holds and where it comes from."),
@@ -108,7 +111,7 @@ class Program(click.Group):
         "RUN is s3://bucket/prefix, gs://bucket/prefix, file:///directory, a plain directory, or any URL that fsspec "
         "understands; left out, it is $CKPTSYNC_RUN. SNAP is a snapshot id, a step, latest, best:METRIC:min, "
         "best:METRIC:max, or a name set with promote. Exit codes: 0 done, 2 bad argument, 3 the bucket refused or failed, "
-        "4 damaged, 5 a newer writer owns the run, 6 no such snapshot, 7 incomplete, 8 local disk."
+        "4 damaged, 5 a newer writer owns the run, 6 no such snapshot, 7 incomplete, 8 local disk, 75 not all is durable."
     ),
 )
 @click.version_option(ckptsync.__version__, "--version", prog_name="ckptsync", message="%(prog)s %(version)s")

@@ -175,7 +175,7 @@ def pairs(convert: Callable[[str], Any]) -> Callable[[Sequence[str]], dict[str, 
     return collect
 
 
-def _sets(place: str, convert: Callable[[Any], Any] = lambda value: value) -> _Callback:
+def sets(place: str, convert: Callable[[Any], Any] = lambda value: value) -> _Callback:
     """Return a callback that puts a value into the configuration when it was given."""
 
     def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -189,7 +189,7 @@ def _sets(place: str, convert: Callable[[Any], Any] = lambda value: value) -> _C
 def _sets_endpoint(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """Set the address for whichever service the run is on."""
     for group in ("s3", "gcs"):
-        _sets(f"{group}.endpoint_url")(ctx, param, value)
+        sets(f"{group}.endpoint_url")(ctx, param, value)
 
 
 def _sets_any(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> None:
@@ -225,16 +225,16 @@ def _config(options: Options, value: str) -> None:
     options.config_file = value
 
 
-def _option(*names: str, callback: _Callback, **settings: Any) -> Decorator:
+def option(*names: str, callback: _Callback, **settings: Any) -> Decorator:
     """Make an option whose value goes into `Options`, not to the verb."""
     return click.option(*names, expose_value=False, callback=callback, **settings)
 
 
 speech: Decorator = stacked(
-    _option("--json", is_flag=True, callback=_speaks(_json), help="Print JSON, and nothing else, on stdout."),
-    _option("-q", "--quiet", is_flag=True, callback=_speaks(_quiet), help="Print errors and what was asked for only."),
-    _option("-v", "--verbose", count=True, callback=_speaks(_verbose), help="Tell more; -vv adds tracebacks."),
-    _option(
+    option("--json", is_flag=True, callback=_speaks(_json), help="Print JSON, and nothing else, on stdout."),
+    option("-q", "--quiet", is_flag=True, callback=_speaks(_quiet), help="Print errors and what was asked for only."),
+    option("-v", "--verbose", count=True, callback=_speaks(_verbose), help="Tell more; -vv adds tracebacks."),
+    option(
         "--config",
         metavar="FILE",
         type=click.Path(),
@@ -246,18 +246,18 @@ speech: Decorator = stacked(
 
 store: Decorator = stacked(
     speech,
-    _option("--endpoint-url", metavar="URL", callback=_sets_endpoint, help="Another service's address."),
-    _option("--region", callback=_sets("s3.region"), help="S3 region."),
-    _option("--profile", callback=_sets("s3.profile"), help="Profile of the AWS configuration files."),
-    _option("--project", callback=_sets("gcs.project"), help="Google Cloud project that is billed."),
-    _option(
+    option("--endpoint-url", metavar="URL", callback=_sets_endpoint, help="Another service's address."),
+    option("--region", callback=sets("s3.region"), help="S3 region."),
+    option("--profile", callback=sets("s3.profile"), help="Profile of the AWS configuration files."),
+    option("--project", callback=sets("gcs.project"), help="Google Cloud project that is billed."),
+    option(
         "--single-writer",
         is_flag=True,
         default=None,
-        callback=_sets("single_writer"),
+        callback=sets("single_writer"),
         help="Vouch that nobody else writes to the run; needed where a store lacks conditional puts.",
     ),
-    _option(
+    option(
         "--set",
         metavar="GROUP.OPTION=VALUE",
         multiple=True,
@@ -267,44 +267,44 @@ store: Decorator = stacked(
 )
 """Options of every verb that works on a run."""
 
-workers: Decorator = _option(
+workers: Decorator = option(
     "--workers",
     metavar="N",
     type=click.IntRange(1, 256),
-    callback=_sets("transfer.workers"),
+    callback=sets("transfer.workers"),
     help="Parts in flight; bounds memory together with the part size.",
 )
-part_size: Decorator = _option(
+part_size: Decorator = option(
     "--part-size",
     "--part",
     metavar="SIZE",
-    callback=_sets("transfer.part_bytes", parsed_size),
+    callback=sets("transfer.part_bytes", parsed_size),
     help="Size of a part, as in 64MiB; 5 MiB to 5 GiB.",
 )
-max_rate: Decorator = _option(
+max_rate: Decorator = option(
     "--max-rate",
     metavar="SIZE",
-    callback=_sets("transfer.max_bytes_per_s", parsed_size),
+    callback=sets("transfer.max_bytes_per_s", parsed_size),
     help="Cap on payload a second, up and down together, as in 50MiB; 1 MiB or more.",
 )
-state_dir: Decorator = _option(
+state_dir: Decorator = option(
     "--state-dir",
     metavar="DIR",
     type=click.Path(),
-    callback=_sets("state_dir"),
+    callback=sets("state_dir"),
     help="Where journals lie.  [default: ~/.local/state/ckptsync]",
 )
-copy: Decorator = _option(
+copy: Decorator = option(
     "--copy/--no-copy",
     default=None,
-    callback=_sets("transfer.copy_unchanged"),
+    callback=sets("transfer.copy_unchanged"),
     help="Copy unchanged parts on the server instead of sending them.  [default: copy]",
 )
 
-compress: Decorator = _option(
+compress: Decorator = option(
     "--compress",
     type=click.Choice(["none", "zstd"]),
-    callback=_sets("transfer.compress"),
+    callback=sets("transfer.compress"),
     help="Pack files where a sample shows that it saves a tenth or more; ranks do not.  [default: none]",
 )
 
@@ -313,10 +313,15 @@ class Positional(click.Argument):
     """A position every call must fill; RUN and PATH may come from the environment instead."""
 
 
-def positional(name: str) -> Decorator:
-    """Return an argument of that name, shown in capitals."""
+def positional(name: str, *, shown: str = "") -> Decorator:
+    """Return an argument of that name, shown in capitals, or as another word."""
     return click.argument(
-        name, cls=Positional, required=False, metavar=name.upper(), envvar=_VARIABLES.get(name), type=click.Path()
+        name,
+        cls=Positional,
+        required=False,
+        metavar=shown or name.upper(),
+        envvar=_VARIABLES.get(name),
+        type=click.Path(),
     )
 
 
@@ -351,10 +356,10 @@ class Verb(click.Command):
         given = [ctx.params[name] for name in wanted if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
         variables = {name: str(value) for name, param in wanted.items() if (value := param.value_from_envvar(ctx))}
         filled = place(list(wanted), given, variables)
-        for name in wanted:
+        for name, param in wanted.items():
             if name not in filled and not ctx.resilient_parsing:
                 or_set = f", and {_VARIABLES[name]} is not set" if name in _VARIABLES else ""
-                raise click.UsageError(f"{name.upper()} is missing{or_set}", ctx)
+                raise click.UsageError(f"{param.metavar} is missing{or_set}", ctx)
             ctx.params[name] = filled.get(name)
         return rest
 

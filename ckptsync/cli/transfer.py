@@ -138,7 +138,7 @@ def save(
             saved = save_rank(bucket, Path(path), rank, **about)
         else:
             saved = save_to(bucket, Path(path), **about)
-    options.done(saved, _committed(saved) + (f"; {alias} stands for it" if alias else ""))
+    options.done(saved, committed_line(saved) + (f"; {alias} stands for it" if alias else ""))
 
 
 @verb(
@@ -192,10 +192,10 @@ def adopt(
 
     with opened(options, run, doing="hashing") as bucket:
         adopted = adopt_from(bucket, prefix, step=step, metrics=metrics, meta=meta)
-    options.done(adopted, _committed(adopted))
+    options.done(adopted, committed_line(adopted))
 
 
-def _committed(saved: Saved) -> str:
+def committed_line(saved: Saved) -> str:
     """Say what was committed."""
     from ckptsync.cli.output import count, duration, size
 

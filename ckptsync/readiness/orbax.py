@@ -27,8 +27,8 @@ def find(folder: Folder, contents: Contents) -> Findings:
     for inner in folder.all_folders():
         if odd := next(iter(inner.odd.items()), None):
             return Findings(waiting=(f"{inner.inner(odd[0])} {odd[1]}",), all_claimed=True)
-        if begun := next((name for name in inner.folders if _TEMPORARY in name), None):
-            return Findings(waiting=(f"{inner.inner(begun)} is being written",), all_claimed=True)
+        if half := next((name for name in inner.folders if _TEMPORARY in name), None):
+            return Findings(waiting=(f"{inner.inner(half)} is being written",), all_claimed=True)
     told = [file for file in folder.all_files() if file.location.name in {METADATA, *_OF_ITEMS}]
     if why := whole.why_not(folder.all_files(), contents) or whole.why_no_json(told, contents):
         return Findings(waiting=(why,), all_claimed=True)

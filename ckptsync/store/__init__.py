@@ -25,7 +25,12 @@ _SHORT = re.compile(r"(?P<scheme>s3|gs):", re.IGNORECASE)
 
 
 def open_store(
-    url: str, config: Config | None = None, *, clock: Clock = SYSTEM, observer: Observer = log_observer
+    url: str,
+    config: Config | None = None,
+    *,
+    clock: Clock = SYSTEM,
+    observer: Observer = log_observer,
+    bandwidth: Bandwidth | None = None,
 ) -> Store:
     """Open the bucket a run URL names, with a limit on requests and retries around it. Nothing is asked of the service yet.
 
@@ -35,6 +40,7 @@ def open_store(
         config: None takes the defaults.
         clock: replaced in tests.
         observer: told of retries, and when the service asks for a slower pace.
+        bandwidth: a cap on the rate that the caller may lift; None makes one of the options.
 
     Raises:
         ConfigError: the URL cannot be used, or the extra for its scheme is not installed.
@@ -45,7 +51,7 @@ def open_store(
     if "\0" in unquote(str(url)):
         raise ConfigError(f"{url!r} cannot be read as a URL: it has a NUL in it")
     try:
-        store = _open(str(url), config, clock)
+        store = _open(str(url), config, clock, bandwidth)
     except ConfigError:
         raise
     except ValueError:  # what urllib and fsspec say of a bad URL may quote its password
@@ -65,10 +71,10 @@ def open_store(
     )
 
 
-def _open(url: str, config: Config, clock: Clock) -> Store:
+def _open(url: str, config: Config, clock: Clock, bandwidth: Bandwidth | None) -> Store:
     """Choose the store by scheme, and cap it; each store's module is imported on use."""
-    cap = config.transfer.max_bytes_per_s
-    bandwidth = Bandwidth(cap, clock=clock) if cap else None
+    if bandwidth is None and (cap := config.transfer.max_bytes_per_s):
+        bandwidth = Bandwidth(cap, clock=clock)
     if (found := _SCHEME.fullmatch(url)) and found["scheme"].lower() in {"s3", "gs"}:
         return _open_cloud(url, found["scheme"].lower(), found["rest"], config, bandwidth)
     store = _open_other(url, clock)

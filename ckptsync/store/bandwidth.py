@@ -9,6 +9,8 @@ from ckptsync.store.base import Buffer, PartTag, Stat, Store, StoreWrapper, Tag,
 
 BURST_S = 1.0
 """An idle time is made up for by at most so many seconds' worth of bytes at once."""
+_GLANCE_S = 0.5
+"""Whoever waits for the cap looks so often whether it was lifted."""
 
 
 class Bandwidth:
@@ -23,6 +25,11 @@ class Bandwidth:
         self._clock = clock
         self._lock = threading.Lock()
         self._free_s = clock.monotonic()
+        self._is_lifted = False
+
+    def lift(self) -> None:
+        """Cap nothing any more; who waits goes on within half a second. Safe to call again."""
+        self._is_lifted = True
 
     def take(self, size: int) -> float:
         """Wait until `size` bytes may have moved.
@@ -30,13 +37,18 @@ class Bandwidth:
         Returns:
             Seconds that were waited.
         """
+        if self._is_lifted:
+            return 0.0
         with self._lock:
             now_s = self._clock.monotonic()
             self._free_s = max(self._free_s, now_s - BURST_S) + size / self._bytes_per_s
             wait_s = max(0.0, self._free_s - now_s)
-        if wait_s:
-            self._clock.sleep(wait_s)
-        return wait_s
+        waited_s = 0.0
+        while waited_s < wait_s and not self._is_lifted:
+            pause_s = min(_GLANCE_S, wait_s - waited_s)
+            self._clock.sleep(pause_s)
+            waited_s += pause_s
+        return waited_s
 
 
 class Capped(StoreWrapper):

@@ -72,6 +72,7 @@ def save(
     tenure: Tenure | None = None,
     original: Manifest | None = None,
     loop: Loop | UnsetType = UNSET,
+    journal_of: Path | None = None,
 ) -> Saved:
     """Commit what is at `source` as the newest snapshot of the run. Called again after a kill, it continues.
 
@@ -87,6 +88,7 @@ def save(
             wait for each other.
         original: of the snapshot in another run that the source is (`carry`): the copy has its provenance and `commit_id`.
         loop: what a training loop's time went into, for `ckptsync report`.
+        journal_of: the directory that a tree was chosen from, under whose name there is a journal; None keeps one only of a path.
 
     Raises:
         ConfigError: the source or an argument cannot be used; the bucket was not touched.
@@ -101,7 +103,8 @@ def save(
     described = describe(metrics, meta, fingerprint, loop)
     tree = checked_tree(run, source, step)
     tally, tenure = Tally(), tenure or Tenure()
-    journal_at = journal_path(run.config.state_path(), run.url, source) if isinstance(source, Path) else None
+    place = source if isinstance(source, Path) else journal_of
+    journal_at = journal_path(run.config.state_path(), run.url, place) if place is not None else None
     with tenure.turn, open_journal(journal_at, observer=run.observer) as journal:
         snapshot = layout.new_snapshot_id(tenure.epoch_for(run.catalog.claims, step), step)
         sending = Sending(run=run, snapshot=snapshot, journal=journal, tally=tally)

@@ -1,0 +1,343 @@
+"""The sidecar: watches a directory, and commits every checkpoint in it that is whole."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import ckptsync
+from ckptsync.agent.ask import Asker
+from ckptsync.agent.backlog import Backlog
+from ckptsync.agent.board import ERRORS_KEPT, Board, Committed, State, Status, Told
+from ckptsync.agent.gate import Gate
+from ckptsync.agent.gauge import Gauge
+from ckptsync.agent.holding import allow_many_files
+from ckptsync.agent.ledger import Ledger, ledger_path
+from ckptsync.agent.lookout import SETTLE_S, Candidate, Found, Lookout
+from ckptsync.agent.notice import Notice
+from ckptsync.agent.uploading import Uploading
+from ckptsync.agent.watchdir import Watch
+from ckptsync.clock import SYSTEM, Clock
+from ckptsync.errors import CkptsyncError, DiskError, FencedError, NotDurableError, SourceChangedError
+from ckptsync.events import Event, Kind, Observer, fan_out, log_observer
+from ckptsync.options import Config
+from ckptsync.redaction import redacted
+from ckptsync.run import run_on
+from ckptsync.store import open_store
+from ckptsync.store.bandwidth import Bandwidth
+from ckptsync.verbs.save import Saved
+
+_LONGEST_GAP_S = 5.0
+_LAST_LOOKS = 5
+DONE_MARKER = ".ckptsync-done"
+"""Whoever makes a file of this name in the directory says that the training is over."""
+_PATIENCE_S = 5.0
+_LOOK_SHARE = 20
+"""Looking takes at most one part in so many of the time, where a directory changes all the time."""
+_IDLE_SHARE = 100
+"""As `_LOOK_SHARE`, where nobody tells whether anything changed."""
+
+
+class Agent:
+    """Ships checkpoints until it is closed. A context manager; behind it no thread of it begins anything."""
+
+    def __init__(
+        self,
+        directory: Path,
+        run: str,
+        *,
+        config: Config,
+        observer: Observer = log_observer,
+        asker: Asker | None = None,
+        clock: Clock = SYSTEM,
+        committed: Callable[[Saved], None] | None = None,
+    ) -> None:
+        """Open a run. Nothing is asked of the bucket or of the directory yet.
+
+        Args:
+            directory: to be watched; need not be there yet.
+            run: its URL.
+            config: options in force.
+            observer: told of everything that happens, in whatever thread it does.
+            asker: asks the trainer for a last checkpoint; None asks nobody.
+            clock: replaced in tests.
+            committed: told of every commit, in the thread that made it.
+
+        Raises:
+            ConfigError: the URL or an option cannot be used.
+        """
+        options = config.agent
+        self.directory, self._config, self._clock, self._asker = directory, config, clock, asker
+        self._tell_commit = committed
+        self.ended = threading.Event()
+        self.failure: CkptsyncError | None = None
+        self.trainer_done = threading.Event()
+        """Set once the file `DONE_MARKER` is in the directory: no checkpoint comes any more."""
+        self._stop, self._draining = threading.Event(), threading.Event()
+        self._looking = threading.Lock()
+        self._exits, self._threads = ExitStack(), list[threading.Thread]()
+        self._gauge = Gauge(clock)
+        self._observer = fan_out(self._count, observer)
+        cap = config.transfer.max_bytes_per_s
+        self._bandwidth = Bandwidth(cap, clock=clock) if cap else None
+        store = open_store(run, config, clock=clock, observer=self._observer, bandwidth=self._bandwidth)
+        self._exits.enter_context(store)
+        self._gate = Gate(store)
+        opened = run_on(self._gate, config, observer=self._observer, clock=clock)
+        self._ledger = Ledger(ledger_path(config.state_path(), opened.place, directory))
+        self._backlog = Backlog(options.backlog, is_durable=self._ledger.__contains__)
+        self._lookout = Lookout(directory, options.ready, options.quiet_s, clock)
+        self._watch = Watch(directory, way=options.watch, say=self._say, stop=self._stop)
+        self.board = Board(_first_status(opened.url, directory, clock))
+        self._work = Uploading(
+            run=opened,
+            gate=self._gate,
+            directory=directory,
+            backlog=self._backlog,
+            ledger=self._ledger,
+            gauge=self._gauge,
+            board=self.board,
+            say=self._say,
+            fail=self._fail,
+            went_wrong=self._went_wrong,
+            committed=self._committed,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(patience_s=0.0 if isinstance(error, KeyboardInterrupt) else _PATIENCE_S)
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Watch and upload from now on, in threads of its own; returns at once."""
+        allow_many_files()
+        self._watch.start()
+        for name, work in (("watch", self._watching), ("upload", self._uploading)):
+            thread = threading.Thread(target=work, name=f"ckptsync-{name}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def notice(self, notice: Notice) -> None:
+        """Take in that this machine may end soon. From any thread; returns at once."""
+
+    def drain(self, timeout_s: float) -> None:
+        """Look a last time, and wait until all that is whole is durable; nothing else is begun from now on. Safe to call again.
+
+        Args:
+            timeout_s: how long to wait.
+
+        Raises:
+            NotDurableError: something is not durable yet; the journal keeps how far it came.
+            FencedError: a newer writer owns the run.
+            CkptsyncError: it cannot go on for another reason.
+        """
+        until_s = self._clock.monotonic() + timeout_s
+        self._draining.set()
+        self._look_a_last_time()
+        self._backlog.hurry()
+        self._show()
+        with self._backlog.changed:
+            self._backlog.changed.wait_for(self._is_over, max(0.0, until_s - self._clock.monotonic()))
+        if self.failure is not None:
+            raise self.failure
+        if pending := self._backlog.pending:
+            names = ", ".join(one.title for one in pending)
+            why = self.board.status.errors[-1].message if self.board.status.failing else f"not within {timeout_s:g} s"
+            raise NotDurableError(f"not durable: {names} ({why}); the next start continues where this one was")
+        self._set_state(State.DONE)
+
+    def close(self, *, patience_s: float = _PATIENCE_S) -> None:
+        """Begin nothing more, and let go of the bucket. Safe to call again.
+
+        Args:
+            patience_s: how long to wait for requests under way, which would end with an error else.
+        """
+        self._gate.shut("the sidecar is closing")
+        self._stop.set()
+        self._backlog.end()
+        self._watch.nudge()
+        for thread in self._threads:
+            thread.join(patience_s)
+        self._threads.clear()
+        self._exits.close()
+
+    def _is_over(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return self.failure is not None or self._backlog.ended or self._backlog.is_idle
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def _watching(self) -> None:
+        """Look whenever there may be something new."""
+        while not self._stop.is_set():
+            begun_s = time.monotonic()
+            found = Found() if self._draining.is_set() else self.look()
+            took_s = time.monotonic() - begun_s
+            gap_s = min(took_s * _LOOK_SHARE, _LONGEST_GAP_S)
+            if not self._stop.wait(gap_s):
+                self._watch.wait(self._next_look_s(found, took_s))
+
+    def _next_look_s(self, found: Found, took_s: float) -> float | None:
+        """Seconds until it is looked again though nothing tells of a change; None when that is not needed."""
+        options = self._config.agent
+        if found.settling:
+            return SETTLE_S
+        if self._draining.is_set():
+            return None
+        if self._watch.polls:
+            return max(options.poll_s, took_s * _IDLE_SHARE)
+        if found.waiting or options.ready == "quiet" or options.min_free_bytes:
+            return max(options.poll_s, took_s * _LOOK_SHARE)
+        return None
+
+    def look(self) -> Found:
+        """Look once, and let what is new and whole wait for its upload. From any thread."""
+        with self._looking:
+            try:
+                found = self._lookout.look()
+            except (DiskError, SourceChangedError) as error:
+                self._tell_error(error)
+                return Found(settling=isinstance(error, SourceChangedError))
+            gone = self._backlog.found(found.candidates)
+        if (self.directory / DONE_MARKER).exists():
+            self.trainer_done.set()
+        for candidate in gone:
+            self._say(f"{candidate.title} was deleted before it was committed")
+        self.board.change(waiting=found.waiting)
+        self._show()
+        return found
+
+    def _look_a_last_time(self) -> None:
+        """Look until nothing has to settle."""
+        for _ in range(_LAST_LOOKS):
+            if not self.look().settling:
+                return
+            self._clock.sleep(SETTLE_S)
+
+    # -- uploading ---------------------------------------------------------------------------------------------------
+
+    def _uploading(self) -> None:
+        """Take one checkpoint after the other into the bucket."""
+        while not self._work.answered.is_set() and not self._backlog.ended:
+            if (pause_s := self._work.ask_bucket()) is not None:
+                self._stop.wait(pause_s)
+            self._show()
+        while (candidate := self._backlog.wait_for_one(self._clock)) is not None:
+            self._show()
+            self._work.upload_one(candidate)
+            self._show()
+
+    def _committed(self, candidate: Candidate, saved: Saved) -> None:
+        """Show a commit."""
+        at_s = self._clock.now()
+        self.board.change(
+            newest=Committed(
+                snapshot=saved.snapshot,
+                step=saved.step,
+                bytes=saved.bytes,
+                at_s=at_s,
+                seconds=saved.seconds,
+                bytes_sent=saved.bytes_sent,
+            ),
+            commits=self.board.status.commits + 1,
+            epoch=saved.epoch,
+            failing=False,
+            at_risk_since_s=candidate.at_s,
+        )
+        if self._tell_commit is not None:
+            self._tell_commit(saved)
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def _count(self, event: Event) -> None:
+        """Measure what an event tells."""
+        self._gauge.tell(event)
+        if event.kind in {Kind.SENT, Kind.REUSED}:
+            self.board.change(pending_bytes=self._pending_bytes())
+
+    def _say(self, message: str) -> None:
+        """Tell people something."""
+        self._observer(Event(kind=Kind.NOTICE, message=message))
+
+    def _tell_error(self, error: CkptsyncError) -> None:
+        """Show an error once, and tell it."""
+        message = redacted(str(error))
+        errors = self.board.status.errors
+        if not errors or errors[-1].message != message:
+            told = Told(at_s=self._clock.now(), message=message)
+            self.board.change(errors=(*errors, told)[-ERRORS_KEPT:])
+            self._observer(Event(kind=Kind.FAILED, message=message))
+
+    def _went_wrong(self, error: CkptsyncError) -> None:
+        """Show what will be tried again."""
+        if isinstance(error, SourceChangedError):
+            self._say(f"{error}; it will be looked at again")
+            self._watch.nudge()
+            return
+        self.board.change(failures=self.board.status.failures + 1, failing=True)
+        self._tell_error(error)
+
+    def _fail(self, error: CkptsyncError) -> None:
+        """Give up for good."""
+        self.failure = error
+        self.board.change(failing=True, fenced=isinstance(error, FencedError))
+        self._tell_error(error)
+        self._backlog.end()
+        self._show()
+        self.ended.set()
+
+    def _pending_bytes(self) -> int:
+        """Payload that is not in the bucket yet."""
+        return self._gauge.left_bytes + sum(one.bytes for one in self._backlog.waiting)
+
+    def _show(self) -> None:
+        """Let the board tell what is pending, and what is being done."""
+        pending = self._backlog.pending
+        self.board.change(
+            pending=len(pending),
+            pending_bytes=self._pending_bytes(),
+            pending_since_s=min((one.at_s for one in pending), default=None),
+        )
+        if self.board.status.state is not State.DONE:
+            self._set_state(self._state())
+
+    def _state(self) -> State:
+        """What is being done."""
+        if self.failure is not None:
+            return State.FENCED if isinstance(self.failure, FencedError) else State.FAILED
+        if self._draining.is_set():
+            return State.DRAINING
+        if not self._work.answered.is_set():
+            return State.STARTING
+        return State.UPLOADING if self._backlog.under_way else State.WATCHING
+
+    def _set_state(self, state: State) -> None:
+        """Change the state, and since when it is that."""
+        if self.board.status.state is not state:
+            self.board.change(state=state, since_s=self._clock.now())
+
+
+def _first_status(url: str, directory: Path, clock: Clock) -> Status:
+    """As an agent begins."""
+    now_s = clock.now()
+    return Status(
+        run=redacted(url),
+        directory=str(directory),
+        host=platform.node(),
+        version=ckptsync.__version__,
+        state=State.STARTING,
+        since_s=now_s,
+        started_s=now_s,
+        at_risk_since_s=now_s,
+    )

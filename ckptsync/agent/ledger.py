@@ -1,0 +1,82 @@
+"""What this machine remembers of the checkpoints it committed, so that none is committed twice and only durable ones are deleted.
+
+One file beside the journals, replaced whole. Losing it costs an upload of what is in the bucket already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import msgspec
+
+from ckptsync.transfer.source import SourceTree
+
+_KEPT = 1000
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint that is in the bucket.
+
+    Attributes:
+        mark: what tells it from all others, as `mark_of` makes it.
+        step: training step.
+        snapshot: id.
+    """
+
+    mark: str
+    step: int
+    snapshot: str
+
+
+_decoder = msgspec.json.Decoder(tuple[Entry, ...])
+
+
+def mark_of(name: str, tree: SourceTree) -> str:
+    """What changes when any file of a checkpoint does: names, sizes and times, hashed."""
+    hashed = hashlib.blake2b(os.fsencode(name), digest_size=16)
+    for file in tree.files:
+        hashed.update(f"\n{file.path}\0{file.size}\0{file.identity.mtime_ns}".encode())
+    return hashed.hexdigest()
+
+
+def ledger_path(state: Path, run: str, directory: Path) -> Path:
+    """Where the ledger of a run and directory lies."""
+    named = f"{run}\n{directory.absolute()}".encode("utf-8", "surrogateescape")
+    return state / "agent" / f"{hashlib.blake2b(named, digest_size=16).hexdigest()}.json"
+
+
+class Ledger:
+    """Checkpoints that are durable, by their marks. Safe for many threads."""
+
+    def __init__(self, location: Path) -> None:
+        """Read what is there; what cannot be read is empty."""
+        self._location = location
+        self._lock = threading.Lock()
+        try:
+            entries = _decoder.decode(location.read_bytes())
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            entries = ()
+        self._entries = {entry.mark: entry for entry in entries}
+
+    def __contains__(self, mark: str) -> bool:
+        with self._lock:
+            return mark in self._entries
+
+    def add(self, entry: Entry) -> bool:
+        """Remember a checkpoint; whether it will be remembered by the next process, too. Safe to call again."""
+        with self._lock:
+            self._entries.pop(entry.mark, None)
+            self._entries[entry.mark] = entry
+            while len(self._entries) > _KEPT:
+                del self._entries[next(iter(self._entries))]
+            half = self._location.with_suffix(f".{os.getpid()}")
+            try:
+                self._location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                half.write_bytes(msgspec.json.encode(tuple(self._entries.values())))
+                half.replace(self._location)
+            except OSError:
+                return False
+            return True

@@ -1,0 +1,161 @@
+"""Looks at the directory: what is whole there, and was so at the look before, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ckptsync.agent.ledger import mark_of
+from ckptsync.clock import Clock
+from ckptsync.errors import ConfigError
+from ckptsync.readiness.base import Ready
+from ckptsync.readiness.recognise import Looked, Recogniser
+from ckptsync.transfer.held import chosen
+from ckptsync.transfer.source import SourceTree
+
+SETTLE_S = 0.2
+"""Kernels stamp files with a clock of up to 10 ms, and late where they are mapped: what is whole must be the same for so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A checkpoint that is whole.
+
+    Attributes:
+        ready: what its files tell.
+        tree: its files alone.
+        mark: what tells it from all others.
+        whole_s: when it was seen to be whole, by the monotonic clock.
+        at_s: the same, in seconds since 1970.
+        at_start: whether it was there at the first look.
+        wrote_s: how long its writing was watched; None when it was not.
+    """
+
+    ready: Ready
+    tree: SourceTree
+    mark: str
+    whole_s: float
+    at_s: float
+    at_start: bool
+    wrote_s: float | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of its files."""
+        return self.tree.size
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return self.ready.name or str(self.tree.root)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a look found.
+
+    Attributes:
+        candidates: whole ones, the oldest first, those that have to settle yet left out.
+        settling: whether there are such.
+        waiting: why others are not whole, a sentence each.
+        tree: everything in the directory; None while there is none.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    settling: bool = False
+    waiting: tuple[str, ...] = ()
+    tree: SourceTree | None = None
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Since when a mark is known."""
+
+    whole_s: float
+    at_s: float
+    at_start: bool
+    wrote_s: float | None = None
+
+
+@dataclass(slots=True)
+class Lookout:
+    """Looks again and again. For one thread at a time.
+
+    Attributes:
+        directory: need not be there yet.
+        rule: by which a checkpoint is whole.
+        quiet_s: of the rule `quiet`.
+        clock: tells the time.
+    """
+
+    directory: Path
+    rule: str
+    quiet_s: float | None
+    clock: Clock
+    _recogniser: Recogniser | None = None
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+    _looked: bool = False
+    _writing_since_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a rule that there is not.
+
+        Raises:
+            ConfigError: there is no such rule.
+        """
+        self._recogniser = Recogniser(self.directory, rule=self.rule, quiet_s=self.quiet_s)
+
+    def look(self) -> Found:
+        """Look once.
+
+        Raises:
+            DiskError: the directory cannot be read.
+        """
+        now_s = self.clock.monotonic()
+        if self._recogniser is None or not self.directory.is_dir():
+            self._looked, self._seen = True, {}
+            return Found()
+        try:
+            looked = self._recogniser.look(self.clock.now())
+        except ConfigError:  # it was removed at this moment
+            return Found()
+        candidates = tuple(self._candidates(looked, now_s))
+        self._looked = True
+        self._watch_writing(looked, now_s)
+        settled = tuple(one for one in candidates if now_s - one.whole_s >= SETTLE_S)
+        return Found(
+            candidates=settled,
+            settling=len(settled) < len(candidates),
+            waiting=looked.waiting,
+            tree=looked.tree,
+        )
+
+    def _candidates(self, looked: Looked, now_s: float) -> Iterable[Candidate]:
+        """What is whole, with what is remembered of it."""
+        seen: dict[str, _Seen] = {}
+        for ready in looked.checkpoints:
+            tree = chosen(looked.tree, ready.paths)
+            mark = mark_of(ready.name, tree)
+            known = self._seen.get(mark)
+            if known is None:
+                wrote_s = None if self._writing_since_s is None else now_s - self._writing_since_s
+                known = _Seen(now_s, self.clock.now(), not self._looked, wrote_s)
+            seen[mark] = known
+            yield Candidate(
+                ready=ready,
+                tree=tree,
+                mark=mark,
+                whole_s=known.whole_s,
+                at_s=known.at_s,
+                at_start=known.at_start,
+                wrote_s=known.wrote_s,
+            )
+        self._seen = seen
+
+    def _watch_writing(self, looked: Looked, now_s: float) -> None:
+        """Note since when something is there that is not whole yet."""
+        if not looked.waiting:
+            self._writing_since_s = None
+        elif self._writing_since_s is None:
+            self._writing_since_s = now_s

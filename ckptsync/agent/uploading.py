@@ -1,0 +1,176 @@
+"""Takes checkpoints from the backlog into the bucket, one at a time, and tries again what failed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from ckptsync.agent.backlog import Backlog
+from ckptsync.agent.board import Board, Committed
+from ckptsync.agent.gate import Gate
+from ckptsync.agent.gauge import Gauge
+from ckptsync.agent.holding import held
+from ckptsync.agent.ledger import Entry, Ledger
+from ckptsync.agent.lookout import Candidate
+from ckptsync.errors import (
+    CkptsyncError,
+    ConfigError,
+    CredentialsError,
+    DeniedError,
+    FencedError,
+    NotDurableError,
+    NotFoundError,
+    SourceChangedError,
+    StoreError,
+    UnsupportedError,
+    VersionError,
+)
+from ckptsync.run import Run
+from ckptsync.snapshot.manifest import Manifest
+from ckptsync.tenure import Tenure
+from ckptsync.verbs.save import Saved, save
+
+_FOR_GOOD = (FencedError, DeniedError, UnsupportedError)
+_FOR_GOOD_AT_START = (*_FOR_GOOD, ConfigError, CredentialsError, NotFoundError, VersionError)
+_ASK_AGAIN_S = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Uploading:
+    """The work of one thread.
+
+    Attributes:
+        run: where to, behind a gate.
+        gate: shut to stop the upload under way.
+        directory: that is watched; its name is the journal's.
+        backlog: what waits.
+        ledger: what is durable.
+        gauge: measures.
+        board: shows what happens.
+        say: told what people should read.
+        fail: told what can never succeed.
+        went_wrong: told what will be tried again.
+        committed: told of every commit.
+        tenure: our right to write the run.
+    """
+
+    run: Run
+    gate: Gate
+    directory: Path
+    backlog: Backlog
+    ledger: Ledger
+    gauge: Gauge
+    board: Board
+    say: Callable[[str], None]
+    fail: Callable[[CkptsyncError], None]
+    went_wrong: Callable[[CkptsyncError], None]
+    committed: Callable[[Candidate, Saved], None]
+    tenure: Tenure = field(default_factory=Tenure)
+    answered: threading.Event = field(default_factory=threading.Event)
+    _newest: Manifest | None = None
+    _newest_step: int = -1
+    _said_steps: bool = False
+
+    # -- the bucket's first answer -----------------------------------------------------------------------------------
+
+    def ask_bucket(self) -> float | None:
+        """Ask what is committed; None when it answered or never will, else seconds until it is to be asked again."""
+        try:
+            self._newest = self.run.catalog.newest_readable()
+        except _FOR_GOOD_AT_START as error:
+            self.fail(error)
+            return None
+        except CkptsyncError as error:
+            self.went_wrong(error)
+            return _ASK_AGAIN_S
+        if self._newest is not None:
+            newest = self._newest
+            self._newest_step = newest.id.step
+            made_s = datetime.fromisoformat(newest.created).timestamp()
+            self.board.change(
+                newest=Committed(snapshot=newest.snapshot, step=newest.id.step, bytes=newest.size, at_s=made_s)
+            )
+        self.answered.set()
+        return None
+
+    # -- one upload --------------------------------------------------------------------------------------------------
+
+    def upload_one(self, candidate: Candidate) -> None:
+        """Commit what was taken from the backlog, or say why not; the backlog knows afterwards what became of it."""
+        if self._is_known(candidate):
+            self.backlog.done()
+            return
+        self.gauge.begin(candidate.bytes)
+        try:
+            saved = self._save(candidate)
+        except SourceChangedError as error:
+            self.went_wrong(error)
+            self.backlog.forget()
+        except NotDurableError:  # the gate was shut, and who shut it said why
+            self.backlog.put_back()
+        except _FOR_GOOD as error:
+            self.fail(error)
+            self.backlog.put_back()
+        except (CkptsyncError, OSError) as error:
+            self.backlog.failed(self.run.clock.monotonic())
+            self.went_wrong(error if isinstance(error, CkptsyncError) else StoreError(str(error)))
+        else:
+            self._newest_step = saved.step
+            self.ledger.add(Entry(mark=candidate.mark, step=saved.step, snapshot=saved.snapshot))
+            self.committed(candidate, saved)
+            self.backlog.done()
+        finally:
+            self.gauge.end()
+
+    def _save(self, candidate: Candidate) -> Saved:
+        """Hold and send it."""
+        holding = held(candidate.tree, candidate.ready, now_s=self.run.clock.now())
+        try:
+            return save(
+                self.run,
+                holding,
+                step=self._step_of(candidate),
+                metrics=candidate.ready.metrics,
+                tenure=self.tenure,
+                journal_of=self.directory,
+            )
+        finally:
+            holding.close()
+
+    def _step_of(self, candidate: Candidate) -> int:
+        """The step its files tell, else one more than the newest."""
+        if candidate.ready.step is not None:
+            return candidate.ready.step
+        if not self._said_steps:
+            self._said_steps = True
+            self.say(f"{candidate.title} does not tell its step; snapshots are counted on from {self._newest_step + 1}")
+        return self._newest_step + 1
+
+    def _is_known(self, candidate: Candidate) -> bool:
+        """Whether it was there at the start and is what the bucket has, or older."""
+        newest = self._newest
+        if newest is None or not candidate.at_start:
+            return False
+        if _is_same(candidate, newest):
+            self.ledger.add(Entry(mark=candidate.mark, step=newest.id.step, snapshot=newest.snapshot))
+            return True
+        step = candidate.ready.step
+        if step is None or step > newest.id.step:
+            return False
+        self.say(f"{candidate.title} was there at the start and is of step {step}; the newest snapshot is of step "
+                 f"{newest.id.step}, so it is not committed")  # fmt: skip
+        return True
+
+
+def _is_same(candidate: Candidate, manifest: Manifest) -> bool:
+    """Whether a snapshot has every file of it, with the same size and time; a restore keeps times."""
+    there = {file.path: (file.size, file.mtime_ns) for file in manifest.files}
+    replaced = candidate.ready.replaced.keys()
+    return all(
+        there.get(file.path) == (file.size, file.identity.mtime_ns)
+        for file in candidate.tree.files
+        if file.path not in replaced
+    )

@@ -1,0 +1,67 @@
+"""The verb `agent`: the sidecar in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptsync.cli.options import (
+    Options,
+    compress,
+    copy,
+    max_rate,
+    part_size,
+    positional,
+    state_dir,
+    store,
+    verb,
+    workers,
+)
+from ckptsync.cli.sync import checked_run, commit_teller, stopping, sync_config, synced, telling
+
+if TYPE_CHECKING:
+    from ckptsync.agent.agent import Agent
+    from ckptsync.cli.sync import Stop
+
+_GLANCE_S = 0.5
+
+
+@verb(
+    positional("path", shown="DIR"),
+    positional("run"),
+    synced,
+    workers,
+    part_size,
+    max_rate,
+    compress,
+    copy,
+    state_dir,
+    store,
+)
+def agent(options: Options, path: str, run: str) -> None:
+    """Commit every checkpoint of a directory while a training writes them.
+
+    DIR need not be there yet, and nothing is written in it. SIGTERM lets it finish what is whole and exit: with 0 when all is
+    durable, 75 when it is not. A file DIR/.ckptsync-done does the same. DIR may be left out when CKPTSYNC_DIR is set, RUN when
+    CKPTSYNC_RUN is.
+    """
+    from ckptsync.agent.agent import Agent
+
+    config = sync_config(options)
+    with (
+        stopping() as stop,
+        telling(options) as observer,
+        Agent(
+            Path(path), checked_run(run), config=config, observer=observer, committed=commit_teller(options)
+        ) as working,
+    ):
+        working.start()
+        _wait(working, stop)
+        working.drain(config.agent.drain_timeout_s)
+
+
+def _wait(working: Agent, stop: Stop) -> None:
+    """Return when a signal asks for the end, when the trainer is done, or when it can go on no longer."""
+    while not stop.asked.wait(_GLANCE_S):
+        if working.ended.is_set() or working.trainer_done.is_set():
+            return
