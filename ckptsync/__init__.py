@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ckptsync.manager import CheckpointManager
     from ckptsync.options import Config
     from ckptsync.policy import BestN, EveryNSeconds, EveryNSteps, LatestN, Within
+    from ckptsync.readiness.marker import ready
     from ckptsync.verbs.ranks import Rank
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Within",
     "history",
     "latest",
+    "ready",
     "restore",
     "save",
 ]
@@ -59,6 +61,7 @@ _HOMES = {
     ),
     "ckptsync.manager": ("CheckpointManager",),
     "ckptsync.policy": ("BestN", "EveryNSeconds", "EveryNSteps", "LatestN", "Within"),
+    "ckptsync.readiness.marker": ("ready",),
     "ckptsync.verbs.ranks": ("Rank",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+
+from ckptsync.options import MIB
+
+_FINE_S = 10  # below that, tenths of a second are told
 
 
 class Choice(StrEnum):
@@ -50,3 +55,111 @@ class Plan:
 
     choice: Choice
     why: str
+
+
+def plan(outlook: Outlook) -> Plan:
+    """Choose what saves the most work and can be durable in time.
+
+    What is under way comes first: it is the surest. A last checkpoint is asked for when there is time for it behind that. What was never
+    measured is tried: parts and journal stay in any case, and nothing half-done is ever visible.
+    """
+    if (last := _last_checkpoint(outlook)) is not None:
+        return last
+    if outlook.under_way_bytes:
+        return _under_way(outlook)
+    if outlook.waiting_bytes:
+        return _waiting(outlook)
+    return Plan(choice=Choice.KEEP, why=f"every whole checkpoint is durable, and {_why_not_asked(outlook)}")
+
+
+def _last_checkpoint(outlook: Outlook) -> Plan | None:
+    """Ask for one, where it would be durable in time."""
+    if not outlook.can_ask or outlook.lost_s <= 0:
+        return None
+    saves = f"a last checkpoint saves {_time(outlook.lost_s)} of work"
+    if outlook.left_s is None:
+        return Plan(choice=Choice.ASK, why=f"{saves}, and nobody says how much time is left")
+    behind = " behind the upload under way" if outlook.under_way_bytes else ""
+    needs_s = _needed_s(outlook)
+    if needs_s is None:
+        if outlook.under_way_bytes and not _fits(outlook, outlook.under_way_bytes):
+            return None
+        return Plan(
+            choice=Choice.ASK, why=f"{saves}; how long that takes was not measured yet, and {_left(outlook)} are left"
+        )
+    if needs_s > outlook.left_s:
+        return None
+    return Plan(choice=Choice.ASK, why=f"{saves}, and takes {_time(needs_s)}{behind} of the {_left(outlook)} left")
+
+
+def _under_way(outlook: Outlook) -> Plan:
+    """Finish the upload, or leave it to the next start."""
+    size = f"{_size(outlook.under_way_bytes)} of the upload under way are still to be sent"
+    if outlook.left_s is None or outlook.bytes_per_s is None:
+        unknown = "nobody says how much time is left" if outlook.left_s is None else "no rate was measured yet"
+        return Plan(choice=Choice.FINISH, why=f"{size}, and {unknown}")
+    if not _fits(outlook, outlook.under_way_bytes):
+        return Plan(choice=Choice.KEEP, why=f"{size}, {_too_long(outlook, outlook.under_way_bytes)}")
+    takes = f"which takes {_time(outlook.under_way_bytes / outlook.bytes_per_s)} of the {_left(outlook)} left"
+    return Plan(choice=Choice.FINISH, why=f"{size}, {takes}; {_why_not_asked(outlook)}")
+
+
+def _waiting(outlook: Outlook) -> Plan:
+    """Begin to upload what is whole, where it can come to its end."""
+    size = f"{_size(outlook.waiting_bytes)} of a whole checkpoint wait"
+    if outlook.left_s is None or outlook.bytes_per_s is None:
+        unknown = "nobody says how much time is left" if outlook.left_s is None else "no rate was measured yet"
+        return Plan(choice=Choice.FINISH, why=f"{size}, and {unknown}")
+    if not _fits(outlook, outlook.waiting_bytes):
+        return Plan(choice=Choice.KEEP, why=f"{size}, {_too_long(outlook, outlook.waiting_bytes)}")
+    takes = f"which takes {_time(outlook.waiting_bytes / outlook.bytes_per_s)} of the {_left(outlook)} left"
+    return Plan(choice=Choice.FINISH, why=f"{size}, {takes}; {_why_not_asked(outlook)}")
+
+
+def _needed_s(outlook: Outlook) -> float | None:
+    """Until a last checkpoint is durable: it is written while the upload under way goes on; None where something was never measured."""
+    if outlook.bytes_per_s is None or outlook.fresh_bytes is None or outlook.fresh_s is None:
+        return None
+    if outlook.bytes_per_s <= 0:
+        return math.inf
+    written_s = max(outlook.fresh_s, outlook.under_way_bytes / outlook.bytes_per_s)
+    return written_s + outlook.fresh_bytes / outlook.bytes_per_s
+
+
+def _fits(outlook: Outlook, size_bytes: int) -> bool:
+    """Whether so much is sent in time, as far as that is known."""
+    if outlook.left_s is None or outlook.bytes_per_s is None:
+        return True
+    return size_bytes <= outlook.bytes_per_s * outlook.left_s
+
+
+def _why_not_asked(outlook: Outlook) -> str:
+    """Why no last checkpoint is asked for."""
+    if not outlook.can_ask:
+        return "the trainer cannot be asked for a last one"
+    if outlook.lost_s <= 0:
+        return "nothing was done since"
+    return f"a last one would take longer than the {_left(outlook)} left"
+
+
+def _too_long(outlook: Outlook, size_bytes: int) -> str:
+    """That there is no time for so much."""
+    if not outlook.bytes_per_s:
+        return "and nothing gets through; the next start continues"
+    takes = _time(size_bytes / outlook.bytes_per_s)
+    return f"which takes {takes} at {_size(outlook.bytes_per_s)}/s, and {_left(outlook)} are left; the next start continues"
+
+
+def _left(outlook: Outlook) -> str:
+    """The time that is left, in words."""
+    return "unknown time" if outlook.left_s is None else _time(max(0.0, outlook.left_s))
+
+
+def _time(seconds: float) -> str:
+    """As people read it."""
+    return f"{seconds:.1f} s" if seconds < _FINE_S else f"{seconds:.0f} s"
+
+
+def _size(count_bytes: float) -> str:
+    """As people read it."""
+    return f"{count_bytes / MIB:.1f} MiB"

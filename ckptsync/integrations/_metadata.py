@@ -15,11 +15,10 @@ from torch.distributed.checkpoint import metadata as torch_metadata
 from torch.distributed.checkpoint.metadata import Metadata
 
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
+from ckptsync.readiness.dcp import METADATA
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.verbs.fetch import fetch
-
-METADATA = ".metadata"
 
 
 def metadata_of(run: Run, manifest: Manifest) -> Metadata:

@@ -43,9 +43,10 @@ from ckptsync.clock import SYSTEM
 from ckptsync.errors import ConfigError, IntegrityError
 from ckptsync.events import Observer, log_observer
 from ckptsync.goodput import Goodput
-from ckptsync.integrations._metadata import METADATA, metadata_of
+from ckptsync.integrations._metadata import metadata_of
 from ckptsync.integrations._shards import ShardFile
 from ckptsync.options import Config
+from ckptsync.readiness.dcp import METADATA
 from ckptsync.run import Run, open_run
 from ckptsync.snapshot.cost import Loop
 from ckptsync.snapshot.manifest import Manifest, checked_meta, copied_metrics

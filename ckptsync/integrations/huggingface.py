@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.integrations._nodes import Place, any_of_all, bring_folder, brought, meet, place
 from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
+from ckptsync.readiness.huggingface import CHECKPOINT, INCOMPLETE, STATE, metrics_in
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.transfer.held import hold
@@ -33,11 +33,6 @@ try:
     from transformers import TrainerCallback
 except ImportError as error:
     raise ConfigError("transformers is not installed; pip install 'ckptsync[transformers]'") from error
-
-_STATE = "trainer_state.json"
-_INCOMPLETE = "checkpoint-is-incomplete.txt"  # there while transformers 5 writes a checkpoint on SIGTERM
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_NO_METRIC_NAME = re.compile(r"[:=]")
 
 
 class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where transformers is not installed
@@ -112,7 +107,7 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
             folder.mkdir(parents=True, exist_ok=True)
 
         def bring(reading: Run, manifest: Manifest) -> None:
-            bring_folder(reading, manifest, here, folder / _name(manifest.id.step), needs=_STATE)
+            bring_folder(reading, manifest, here, folder / _name(manifest.id.step), needs=STATE)
 
         found = brought(self._uploads.run, here, str(snapshot), bring)
         if found is None:
@@ -218,15 +213,7 @@ def metrics_of(state: Any, step: int) -> Mapping[str, float]:
         state: the `TrainerState`. `:` and `=` in names become `_`, for `best:NAME:min` could not address them.
         step: the one it is at, or was at just now.
     """
-    found: dict[str, float] = {}
-    for entry in state.log_history:
-        is_now = entry.get("step") == step
-        for name, value in entry.items():
-            if name == "step" or not isinstance(value, Real) or isinstance(value, bool):
-                continue
-            if is_now or not name.startswith("eval_"):
-                found[_NO_METRIC_NAME.sub("_", name)] = float(value)
-    return found
+    return metrics_in(state.log_history, step)
 
 
 def _name(step: int) -> str:
@@ -237,16 +224,16 @@ def _name(step: int) -> str:
 def _written(folder: Path) -> Mapping[int, int]:
     """Every whole checkpoint by step, and when it was written, in nanoseconds."""
     found: dict[int, int] = {}
-    for state in folder.glob(f"checkpoint-*/{_STATE}"):  # it is written last
-        named = _CHECKPOINT.fullmatch(state.parent.name)
-        if named and not (state.parent / _INCOMPLETE).exists():
+    for state in folder.glob(f"checkpoint-*/{STATE}"):  # it is written last
+        named = CHECKPOINT.fullmatch(state.parent.name)
+        if named and not (state.parent / INCOMPLETE).exists():
             found[int(named[1])] = state.stat().st_mtime_ns
     return found
 
 
 def _state_in(checkpoint: Path) -> dict[str, Any]:
     """What the Trainer knew when it wrote a checkpoint."""
-    found: dict[str, Any] = json.loads((checkpoint / _STATE).read_bytes())
+    found: dict[str, Any] = json.loads((checkpoint / STATE).read_bytes())
     return found
 
 

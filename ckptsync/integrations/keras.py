@@ -19,7 +19,8 @@ from ckptsync.errors import ConfigError
 from ckptsync.events import Observer, log_observer
 from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
-from ckptsync.readiness.base import Ready
+from ckptsync.readiness.base import Ready, folder_of
+from ckptsync.readiness.keras import METADATA, newest
 from ckptsync.transfer.source import SourceTree
 from ckptsync.uploads import Busy
 
@@ -28,7 +29,7 @@ try:
 except ImportError as error:
     raise ConfigError(f"Keras 3 is missing ({error}): pip install 'ckptsync[tensorflow]'") from error
 
-WEIGHTS, METADATA, SEEDS = "latest.weights.h5", "training_metadata.json", "seeds.json"
+SEEDS = "seeds.json"
 _log = logging.getLogger("ckptsync")
 
 
@@ -37,8 +38,7 @@ class _BackupDirectory(SyncedDirectory):
 
     def ready(self, tree: SourceTree) -> Ready | None:
         """As `SyncedDirectory` asks for it: Keras writes the metadata last, and the next weights in place."""
-        paths = frozenset(file.path for file in tree.files)
-        return Ready(step=None, paths=paths, copied=paths) if {WEIGHTS, METADATA} <= paths else None
+        return newest(folder_of(tree))
 
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):  # type: ignore[misc]  # Keras has no types

@@ -11,20 +11,14 @@
         synced.save()
 
 Orbax itself is not imported: it gives a folder its name when all of it is written.
-
-Source: orbax/checkpoint/_src/path/atomicity.py, AtomicRenameTemporaryPath
 """
 
 from __future__ import annotations
 
-import re
-
 from ckptsync.directory import SyncedDirectory
-from ckptsync.readiness.base import Ready
+from ckptsync.readiness import orbax
+from ckptsync.readiness.base import Ready, folder_of
 from ckptsync.transfer.source import SourceTree
-
-METADATA = "_CHECKPOINT_METADATA"
-_STEP = re.compile(r"(?:.*_)?(\d+)")
 
 
 class CheckpointDirectory(SyncedDirectory):
@@ -36,11 +30,4 @@ class CheckpointDirectory(SyncedDirectory):
 
     def ready(self, tree: SourceTree) -> Ready | None:
         """As `SyncedDirectory` asks for it."""
-        tops = {file.path.partition("/")[0] for file in tree.files if file.path.partition("/")[2] == METADATA}
-        steps = {int(found[1]): top for top in tops if (found := _STEP.fullmatch(top))}
-        if not steps:
-            return None
-        newest = max(steps)
-        return Ready(
-            step=newest, paths=frozenset(file.path for file in tree.files if file.path.startswith(f"{steps[newest]}/"))
-        )
+        return orbax.newest(folder_of(tree))

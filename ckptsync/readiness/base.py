@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ckptsync.snapshot.manifest import LinkEntry
@@ -71,6 +71,18 @@ class Folder:
         """Of every file and link below it."""
         files = {file.path for file in self.all_files()}
         return frozenset(files.union(*({link.path for link in one.links.values()} for one in self.all_folders())))
+
+    def without(self, names: Collection[str]) -> Folder:
+        """The same folder without some of its entries."""
+        if not names:
+            return self
+        return Folder(
+            self.path,
+            {name: file for name, file in self.files.items() if name not in names},
+            {name: link for name, link in self.links.items() if name not in names},
+            {name: folder for name, folder in self.folders.items() if name not in names},
+            {name: why for name, why in self.odd.items() if name not in names},
+        )
 
     def file_at(self, path: str) -> SourceFile | None:
         """The file at a path relative to this folder."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+from ckptsync.errors import DiskError, SourceChangedError
 from ckptsync.transfer.source import Identity, SourceFile
 
 T = TypeVar("T")
@@ -89,3 +91,19 @@ def _read(file: SourceFile, read: Read[T]) -> T:
     finally:
         os.close(descriptor)
     return value
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn the error of this room into those that callers know.
+
+    Raises:
+        SourceChangedError: a file is being written to.
+        DiskError: one cannot be read.
+    """
+    try:
+        yield
+    except UnreadableError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise DiskError(str(error)) from error
+        raise SourceChangedError(str(error)) from error

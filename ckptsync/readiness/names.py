@@ -12,11 +12,10 @@ _TEMPORARY = re.compile(
     r"|.*(\.tmp\.|\.orbax-checkpoint-tmp|\.ckptsync-partial).*",
     re.DOTALL | re.IGNORECASE,
 )
-_NAMED_STEP = re.compile(
-    r"(?:^|[^a-z])(?:global[-_]?step|step|iteration|iter|it)s?[-_=:]?(\d{1,12})(?!\d)", re.IGNORECASE
+_STEP = re.compile(r"(?:^|[^a-z])(?:global[-_]?step|step|iteration|iter)s?[-_=:]?(\d{1,12})(?!\d)", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"(?:^|(?:^|[^a-z])(?:checkpoint|ckpt|model|state|snapshot|weights|save)[-_=.]?)(\d{1,12})$", re.IGNORECASE
 )
-_LAST_NUMBER = re.compile(r"(?:^|[-_=.])(\d{1,12})$")
-_EPOCH = re.compile(r"(?:^|[^a-z])(?:epoch|ep)s?[-_=:]?\d+$", re.IGNORECASE)
 
 
 def is_temporary(name: str) -> bool:
@@ -27,12 +26,22 @@ def is_temporary(name: str) -> bool:
 def step_in(name: str) -> int | None:
     """Return the step that a name tells, as `epoch=3-step=500`, `step-100`, `checkpoint-500` or `500`; None when it tells none.
 
-    A number alone counts at the end, unless it is that of an epoch.
-
     Args:
         name: of a file without its ending, or of a folder.
     """
-    if named := _NAMED_STEP.findall(name):
+    if named := _STEP.findall(name):
         return int(named[-1])
-    last = _LAST_NUMBER.search(name)
-    return int(last[1]) if last and not _EPOCH.search(name) else None
+    number = _NUMBER.search(name)
+    return int(number[1]) if number else None
+
+
+def step_along(path: str) -> int | None:
+    """Return the step that the last name of a path tells, or else the nearest folder's; None when none does."""
+    return next((step for name in reversed(path.split("/")) if (step := step_in(name)) is not None), None)
+
+
+def checked_step(value: object) -> int | None:
+    """Return a value that can be a step; None for any other."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= MAX_STEP else None

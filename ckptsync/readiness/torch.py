@@ -1,21 +1,48 @@
 """Files of `torch.save`: whole when the directory at their end tells of all that is before it.
 
-Source: torch/serialization.py; caffe2/serialize/inline_container.cc
+Files of the format before PyTorch 1.6 are whole when they end behind the last storage that they tell of. A folder whose name tells a
+step and that holds several files is none of this rule's: nothing tells when the last of them is there.
+
+Source: torch/serialization.py, `_save` and `_legacy_save`; caffe2/serialize/inline_container.cc
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptsync.readiness import zipped
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import is_temporary, step_in
+from ckptsync.readiness.names import checked_step, is_temporary, step_along, step_in
+from ckptsync.readiness.opcodes import Named
+from ckptsync.readiness.pickled import PickleError, scan
 from ckptsync.readiness.zipped import BrokenError
 
 RULE = "torch"
-ENDINGS = (".pt", ".pth", ".bin", ".pth.tar", ".pt.tar", ".ckpt")
+ENDINGS = (".pth.tar", ".pt.tar", ".pt", ".pth", ".bin", ".ckpt")
+_ALWAYS = (".pth.tar", ".pt.tar", ".pt", ".pth", ".ckpt")
+"""Endings that nothing else has, so that it is told when such a file is not whole."""
+_PARTS = frozenset({"optimizer", "scheduler", "scaler", "training_args", "rng_state"})
+"""What the Trainer of transformers calls files that are no checkpoint by themselves."""
+_ENDING = re.compile(r"\.[A-Za-z]\w{0,15}$")
+_RANK = re.compile(r"_\d+$")
 _STEPS = ("global_step", "step", "iteration", "iter")
+_MAX_PICKLE_BYTES = 8 << 20
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_MAX_LEGACY_BYTES = 16 << 20
+_ITEM_BYTES = {
+    name: size
+    for size, names in {
+        1: "Byte Char Bool QInt8 QUInt8 QUInt4x2 QUInt2x4 Untyped",
+        2: "Half BFloat16 Short",
+        4: "Float Int QInt32",
+        8: "Double Long ComplexFloat",
+        16: "ComplexDouble",
+    }.items()
+    for name in names.split()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,50 +53,118 @@ class TorchFile:
         is_torch: whether it is of `torch.save` at all.
         why: it is not whole, in words that follow its name; empty when it is.
         step: that it holds on its uppermost level.
+        keys: of its uppermost level; empty when it is no dictionary, or a very large one.
     """
 
     is_torch: bool
     why: str = ""
     step: int | None = None
+    keys: frozenset[str] = frozenset()
 
 
 def read(opened: Opened) -> TorchFile:
     """Tell what a file is; for `Contents.of`."""
     if not opened.size:
         return TorchFile(is_torch=True, why="is empty")
-    if opened.read(0, len(zipped.BEGINNING)) != zipped.BEGINNING:
-        return TorchFile(is_torch=False, why="is no file of torch.save")
+    beginning = opened.read(0, len(_LEGACY))
     try:
-        found = zipped.members(opened)
-    except BrokenError as error:
+        if zipped.BEGINNING.startswith(beginning[: len(zipped.BEGINNING)]):
+            return _zip(opened)
+        if _LEGACY.startswith(beginning):
+            return _legacy(opened)
+    except (BrokenError, PickleError) as error:
         return TorchFile(is_torch=True, why=str(error))
-    if not any(member.name.endswith(b"/data.pkl") for member in found):
+    return TorchFile(is_torch=False, why="is no file of torch.save")
+
+
+def _zip(opened: Opened) -> TorchFile:
+    """A file of today's format."""
+    found = zipped.members(opened)
+    pickle = next((member for member in found if member.name.endswith(b"/data.pkl")), None)
+    if pickle is None:
         return TorchFile(is_torch=False, why="is a zip file, and not one of torch.save")
-    return TorchFile(is_torch=True)
+    content = zipped.stored(opened, pickle, _MAX_PICKLE_BYTES + 1)
+    if content is None or len(content) > _MAX_PICKLE_BYTES:
+        return TorchFile(is_torch=True)
+    return _told(scan(content).mapping)
+
+
+def _told(mapping: Mapping[str, object]) -> TorchFile:
+    """What the uppermost level of a state tells."""
+    steps = [step for name in _STEPS if (step := checked_step(mapping.get(name))) is not None]
+    return TorchFile(is_torch=True, step=steps[0] if steps else None, keys=frozenset(mapping))
+
+
+def _legacy(opened: Opened) -> TorchFile:
+    """A file of the format before PyTorch 1.6: pickles, then for each storage its number of items and the items."""
+    data = opened.read(0, _MAX_LEGACY_BYTES)
+    storages: dict[str, tuple[str, int]] = {}
+
+    def watch(what: object, argument: object) -> None:
+        if what is None and isinstance(argument, tuple) and len(argument) > 4 and isinstance(argument[1], Named):  # noqa: PLR2004
+            storages[str(argument[2])] = (argument[1].name.removesuffix("Storage"), argument[4])
+
+    end = len(_LEGACY)
+    for _ in range(2):  # version of the protocol, and of the machine
+        end = scan(data, end).end
+    state = scan(data, end, watch=watch)
+    end = scan(data, state.end).end  # keys, in the order of the storages
+    for name, items in storages.values():
+        if name not in _ITEM_BYTES or not isinstance(items, int):
+            raise BrokenError(f"has storages of a kind that is not known here: {name}")
+    wanted = end + sum(8 + items * _ITEM_BYTES[name] for name, items in storages.values())
+    if wanted != opened.size:
+        raise BrokenError(f"should have {wanted} bytes and has {opened.size}")
+    return _told(state.mapping)
 
 
 def find(folder: Folder, contents: Contents) -> Findings:
     """Find files that are checkpoints by themselves."""
+    names = [name for name in folder.files if is_candidate(name)]
+    if is_scattered(folder, names):
+        sentence = f"{folder.path} holds several files, and nothing tells when all are there; mark it when they are"
+        return Findings(waiting=(sentence,), claimed=frozenset(names))
+    return files(folder, names, contents, RULE)
+
+
+def files(folder: Folder, names: Iterable[str], contents: Contents, rule: str) -> Findings:
+    """Look into files, each a checkpoint by itself; those that are none of `torch.save` are left to others."""
     checkpoints: list[Ready] = []
     waiting: list[str] = []
     claimed: set[str] = set()
-    for name, file in folder.files.items():
-        if not name.lower().endswith(ENDINGS) or name.startswith(".") or is_temporary(name):
-            continue
+    for name in names:
+        file = folder.files[name]
         try:
             found = contents.of(file, read)
         except UnreadableError as error:
+            claimed.add(name)
             waiting.append(str(error))
             continue
-        claimed.add(name)
         if found.why:
-            waiting.append(f"{file.path} {found.why}")
+            if found.is_torch or name.lower().endswith(_ALWAYS):
+                waiting.append(f"{file.path} {found.why}")
+                claimed.add(name)
             continue
-        step = found.step if found.step is not None else step_in(stem(name))
-        checkpoints.append(Ready(step=step, paths=frozenset({file.path}), name=file.path, rule=RULE))
+        claimed.add(name)
+        step = found.step if found.step is not None else step_along(stem(file.path))
+        checkpoints.append(Ready(step=step, paths=frozenset({file.path}), name=file.path, rule=rule))
     return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(claimed))
+
+
+def is_candidate(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:
+    """Tell whether a file of this name may be a checkpoint by itself."""
+    if not name.lower().endswith(endings) or name.startswith(".") or is_temporary(name):
+        return False
+    return _RANK.sub("", stem(name)) not in _PARTS
+
+
+def is_scattered(folder: Folder, names: Sequence[str]) -> bool:
+    """Tell whether files belong to one checkpoint: they lie in a folder of a step, and are of none themselves."""
+    own = folder.path.rpartition("/")[2]
+    return len(names) > 1 and step_in(own) is not None and all(step_in(stem(name)) is None for name in names)
 
 
 def stem(name: str) -> str:
     """A file's name without its ending."""
-    return next((name[: -len(end)] for end in ENDINGS if name.lower().endswith(end)), name)
+    known = (name[: -len(end)] for end in ENDINGS if name.lower().endswith(end))
+    return next(known, None) or _ENDING.sub("", name)

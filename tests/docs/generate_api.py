@@ -31,6 +31,7 @@ TITLES = {
     "ckptsync.policy": "When to save, what to keep",
     "ckptsync.cadence": "Policies that learn",
     "ckptsync.verbs.ranks": "Many ranks",
+    "ckptsync.readiness.marker": "Say that a checkpoint is whole",
     "ckptsync.directory": "A directory that a framework writes",
     "ckptsync.readiness.base": "A checkpoint that is whole",
     "ckptsync.errors": "Errors",

@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from ckptsync import CkptsyncError, LatestN, history
 from ckptsync.errors import FencedError
-from ckptsync.integrations.keras import METADATA, SEEDS, WEIGHTS, BackupAndRestore
+from ckptsync.integrations.keras import SEEDS, BackupAndRestore
+from ckptsync.readiness.keras import METADATA, WEIGHTS
 from ckptsync.run import open_run
 from ckptsync.verbs.save import save
 from ckptsync.verbs.verify import verify
