@@ -14,7 +14,7 @@ from typing import Self
 import ckptsync
 from ckptsync.agent.ask import Asker
 from ckptsync.agent.backlog import Backlog
-from ckptsync.agent.board import ERRORS_KEPT, Board, Committed, State, Status, Told
+from ckptsync.agent.board import Board, Committed, State, Status
 from ckptsync.agent.endgame import Endgame
 from ckptsync.agent.gate import Gate
 from ckptsync.agent.gauge import Gauge
@@ -97,7 +97,7 @@ class Agent:
         self._lookout = Lookout(directory, options.ready, options.quiet_s, clock)
         self._guard = Guard(directory, options, is_durable=self._ledger.__contains__, observer=self._observer)
         self._watch = Watch(directory, way=options.watch, say=self._say, stop=self._stop)
-        self.board = Board(_first_status(opened.url, directory, clock))
+        self.board = Board(_first_status(opened.url, directory, clock), clock=clock)
         self._work = Uploading(
             run=opened,
             gate=self._gate,
@@ -180,7 +180,7 @@ class Agent:
             raise NotDurableError(
                 f"not durable: {names} ({self._why_pending(timeout_s)}); the next start continues where this one was"
             )
-        self._set_state(State.DONE)
+        self.board.entered(State.DONE)
 
     def _why_pending(self, timeout_s: float) -> str:
         """Why something is not durable at the end."""
@@ -242,13 +242,13 @@ class Agent:
             try:
                 found = self._lookout.look()
             except (DiskError, SourceChangedError) as error:
-                self._tell_error(error)
+                self._failed(error)
                 return Found(settling=isinstance(error, SourceChangedError))
             gone = self._backlog.found(found.candidates)
             try:
                 self._guard.see_to(found.candidates, busy={one.mark for one in self._backlog.pending})
             except DiskError as error:
-                self._tell_error(error)
+                self._failed(error)
         if found.candidates:
             self._endgame.whole(found.candidates[-1])
         if (self.directory / DONE_MARKER).exists():
@@ -281,20 +281,17 @@ class Agent:
 
     def _committed(self, candidate: Candidate, saved: Saved) -> None:
         """Show a commit."""
-        at_s = self._clock.now()
-        self.board.change(
-            newest=Committed(
+        self.board.committed(
+            Committed(
                 snapshot=saved.snapshot,
                 step=saved.step,
                 bytes=saved.bytes,
-                at_s=at_s,
+                at_s=self._clock.now(),
                 seconds=saved.seconds,
                 bytes_sent=saved.bytes_sent,
             ),
-            commits=self.board.status.commits + 1,
             epoch=saved.epoch,
-            failing=False,
-            at_risk_since_s=candidate.at_s,
+            whole_since_s=candidate.at_s,
         )
         self._watch.nudge()  # what is durable now may be deleted
         if self._tell_commit is not None:
@@ -305,6 +302,7 @@ class Agent:
     def _count(self, event: Event) -> None:
         """Measure what an event tells."""
         self._gauge.tell(event)
+        self.board.observe(event)
         if event.kind in {Kind.SENT, Kind.REUSED}:
             self.board.change(pending_bytes=self._pending_bytes())
 
@@ -312,14 +310,12 @@ class Agent:
         """Tell people something."""
         self._observer(Event(kind=Kind.NOTICE, message=message))
 
-    def _tell_error(self, error: CkptsyncError) -> None:
-        """Show an error once, and tell it."""
-        message = redacted(str(error))
+    def _failed(self, error: CkptsyncError) -> None:
+        """Show what failed, and tell it unless it is what was told last."""
         errors = self.board.status.errors
-        if not errors or errors[-1].message != message:
-            told = Told(at_s=self._clock.now(), message=message)
-            self.board.change(errors=(*errors, told)[-ERRORS_KEPT:])
-            self._observer(Event(kind=Kind.FAILED, message=message))
+        self.board.failed(error)
+        if not errors or errors[-1].message != self.board.status.errors[-1].message:
+            self._observer(Event(kind=Kind.FAILED, message=str(error)))
 
     def _went_wrong(self, error: CkptsyncError) -> None:
         """Show what will be tried again."""
@@ -327,14 +323,12 @@ class Agent:
             self._say(f"{error}; it will be looked at again")
             self._watch.nudge()
             return
-        self.board.change(failures=self.board.status.failures + 1, failing=True)
-        self._tell_error(error)
+        self._failed(error)
 
     def _fail(self, error: CkptsyncError) -> None:
         """Give up for good."""
         self.failure = error
-        self.board.change(failing=True, fenced=isinstance(error, FencedError))
-        self._tell_error(error)
+        self._failed(error)
         self._backlog.end()
         self._show()
         self.ended.set()
@@ -352,7 +346,7 @@ class Agent:
             pending_since_s=min((one.at_s for one in pending), default=None),
         )
         if self.board.status.state is not State.DONE:
-            self._set_state(self._state())
+            self.board.entered(self._state())
 
     def _state(self) -> State:
         """What is being done."""
@@ -363,11 +357,6 @@ class Agent:
         if not self._work.answered.is_set():
             return State.STARTING
         return State.UPLOADING if self._backlog.under_way else State.WATCHING
-
-    def _set_state(self, state: State) -> None:
-        """Change the state, and since when it is that."""
-        if self.board.status.state is not state:
-            self.board.change(state=state, since_s=self._clock.now())
 
 
 def _first_status(url: str, directory: Path, clock: Clock) -> Status:

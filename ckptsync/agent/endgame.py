@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Literal
 
 from ckptsync.agent.ask import Asker
 from ckptsync.agent.backlog import Backlog
-from ckptsync.agent.board import Board, Told
+from ckptsync.agent.board import Board
 from ckptsync.agent.gate import Gate
 from ckptsync.agent.gauge import Gauge
 from ckptsync.agent.lookout import Candidate
@@ -19,12 +18,10 @@ from ckptsync.agent.planner import Choice, Outlook, Plan, plan
 from ckptsync.clock import Clock
 from ckptsync.store.bandwidth import Bandwidth
 
-NOTICES_KEPT = 20
 _AGAIN_S = 0.5
 """So often numbers are looked at while the end is near."""
 _OUTLIVED_S = 120.0
 """A machine that is there so long after its deadline will not end: it was migrated, or somebody changed their mind."""
-_log = logging.getLogger("ckptsync")
 _Wake = Literal["whole", "over"]
 
 
@@ -116,8 +113,7 @@ class Endgame:
 
     def take_in(self, notice: Notice) -> None:
         """Show a notice, and begin to act on it where it is final; the earliest deadline counts."""
-        told = Told(at_s=self.clock.now(), message=notice.message, source=notice.source)
-        self.board.change(notices=(*self.board.status.notices, told)[-NOTICES_KEPT:])
+        self.board.noticed(notice)
         self.say(f"notice of {notice.source}: {notice.message}")
         self.backlog.hurry()
         if not notice.final:
@@ -149,7 +145,7 @@ class Endgame:
         decided = plan(self.outlook())
         if self.plan is None or decided.choice is not self.plan.choice:
             self.say(f"decided to {decided.choice}: {decided.why}")
-            self._show(decided)
+            self.board.decided(decided.choice, decided.why)
         self.plan = decided
         if decided.choice is Choice.KEEP:
             if self.backlog.pending:
@@ -201,23 +197,6 @@ class Endgame:
             self.say(f"{waiting[-1].title} goes first: there is no time for both")
             self.backlog.prefer_newest()
             self.gate.shut("a newer checkpoint goes first")
-
-    def _show(self, decided: Plan) -> None:
-        """Write a decision to the notice it is about, which is the newest final one on the board."""
-        assert self.final is not None  # noqa: S101  as above
-        notices = list(self.board.status.notices)
-        for index in range(len(notices) - 1, -1, -1):
-            told = notices[index]
-            if told.message == self.final.message and told.source == self.final.source:
-                notices[index] = Told(
-                    at_s=told.at_s,
-                    message=told.message,
-                    source=told.source,
-                    decision=decided.choice,
-                    why=decided.why,
-                )
-                break
-        self.board.change(notices=tuple(notices))
 
     def _go_on(self) -> None:
         """Forget a notice that did not come true."""
