@@ -14,9 +14,11 @@ from typing import Self
 import ckptsync
 from ckptsync.agent.ask import Asker
 from ckptsync.agent.backlog import Backlog
-from ckptsync.agent.board import ERRORS_KEPT, Board, Committed, State, Status, Told
+from ckptsync.agent.board import Board, Committed, State, Status
+from ckptsync.agent.endgame import Endgame
 from ckptsync.agent.gate import Gate
 from ckptsync.agent.gauge import Gauge
+from ckptsync.agent.guard import Guard
 from ckptsync.agent.holding import allow_many_files
 from ckptsync.agent.ledger import Ledger, ledger_path
 from ckptsync.agent.lookout import SETTLE_S, Candidate, Found, Lookout
@@ -73,7 +75,7 @@ class Agent:
             ConfigError: the URL or an option cannot be used.
         """
         options = config.agent
-        self.directory, self._config, self._clock, self._asker = directory, config, clock, asker
+        self.directory, self._config, self._clock = directory, config, clock
         self._tell_commit = committed
         self.ended = threading.Event()
         self.failure: CkptsyncError | None = None
@@ -85,16 +87,17 @@ class Agent:
         self._gauge = Gauge(clock)
         self._observer = fan_out(self._count, observer)
         cap = config.transfer.max_bytes_per_s
-        self._bandwidth = Bandwidth(cap, clock=clock) if cap else None
-        store = open_store(run, config, clock=clock, observer=self._observer, bandwidth=self._bandwidth)
+        bandwidth = Bandwidth(cap, clock=clock) if cap else None
+        store = open_store(run, config, clock=clock, observer=self._observer, bandwidth=bandwidth)
         self._exits.enter_context(store)
         self._gate = Gate(store)
         opened = run_on(self._gate, config, observer=self._observer, clock=clock)
         self._ledger = Ledger(ledger_path(config.state_path(), opened.place, directory))
         self._backlog = Backlog(options.backlog, is_durable=self._ledger.__contains__)
         self._lookout = Lookout(directory, options.ready, options.quiet_s, clock)
+        self._guard = Guard(directory, options, is_durable=self._ledger.__contains__, observer=self._observer)
         self._watch = Watch(directory, way=options.watch, say=self._say, stop=self._stop)
-        self.board = Board(_first_status(opened.url, directory, clock))
+        self.board = Board(_first_status(opened.url, directory, clock), clock=clock)
         self._work = Uploading(
             run=opened,
             gate=self._gate,
@@ -107,6 +110,19 @@ class Agent:
             fail=self._fail,
             went_wrong=self._went_wrong,
             committed=self._committed,
+        )
+        self._endgame = Endgame(
+            backlog=self._backlog,
+            gate=self._gate,
+            gauge=self._gauge,
+            board=self.board,
+            clock=clock,
+            margin_s=options.margin_s,
+            bandwidth=bandwidth,
+            asker=asker,
+            say=self._say,
+            usual_bytes=self._work.usual_bytes,
+            draining=self._draining.is_set,
         )
 
     def __enter__(self) -> Self:
@@ -123,13 +139,18 @@ class Agent:
         """Watch and upload from now on, in threads of its own; returns at once."""
         allow_many_files()
         self._watch.start()
-        for name, work in (("watch", self._watching), ("upload", self._uploading)):
+        for name, work in (
+            ("watch", self._watching),
+            ("upload", self._uploading),
+            ("notice", self._endgame.work),
+        ):
             thread = threading.Thread(target=work, name=f"ckptsync-{name}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def notice(self, notice: Notice) -> None:
-        """Take in that this machine may end soon. From any thread; returns at once."""
+        """Take in that this machine may end soon. From any thread; returns at once, also amid a signal handler."""
+        self._endgame.tell(notice)
 
     def drain(self, timeout_s: float) -> None:
         """Look a last time, and wait until all that is whole is durable; nothing else is begun from now on. Safe to call again.
@@ -144,7 +165,10 @@ class Agent:
         """
         until_s = self._clock.monotonic() + timeout_s
         self._draining.set()
+        self._endgame.lift_cap()
         self._look_a_last_time()
+        while self._endgame.awaits and self._clock.monotonic() < until_s and not self._stop.wait(SETTLE_S):
+            self.look()
         self._backlog.hurry()
         self._show()
         with self._backlog.changed:
@@ -153,9 +177,18 @@ class Agent:
             raise self.failure
         if pending := self._backlog.pending:
             names = ", ".join(one.title for one in pending)
-            why = self.board.status.errors[-1].message if self.board.status.failing else f"not within {timeout_s:g} s"
-            raise NotDurableError(f"not durable: {names} ({why}); the next start continues where this one was")
-        self._set_state(State.DONE)
+            raise NotDurableError(
+                f"not durable: {names} ({self._why_pending(timeout_s)}); the next start continues where this one was"
+            )
+        self.board.entered(State.DONE)
+
+    def _why_pending(self, timeout_s: float) -> str:
+        """Why something is not durable at the end."""
+        if self._backlog.paused and self._endgame.plan is not None:
+            return self._endgame.plan.why
+        if self.board.status.failing:
+            return self.board.status.errors[-1].message
+        return f"not within {timeout_s:g} s"
 
     def close(self, *, patience_s: float = _PATIENCE_S) -> None:
         """Begin nothing more, and let go of the bucket. Safe to call again.
@@ -166,6 +199,7 @@ class Agent:
         self._gate.shut("the sidecar is closing")
         self._stop.set()
         self._backlog.end()
+        self._endgame.close()
         self._watch.nudge()
         for thread in self._threads:
             thread.join(patience_s)
@@ -174,7 +208,8 @@ class Agent:
 
     def _is_over(self) -> bool:
         """Whether there is nothing to wait for."""
-        return self.failure is not None or self._backlog.ended or self._backlog.is_idle
+        backlog = self._backlog
+        return self.failure is not None or backlog.ended or backlog.paused or backlog.is_idle
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -207,9 +242,15 @@ class Agent:
             try:
                 found = self._lookout.look()
             except (DiskError, SourceChangedError) as error:
-                self._tell_error(error)
+                self._failed(error)
                 return Found(settling=isinstance(error, SourceChangedError))
             gone = self._backlog.found(found.candidates)
+            try:
+                self._guard.see_to(found.candidates, busy={one.mark for one in self._backlog.pending})
+            except DiskError as error:
+                self._failed(error)
+        if found.candidates:
+            self._endgame.whole(found.candidates[-1])
         if (self.directory / DONE_MARKER).exists():
             self.trainer_done.set()
         for candidate in gone:
@@ -240,21 +281,19 @@ class Agent:
 
     def _committed(self, candidate: Candidate, saved: Saved) -> None:
         """Show a commit."""
-        at_s = self._clock.now()
-        self.board.change(
-            newest=Committed(
+        self.board.committed(
+            Committed(
                 snapshot=saved.snapshot,
                 step=saved.step,
                 bytes=saved.bytes,
-                at_s=at_s,
+                at_s=self._clock.now(),
                 seconds=saved.seconds,
                 bytes_sent=saved.bytes_sent,
             ),
-            commits=self.board.status.commits + 1,
             epoch=saved.epoch,
-            failing=False,
-            at_risk_since_s=candidate.at_s,
+            whole_since_s=candidate.at_s,
         )
+        self._watch.nudge()  # what is durable now may be deleted
         if self._tell_commit is not None:
             self._tell_commit(saved)
 
@@ -263,6 +302,7 @@ class Agent:
     def _count(self, event: Event) -> None:
         """Measure what an event tells."""
         self._gauge.tell(event)
+        self.board.observe(event)
         if event.kind in {Kind.SENT, Kind.REUSED}:
             self.board.change(pending_bytes=self._pending_bytes())
 
@@ -270,14 +310,12 @@ class Agent:
         """Tell people something."""
         self._observer(Event(kind=Kind.NOTICE, message=message))
 
-    def _tell_error(self, error: CkptsyncError) -> None:
-        """Show an error once, and tell it."""
-        message = redacted(str(error))
+    def _failed(self, error: CkptsyncError) -> None:
+        """Show what failed, and tell it unless it is what was told last."""
         errors = self.board.status.errors
-        if not errors or errors[-1].message != message:
-            told = Told(at_s=self._clock.now(), message=message)
-            self.board.change(errors=(*errors, told)[-ERRORS_KEPT:])
-            self._observer(Event(kind=Kind.FAILED, message=message))
+        self.board.failed(error)
+        if not errors or errors[-1].message != self.board.status.errors[-1].message:
+            self._observer(Event(kind=Kind.FAILED, message=str(error)))
 
     def _went_wrong(self, error: CkptsyncError) -> None:
         """Show what will be tried again."""
@@ -285,14 +323,12 @@ class Agent:
             self._say(f"{error}; it will be looked at again")
             self._watch.nudge()
             return
-        self.board.change(failures=self.board.status.failures + 1, failing=True)
-        self._tell_error(error)
+        self._failed(error)
 
     def _fail(self, error: CkptsyncError) -> None:
         """Give up for good."""
         self.failure = error
-        self.board.change(failing=True, fenced=isinstance(error, FencedError))
-        self._tell_error(error)
+        self._failed(error)
         self._backlog.end()
         self._show()
         self.ended.set()
@@ -310,7 +346,7 @@ class Agent:
             pending_since_s=min((one.at_s for one in pending), default=None),
         )
         if self.board.status.state is not State.DONE:
-            self._set_state(self._state())
+            self.board.entered(self._state())
 
     def _state(self) -> State:
         """What is being done."""
@@ -321,11 +357,6 @@ class Agent:
         if not self._work.answered.is_set():
             return State.STARTING
         return State.UPLOADING if self._backlog.under_way else State.WATCHING
-
-    def _set_state(self, state: State) -> None:
-        """Change the state, and since when it is that."""
-        if self.board.status.state is not state:
-            self.board.change(state=state, since_s=self._clock.now())
 
 
 def _first_status(url: str, directory: Path, clock: Clock) -> Status:

@@ -32,6 +32,8 @@ class Backlog:
         self._not_before_s = 0.0
         self.ended = False
         """Whether nothing more is to be begun."""
+        self.paused = False
+        """Whether nothing is to be begun until `resume`."""
 
     @property
     def waiting(self) -> tuple[Candidate, ...]:
@@ -83,7 +85,8 @@ class Backlog:
     def take(self, now_s: float) -> Candidate | None:
         """Begin the next one; None when there is none, or when one failed a moment ago."""
         with self.changed:
-            if self.ended or self._under_way or not self._waiting or now_s < self._not_before_s:
+            held_back = self.ended or self.paused or now_s < self._not_before_s
+            if held_back or self._under_way or not self._waiting:
                 return None
             self._under_way, self._waiting = self._waiting[0], self._waiting[1:]
             return self._under_way
@@ -104,9 +107,9 @@ class Backlog:
             self.changed.notify_all()
 
     def due_s(self, now_s: float) -> float | None:
-        """Seconds until `take` may give something; None when nothing waits."""
+        """Seconds until `take` may give something; None when nothing waits, or all of it for somebody."""
         with self.changed:
-            return max(0.0, self._not_before_s - now_s) if self._waiting else None
+            return max(0.0, self._not_before_s - now_s) if self._waiting and not self.paused else None
 
     def done(self) -> None:
         """What was under way is durable, or is not to be uploaded: `is_durable` tells, or it is passed over."""
@@ -140,6 +143,23 @@ class Backlog:
             self._not_before_s = now_s + pause_s
         self.put_back()
         return pause_s
+
+    def pause(self) -> None:
+        """Let nothing begin until `resume`. Safe to call again."""
+        with self.changed:
+            self.paused = True
+            self.changed.notify_all()
+
+    def resume(self) -> None:
+        """Let things begin again. Safe to call again."""
+        if self.paused:
+            with self.changed:
+                self.paused = False
+                self.changed.notify_all()
+
+    def prefer_newest(self) -> None:
+        """Pass over from now on what a newer one overtakes."""
+        self._mode = "latest"
 
     def hurry(self) -> None:
         """Forget the pause."""

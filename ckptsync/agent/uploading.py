@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -36,6 +37,7 @@ from ckptsync.verbs.save import Saved, save
 _FOR_GOOD = (FencedError, DeniedError, UnsupportedError)
 _FOR_GOOD_AT_START = (*_FOR_GOOD, ConfigError, CredentialsError, NotFoundError, VersionError)
 _ASK_AGAIN_S = 5.0
+_COMMITS_COUNTED = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +75,7 @@ class Uploading:
     _newest: Manifest | None = None
     _newest_step: int = -1
     _said_steps: bool = False
+    _sent_bytes: deque[int] = field(default_factory=lambda: deque(maxlen=_COMMITS_COUNTED))
 
     # -- the bucket's first answer -----------------------------------------------------------------------------------
 
@@ -96,6 +99,12 @@ class Uploading:
         self.answered.set()
         return None
 
+    def usual_bytes(self) -> int | None:
+        """Payload that a checkpoint has to send, the most of the last few; by the snapshot that was there before, if by none."""
+        if self._sent_bytes:
+            return max(self._sent_bytes)
+        return None if self._newest is None else self._newest.size
+
     # -- one upload --------------------------------------------------------------------------------------------------
 
     def upload_one(self, candidate: Candidate) -> None:
@@ -104,6 +113,9 @@ class Uploading:
             self.backlog.done()
             return
         self.gauge.begin(candidate.bytes)
+        self.gate.open()
+        if self.backlog.paused:  # since it was taken
+            self.gate.shut("nothing is begun any more")
         try:
             saved = self._save(candidate)
         except SourceChangedError as error:
@@ -119,6 +131,7 @@ class Uploading:
             self.went_wrong(error if isinstance(error, CkptsyncError) else StoreError(str(error)))
         else:
             self._newest_step = saved.step
+            self._sent_bytes.append(saved.bytes_sent)
             self.ledger.add(Entry(mark=candidate.mark, step=saved.step, snapshot=saved.snapshot))
             self.committed(candidate, saved)
             self.backlog.done()
@@ -150,15 +163,14 @@ class Uploading:
         return self._newest_step + 1
 
     def _is_known(self, candidate: Candidate) -> bool:
-        """Whether it was there at the start and is what the bucket has, or older."""
-        newest = self._newest
-        if newest is None or not candidate.at_start:
+        """Whether it is what the bucket had at the start, or was there then and is older."""
+        newest, step = self._newest, candidate.ready.step
+        if newest is None:
             return False
         if _is_same(candidate, newest):
             self.ledger.add(Entry(mark=candidate.mark, step=newest.id.step, snapshot=newest.snapshot))
             return True
-        step = candidate.ready.step
-        if step is None or step > newest.id.step:
+        if not candidate.at_start or step is None or step > newest.id.step:
             return False
         self.say(f"{candidate.title} was there at the start and is of step {step}; the newest snapshot is of step "
                  f"{newest.id.step}, so it is not committed")  # fmt: skip

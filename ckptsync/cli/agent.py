@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,14 +47,28 @@ def agent(options: Options, path: str, run: str) -> None:
     CKPTSYNC_RUN is.
     """
     from ckptsync.agent.agent import Agent
+    from ckptsync.agent.ask import asker
+    from ckptsync.agent.notice import Notice, Source
+    from ckptsync.agent.watching import watching
 
     config = sync_config(options)
+
+    def tell(notice: Notice) -> None:
+        # a sidecar is ended behind its trainer: nobody is there to be asked, and draining does the rest
+        working.notice(replace(notice, final=False) if notice.source is Source.SIGNAL else notice)
+
     with (
         stopping() as stop,
         telling(options) as observer,
         Agent(
-            Path(path), checked_run(run), config=config, observer=observer, committed=commit_teller(options)
+            Path(path),
+            checked_run(run),
+            config=config,
+            observer=observer,
+            asker=asker(config.agent.ask),
+            committed=commit_teller(options),
         ) as working,
+        watching(config.agent, tell, chain=True),
     ):
         working.start()
         _wait(working, stop)

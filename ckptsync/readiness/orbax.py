@@ -22,13 +22,13 @@ def find(folder: Folder, contents: Contents) -> Findings:
     """Tell whether a folder is a whole checkpoint."""
     own = folder.path.rpartition("/")[2]
     if METADATA not in folder.files:
-        begun = STEP.fullmatch(own) and any(_OF_ITEMS & one.files.keys() for one in folder.all_folders())
+        begun = STEP.fullmatch(own) is not None and any(_OF_ITEMS & one.files.keys() for one in folder.all_folders())
         return Findings(waiting=(f"{folder.path} has no {METADATA} yet",), all_claimed=True) if begun else NOTHING
     for inner in folder.all_folders():
         if odd := next(iter(inner.odd.items()), None):
             return Findings(waiting=(f"{inner.inner(odd[0])} {odd[1]}",), all_claimed=True)
-        if half := next((name for name in inner.folders if _TEMPORARY in name), None):
-            return Findings(waiting=(f"{inner.inner(half)} is being written",), all_claimed=True)
+        if temporary := next((name for name in inner.folders if _TEMPORARY in name), None):
+            return Findings(waiting=(f"{inner.inner(temporary)} is being written",), all_claimed=True)
     told = [file for file in folder.all_files() if file.location.name in {METADATA, *_OF_ITEMS}]
     if why := whole.why_not(folder.all_files(), contents) or whole.why_no_json(told, contents):
         return Findings(waiting=(why,), all_claimed=True)

@@ -1,0 +1,29 @@
+"""What Lightning writes, watched without a pause: whatever is called whole is resumed from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from frameworks.lightning.jobs import fit
+from lightning.pytorch.callbacks import ModelCheckpoint
+from support.watching import Watching
+
+pytestmark = [
+    pytest.mark.req(12),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def test_every_checkpoint_of_lightning_that_is_whole_can_be_resumed_from(tmp_path: Path) -> None:
+    kept = ModelCheckpoint(tmp_path / "watched", every_n_train_steps=6, save_top_k=-1, save_last=True)
+    with Watching(tmp_path / "watched", tmp_path / "taken") as watching:
+        fit([kept], max_epochs=2)
+    assert {ready.rule for ready, _ in watching.taken} == {"lightning"}
+    assert {ready.step for ready, _ in watching.taken} >= {6, 12, 18, 24}
+    for ready, place in watching.taken:
+        assert torch.load(place / ready.name, weights_only=False)["global_step"] == ready.step
+    ready, place = watching.taken[0]
+    assert fit([], max_epochs=3, ckpt_path=str(place / ready.name)).global_step == 36

@@ -1,0 +1,35 @@
+"""What the Trainer writes, watched without a pause: whatever is called whole is resumed from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from frameworks.transformers.test_callback import trainer
+from support.watching import Watching
+
+pytestmark = [pytest.mark.req(12), pytest.mark.filterwarnings("default")]  # of other people's packages
+
+
+def test_every_checkpoint_of_the_trainer_that_is_whole_can_be_resumed_from(tmp_path: Path) -> None:
+    with Watching(tmp_path / "watched", tmp_path / "taken") as watching:
+        trainer(tmp_path / "watched", eval_strategy="steps", eval_steps=1, save_total_limit=3).train()
+    assert {"huggingface"} == {ready.rule for ready, _ in watching.taken}
+    assert watching.taken[-1][0].name == "checkpoint-4"
+    for ready, place in watching.taken:
+        assert json.loads((place / ready.name / "trainer_state.json").read_text())["global_step"] == ready.step
+        assert {"loss", "eval_loss"} <= ready.metrics.keys()
+        resumed = trainer(tmp_path / f"again-{ready.step}", max_steps=5, save_strategy="no")
+        assert resumed.train(resume_from_checkpoint=str(place / ready.name)).global_step == 5
+
+
+def test_the_last_model_is_no_checkpoint(tmp_path: Path) -> None:
+    job = trainer(tmp_path / "watched", max_steps=1)
+    job.train()
+    job.save_model()
+    job.save_state()
+    with Watching(tmp_path / "watched", tmp_path / "taken") as watching:
+        pass
+    assert [ready.name for ready, _ in watching.taken] == ["checkpoint-1"]
+    assert not watching.waiting
