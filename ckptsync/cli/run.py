@@ -42,18 +42,12 @@ class WithCommand(Verb):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Part the command from what is ours."""
         at = args.index("--") if "--" in args else len(args)
-        if at == len(args) and not ctx.resilient_parsing and not {"-h", "--help"} & set(args):
+        ctx.params["command"] = tuple(args[at + 1 :])
+        if not ctx.params["command"] and not ctx.resilient_parsing and not {"-h", "--help"} & set(args):
             raise click.UsageError(
                 "the command is missing; it stands at the end, behind --, as in -- python train.py", ctx
             )
-        rest = super().parse_args(ctx, args[:at])
-        command = args[at + 1 :]
-        if not command and not ctx.resilient_parsing:
-            raise click.UsageError(
-                "the command is missing; it stands at the end, behind --, as in -- python train.py", ctx
-            )
-        ctx.params["command"] = tuple(command)
-        return rest
+        return super().parse_args(ctx, args[:at])
 
 
 @verb(
