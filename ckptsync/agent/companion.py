@@ -52,7 +52,7 @@ class Companion:
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._until_s: float | None = None
         self._asked_to_end = 0
-        self._told_failure = False
+        self._told_failure = self._draining = False
 
     @contextmanager
     def passing_signals(self) -> Iterator[None]:
@@ -69,8 +69,16 @@ class Companion:
                 signal.signal(number, handler)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        """Take in a signal, between any two instructions of the main thread."""
+        """Take in a signal, between any two instructions of the main thread.
+
+        Raises:
+            NotDurableError: it is the second that asks for the end, while what the command left is made durable.
+        """
         del frame
+        if self._draining and number in _ENDING:
+            self._asked_to_end += 1
+            if self._asked_to_end >= _MOST_PATIENT:
+                raise NotDurableError("asked to end again before everything was durable; the next start continues")
         if number == signal.SIGTSTP:
             self._child.send(number)
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -138,8 +146,9 @@ class Companion:
         left_s = self._drain_timeout_s
         if self._until_s is not None:
             left_s = max(0.0, self._until_s - self._margin_s - self._clock.monotonic())
+        self._draining = True
         try:
-            self._agent.drain(left_s)
+            self._agent.drain(left_s, trainer_ended=True)
         except FencedError:
             raise
         except CkptsyncError as error:

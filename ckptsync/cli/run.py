@@ -111,11 +111,11 @@ def _supervised(
     with ExitStack() as exits:
         request_file = _request_file(exits)
         ask = asker(config.agent.ask, send_signal=send, request_file=request_file)
-        _bring(run, directory, config, observer)
         agent = exits.enter_context(
             Agent(directory, run, config=config, observer=observer, asker=ask, committed=commit_teller(options))
         )
         exits.enter_context(watching(config.agent, agent.notice, signals=False))
+        _bring(run, directory, config, observer)
         children.append(Child(command, _environ(run, directory, request_file)))
         exits.callback(children[0].kill)
         companion = Companion(
