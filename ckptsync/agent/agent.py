@@ -40,8 +40,8 @@ _LAST_LOOKS = 5
 DONE_MARKER = ".ckptsync-done"
 """Whoever makes a file of this name in the directory says that the training is over."""
 _PATIENCE_S = 5.0
-_LOOK_SHARE = 20
-"""Looking takes at most one part in so many of the time, where a directory changes all the time."""
+_LOOK_SHARE, _SETTLE_SHARE = 10, 2
+"""Looking takes at most one part in so many of the time, where a directory changes all the time; more while something settles."""
 _IDLE_SHARE = 100
 """As `_LOOK_SHARE`, where nobody tells whether anything changed."""
 
@@ -148,6 +148,11 @@ class Agent:
             self._threads.append(thread)
             thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether none of its threads has ended."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def notice(self, notice: Notice) -> None:
         """Take in that this machine may end soon. From any thread; returns at once, also amid a signal handler."""
         self._endgame.tell(notice)
@@ -219,7 +224,7 @@ class Agent:
             begun_s = time.monotonic()
             found = Found() if self._draining.is_set() else self.look()
             took_s = time.monotonic() - begun_s
-            gap_s = min(took_s * _LOOK_SHARE, _LONGEST_GAP_S)
+            gap_s = min(took_s * (_SETTLE_SHARE if found.settling else _LOOK_SHARE), _LONGEST_GAP_S)
             if not self._stop.wait(gap_s):
                 self._watch.wait(self._next_look_s(found, took_s))
 

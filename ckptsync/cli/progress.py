@@ -19,15 +19,6 @@ LINE_EVERY_S = 10.0
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 
-def log_level(verbosity: int) -> int:
-    """Return from which level on log lines are written.
-
-    Args:
-        verbosity: -1 quiet, 0, 1 or more.
-    """
-    return _LEVELS.get(verbosity, logging.DEBUG)
-
-
 @contextmanager
 def reporting(verbosity: int, doing: str) -> Iterator[Observer]:
     """Listen to a verb for as long as the `with` block lasts.
@@ -101,7 +92,7 @@ def _logging(verbosity: int) -> Iterator[None]:
     level = _log.level
     _log.addHandler(handler)
     root.addHandler(silence)
-    _log.setLevel(log_level(verbosity))
+    _log.setLevel(_LEVELS.get(verbosity, logging.DEBUG))
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ckptsync")
 _FIELDS = "ckptsync_fields"
+_LEVELS = {-1: logging.ERROR, 0: logging.INFO}
 
 
 class JsonFormatter(logging.Formatter):
@@ -64,15 +65,13 @@ def json_lines(verbosity: int) -> Iterator[Observer]:
     """Let the library's log go to stderr as JSON for as long as the `with` block lasts; other libraries' logs go nowhere.
 
     Args:
-        verbosity: -1 quiet, 0, 1 or more, as of `ckptsync.cli.progress.reporting`.
+        verbosity: -1 tells errors alone, 0 what is worth a line, 1 or more everything.
     """
-    from ckptsync.cli.progress import log_level
-
     handler, silence, root, before = _Stderr(), logging.NullHandler(), logging.getLogger(), _log.level
     handler.setFormatter(JsonFormatter())
     _log.addHandler(handler)
     root.addHandler(silence)
-    _log.setLevel(log_level(verbosity))
+    _log.setLevel(_LEVELS.get(verbosity, logging.DEBUG))
     try:
         yield log_event
     finally:
@@ -101,6 +100,16 @@ def tracing(agent: Agent) -> Iterator[Traces | None]:
         yield made
     finally:
         made.close()
+
+
+def spanned(spans: Traces | None, name: str) -> AbstractContextManager[None]:
+    """Return what makes a span of a `with` block, where spans are made.
+
+    Args:
+        spans: as of `tracing`.
+        name: `restore` or `drain`.
+    """
+    return nullcontext() if spans is None else spans.span(name)
 
 
 @contextmanager

@@ -1,0 +1,351 @@
+"""What the sidecar commits, what it leaves alone, and how it ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.agents import Steps, write
+
+from ckptsync.agent.board import State
+from ckptsync.agent.notice import Notice, Source
+from ckptsync.errors import (
+    CredentialsError,
+    DeniedError,
+    FencedError,
+    NotDurableError,
+    NotFoundError,
+    TransientError,
+)
+from ckptsync.options import MIB
+from ckptsync.run import Run
+from ckptsync.verbs.save import save
+
+Begin = Callable[..., Steps]
+
+
+def test_each_checkpoint_is_committed_once(begin: Begin, folder: Path, run: Run) -> None:
+    steps = begin()
+    steps.look()
+    for step in (1, 2):
+        write(folder / f"step_{step}.safetensors", at_s=step)
+        steps.look()
+        assert steps.upload()
+        steps.look()
+        assert not steps.upload()
+    assert steps.steps == [1, 2]
+    assert [listed.id.step for listed in run.catalog.listed()] == [2, 1]
+    status = steps.agent.board.status
+    assert (status.commits, status.pending, status.state, status.epoch) == (2, 0, State.WATCHING, 1)
+    assert status.newest is not None
+    assert status.newest.step == 2
+
+
+def test_what_has_not_settled_is_not_taken(begin: Begin, folder: Path) -> None:
+    steps = begin()
+    write(folder / "step_1.safetensors")
+    found = steps.agent.look()
+    assert found.settling
+    assert not steps.upload()
+
+
+def test_a_restart_on_the_same_disk_commits_nothing_twice(begin: Begin, folder: Path) -> None:
+    write(folder / "step_1.safetensors")
+    first = begin()
+    first.look()
+    assert first.upload()
+    second = begin()
+    second.look()
+    assert second.agent.board.status.pending == 0
+    assert not second.upload()
+
+
+def test_what_the_bucket_has_is_not_committed_by_a_machine_without_a_ledger(
+    begin: Begin, folder: Path, tmp_path: Path
+) -> None:
+    write(folder / "step_1.safetensors")
+    first = begin()
+    first.look()
+    first.upload()
+    for file in (tmp_path / "state" / "agent").iterdir():
+        file.unlink()
+    second = begin()
+    second.look()
+    second.upload()
+    assert second.steps == []
+    assert not second.backlog.pending
+
+
+def test_what_was_there_at_the_start_and_is_older_is_told_and_left(begin: Begin, folder: Path, run: Run) -> None:
+    save(run, write(folder.parent / "other"), step=50)
+    write(folder / "step_7.safetensors")
+    steps = begin()
+    steps.look()
+    steps.upload()
+    assert steps.steps == []
+    assert "the newest snapshot is of step 50" in steps.notices()
+    write(folder / "step_8.safetensors", at_s=9e8)  # written now: the training went on from there
+    steps.look()
+    steps.upload()
+    assert steps.steps == [8]
+
+
+def test_without_a_step_snapshots_are_counted_on(begin: Begin, folder: Path, run: Run) -> None:
+    save(run, write(folder.parent / "other"), step=50)
+    steps = begin()
+    for number in range(2):
+        write(folder / "last.safetensors", at_s=number + 1)
+        steps.look()
+        steps.upload()
+    assert steps.steps == [51, 52]
+    assert steps.notices().count("does not tell its step") == 1
+
+
+def test_latest_passes_over_what_is_overtaken_and_all_does_not(begin: Begin, folder: Path) -> None:
+    latest, every = begin(), begin(backlog="all", directory=folder)
+    for step in (1, 2, 3):
+        write(folder / f"step_{step}.safetensors", at_s=step)
+    latest.look()
+    while latest.upload():
+        pass
+    assert latest.steps == [3]
+    for file in (folder.parent / "state" / "agent").iterdir():
+        file.unlink()
+    every.work.ask_bucket()
+    every.work._newest = None
+    every.look()
+    while every.upload():
+        pass
+    assert every.steps == [1, 2, 3]
+
+
+@pytest.mark.req(11)
+def test_what_changes_while_it_is_sent_is_not_committed_but_looked_at_again(
+    begin: Begin, folder: Path, store: Any, run: Run
+) -> None:
+    steps = begin()
+    file = write(folder / "step_1.safetensors")
+    steps.look()
+    store.before = lambda verb, key: os.utime(file) if verb == "put" and key.startswith("data/") else None
+    assert steps.upload()
+    store.heal()
+    assert list(run.catalog.listed()) == []
+    assert "looked at again" in steps.notices()
+    assert not steps.agent.board.status.failing
+    steps.look()
+    assert steps.upload()
+    assert steps.steps == [1]
+
+
+@pytest.mark.req(13)
+def test_the_trainer_may_delete_what_is_being_sent(begin: Begin, folder: Path, store: Any) -> None:
+    steps = begin()
+    file = write(folder / "step_1.safetensors")
+    steps.look()
+    store.before = lambda verb, key: file.unlink(missing_ok=True) if key.startswith("data/") else None
+    assert steps.upload()
+    assert steps.steps == [1]
+
+
+def test_failures_are_tried_again_after_growing_pauses(begin: Begin, folder: Path, store: Any) -> None:
+    steps = begin()
+    steps.work.ask_bucket()
+    write(folder / "step_1.safetensors")
+    steps.look()
+    store.fail("put", TransientError("the service is down"))
+    pauses = []
+    for _ in range(3):
+        assert steps.upload()
+        pauses.append(steps.backlog.due_s(steps.clock.monotonic()))
+        assert not steps.upload()
+        steps.clock.advance(pauses[-1] or 0)
+    assert pauses == pytest.approx([5, 10, 20])
+    status = steps.agent.board.status
+    assert (status.failing, status.failures, status.pending) == (True, 3, 1)
+    assert len(status.errors) == 1
+    store.heal()
+    assert steps.upload()
+    assert steps.steps == [1]
+    assert not steps.agent.board.status.failing
+
+
+def test_a_newer_writer_ends_it(begin: Begin, folder: Path, run: Run) -> None:
+    steps = begin()
+    write(folder / "step_1.safetensors", at_s=1)
+    steps.look()
+    steps.upload()
+    save(run, write(folder.parent / "other"), step=9)
+    write(folder / "step_2.safetensors", at_s=2)
+    steps.look()
+    steps.upload()
+    assert steps.agent.ended.is_set()
+    assert isinstance(steps.agent.failure, FencedError)
+    assert steps.agent.board.status.state is State.FENCED
+    with pytest.raises(FencedError):
+        steps.agent.drain(0)
+
+
+@pytest.mark.parametrize("error", [DeniedError, CredentialsError, NotFoundError])
+def test_what_the_bucket_refuses_at_the_start_ends_it(begin: Begin, store: Any, error: type[Exception]) -> None:
+    steps = begin()
+    store.fail("list", error("no"))
+    assert steps.work.ask_bucket() is None
+    assert steps.agent.ended.is_set()
+    assert steps.agent.board.status.state is State.FAILED
+
+
+def test_a_bucket_that_does_not_answer_is_asked_again(begin: Begin, store: Any) -> None:
+    steps = begin()
+    store.fail("list", TransientError("nobody answers"))
+    assert steps.work.ask_bucket() is not None
+    assert steps.agent.board.status.state is State.STARTING
+    assert not steps.agent.ended.is_set()
+    store.heal()
+    assert steps.work.ask_bucket() is None
+    steps.agent.look()
+    assert steps.agent.board.status.state is State.WATCHING
+
+
+def test_a_drain_names_what_is_not_durable(begin: Begin, folder: Path) -> None:
+    steps = begin()
+    steps.agent.drain(0)
+    assert steps.agent.board.status.state is State.DONE
+    write(folder / "step_1.safetensors")
+    with pytest.raises(NotDurableError, match=r"not durable: step_1\.safetensors"):
+        steps.agent.drain(0)
+
+
+def test_a_directory_that_is_not_there_yet_is_waited_for(begin: Begin, tmp_path: Path) -> None:
+    steps = begin(directory=tmp_path / "later")
+    steps.look()
+    write(tmp_path / "later" / "step_1.safetensors")
+    steps.look()
+    assert steps.upload()
+
+
+def test_the_trainer_can_say_that_it_is_done(begin: Begin, folder: Path) -> None:
+    steps = begin()
+    steps.agent.look()
+    assert not steps.agent.trainer_done.is_set()
+    (folder / ".ckptsync-done").touch()
+    steps.agent.look()
+    assert steps.agent.trainer_done.is_set()
+
+
+@pytest.mark.req(23)
+def test_what_is_durable_leaves_the_disk_but_for_the_newest(begin: Begin, folder: Path) -> None:
+    steps = begin(keep_local=1)
+    write(folder / "notes.txt")
+    for step in (1, 2):
+        write(folder / f"step_{step}.safetensors", at_s=step)
+        steps.look()
+        steps.upload()
+        steps.look()
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "step_2.safetensors"]
+
+
+@pytest.mark.req(23)
+def test_what_was_never_committed_stays(begin: Begin, folder: Path) -> None:
+    steps = begin(keep_local=1, min_free_bytes=1 << 62)
+    for step in (1, 2):
+        write(folder / f"step_{step}.safetensors", at_s=step)
+    steps.look()
+    steps.upload()
+    steps.look()
+    assert sorted(path.name for path in folder.iterdir()) == ["step_1.safetensors", "step_2.safetensors"]
+
+
+# -- notices -----------------------------------------------------------------------------------------------------------
+
+
+def final(steps: Steps, left_s: float) -> Notice:
+    deadline_s = steps.clock.monotonic() + left_s
+    return Notice(source=Source.EC2, kind="terminate", final=True, deadline_s=deadline_s, message="will be ended")
+
+
+@pytest.mark.req(6)
+def test_too_slow_a_bucket_keeps_the_parts_and_shows_nothing(begin: Begin, folder: Path, store: Any, run: Run) -> None:
+    steps = begin()
+    write(folder / "step_1.safetensors", size=12 * MIB)
+    steps.look()
+    sent = []
+
+    def slow(verb: str, key: str) -> None:
+        del key
+        if verb == "put_part":
+            steps.clock.advance(20)
+            sent.append(verb)
+            steps.endgame.look_again()
+
+    steps.endgame.take_in(final(steps, 30))
+    store.after = slow
+    assert steps.upload()
+    store.heal()
+    assert len(sent) < 3
+    assert list(run.catalog.listed()) == []
+    (told,) = steps.agent.board.status.notices
+    assert told.decision == "keep"
+    assert "start continues" in told.why
+    with pytest.raises(NotDurableError, match="the next start continues"):
+        steps.agent.drain(0)
+    again = begin()
+    again.look()
+    assert again.upload()
+    assert again.saved[0].bytes_reused >= 5 * MIB
+
+
+@pytest.mark.req(6)
+def test_the_trainer_is_asked_once_and_what_comes_is_committed(begin: Begin, folder: Path) -> None:
+    asked: list[Notice] = []
+
+    class Asker:
+        name = "test"
+
+        def ask(self, notice: Notice) -> bool:
+            asked.append(notice)
+            return True
+
+    steps = begin(asker=Asker())
+    steps.clock.advance(60)
+    steps.endgame.take_in(final(steps, 120))
+    assert len(asked) == 1
+    assert steps.endgame.awaits
+    steps.endgame.look_again()
+    assert steps.agent.board.status.notices[-1].decision == "ask"
+    steps.clock.advance(1)
+    write(folder / "step_5.safetensors")
+    steps.look()
+    assert not steps.endgame.awaits
+    assert steps.upload()
+    steps.endgame.look_again()
+    assert len(asked) == 1
+    assert steps.steps == [5]
+
+
+def test_a_machine_that_outlives_its_deadline_goes_on(begin: Begin, folder: Path) -> None:
+    steps = begin()
+    steps.work.ask_bucket()
+    write(folder / "step_1.safetensors")
+    steps.look()
+    steps.agent._gauge._busy_s = 1.0  # a byte a second
+    steps.endgame.take_in(final(steps, 10))
+    assert steps.backlog.paused
+    steps.clock.advance(300)
+    steps.endgame.look_again()
+    assert steps.upload()
+
+
+def test_advice_only_begins_what_waits(begin: Begin, folder: Path, store: Any) -> None:
+    steps = begin()
+    steps.work.ask_bucket()
+    write(folder / "step_1.safetensors")
+    steps.look()
+    store.fail("put", TransientError("down"))
+    steps.upload()
+    store.heal()
+    steps.endgame.take_in(Notice(source=Source.EC2, kind="rebalance", final=False, deadline_s=None, message="may end"))
+    assert steps.upload()
+    assert steps.agent.board.status.notices[-1].decision == ""
