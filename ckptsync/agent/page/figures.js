@@ -16,7 +16,7 @@ export function ticks(low, high, count) {
   if (!(high > low)) return [low];
   const rough = (high - low) / Math.max(1, count);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough * 0.75);
+  const step = [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= rough * 0.75);
   const found = [];
   for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at++) found.push(at * step);
   return found;
@@ -107,14 +107,18 @@ export function timeline(svg, rows, notices) {
   const time = timeTicks(low_s, high_s, Math.max(2, width / 110));
   labels(svg, time.found, x, bottom, left, right, (at) => timeLabel(at, time.step));
   const committed = rows.filter((row) => row.state === "committed");
+  const dense = (right - left) / rows.length < 7;
   svg.append(shape("polyline", { class: "path faint", points: committed.map((row) => `${x(row.at_s)},${y(row.step)}`).join(" ") }));
-  const size = rows.length > 400 ? 2 : rows.length > 120 ? 3 : 4.5;
   const places = rows.map((row) => [x(row.at_s), y(row.step)]);
-  rows.forEach((row, index) => {
-    const made = mark(row.state, ...places[index], size, row.pinned || row.aliases.length > 0);
+  const marks = rows.map((row, index) => {
+    const named = row.pinned || row.aliases.length > 0, special = named || row.state !== "committed";
+    const made = mark(row.state, ...places[index], dense && !special ? 2 : 4.5, named);
+    if (dense && !special) made.classList.add("dense");
     made.dataset.snapshot = row.snapshot;
-    svg.append(made);
+    return { made, special };
   });
+  for (const { made } of marks.filter((one) => !one.special)) svg.append(made);
+  for (const { made } of marks.filter((one) => one.special)) svg.append(made);  // on top: there are few
   for (const at of seen) svg.append(noticeMark(x(at), bottom));
   svg.append(shape("g", { class: "choice" }));
   return { places, top, bottom };
