@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from support.agents import write
-from support.browser import PHONE, Browser
+from support.browser import DESK, PHONE, Browser
 
 from ckptsync.agent.board import Board, Committed, State, Status
 from ckptsync.agent.history import Known
@@ -36,7 +36,12 @@ from ckptsync.verbs.save import save
 
 HOUR_S = 3600
 DRAWN = "document.querySelectorAll('#timeline .dot').length === arguments[0]"
-SIZES = [(PHONE, True), (PHONE, False), ((1100, 900), True), ((1100, 900), False)]
+SIZES = [
+    (PHONE, True),
+    (DESK, False),
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in [(PHONE, False), (DESK, True)]),
+]
+WINDOWS = [PHONE, pytest.param(DESK, marks=pytest.mark.slow)]
 
 
 def new_board(**fields: Any) -> Board:
@@ -172,6 +177,8 @@ def test_the_timeline_has_time_to_the_right_and_steps_upwards(browser: Browser) 
             )
         }
         x, y = zip(*(places[one["snapshot"]] for one in rows), strict=True)
+        assert x[0] < x[3]
+        assert y[0] > y[3]  # pixels count downwards
         assert (x[1] - x[0]) / (x[3] - x[0]) == pytest.approx(1000 / 4000, abs=0.01)
         assert (x[2] - x[0]) / (x[3] - x[0]) == pytest.approx(3000 / 4000, abs=0.01)
         assert (y[0] - y[1]) / (y[0] - y[3]) == pytest.approx(500 / 1000, abs=0.01)
@@ -255,7 +262,7 @@ def _contrasts(browser: Browser) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("size", [PHONE, (1100, 900)])
+@pytest.mark.parametrize("size", WINDOWS)
 def test_an_agent_without_snapshots_says_so(browser: Browser, size: tuple[int, int]) -> None:
     with showing(new_board(state=State.STARTING), at_s=None) as shown:
         browser.open(shown.port, size=size)
@@ -268,7 +275,7 @@ def test_an_agent_without_snapshots_says_so(browser: Browser, size: tuple[int, i
         browser.picture(f"empty-{size[0]}")
 
 
-@pytest.mark.parametrize("size", [PHONE, (1100, 900)])
+@pytest.mark.parametrize("size", WINDOWS)
 def test_a_run_of_many_snapshots_is_drawn_at_once(browser: Browser, size: tuple[int, int]) -> None:
     with showing(new_board(), *many(1000), more=True) as shown:
         browser.open(shown.port, size=size)

@@ -42,7 +42,7 @@ export function short(value) {
   if (size >= 1e9) return `${+(value / 1e9).toPrecision(4)}G`;
   if (size >= 1e6) return `${+(value / 1e6).toPrecision(4)}M`;
   if (size >= 1e4) return `${+(value / 1e3).toPrecision(4)}k`;
-  if (size !== 0 && size < 1e-3) return value.toExponential(0);
+  if (size !== 0 && size < 1e-3) return value.toExponential(1).replace(".0e", "e");
   return `${+value.toPrecision(4)}`;
 }
 
