@@ -26,7 +26,7 @@ _SIZES = (
     ("http", "stall_bytes"),
     ("agent", "min_free_bytes"),
 )
-_RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG", "CKPTSYNC_LAUNCH"})
+_RESERVED = frozenset({"CKPTSYNC_RUN", "CKPTSYNC_DIR", "CKPTSYNC_CONFIG", "CKPTSYNC_LAUNCH", "CKPTSYNC_REQUEST_FILE"})
 msgspec.json.Decoder(Config)  # works the types out now: threads may resolve at once (snapshot/envelope.py says more)
 _NUMBER = r"(?P<number>[0-9]{1,18}(?:\.[0-9]{1,18})?)\s*"
 _SIZE = re.compile(_NUMBER + r"(?P<unit>(?:[kmgt]i?)?)b?", re.IGNORECASE)
@@ -77,6 +77,15 @@ def launch_name(environ: Mapping[str, str] | None = None) -> str:
     if slurm := environ.get("SLURM_JOB_ID"):
         return f"slurm-{slurm}-{environ.get('SLURM_RESTART_COUNT', '0')}-{environ.get('SLURM_STEP_ID', '')}"
     return ""
+
+
+def request_file(environ: Mapping[str, str] | None = None) -> str:
+    """Return the file by which a training is asked for a last checkpoint; empty where there is none.
+
+    Args:
+        environ: None reads the process's own.
+    """
+    return (os.environ if environ is None else environ).get("CKPTSYNC_REQUEST_FILE", "")
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from ckptsync.config import request_file
 from ckptsync.errors import ConfigError, DiskError, NoSnapshotError, StoreError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.goodput import Goodput
 from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy, Moment, SavePolicy, checked_keep, checked_save
+from ckptsync.requested import Requests
 from ckptsync.run import Run, open_run
 from ckptsync.saver import Busy, Job, Saver, checked_busy
 from ckptsync.snapshot.layout import SnapshotId, checked_step
@@ -94,6 +96,7 @@ class CheckpointManager:
         if local is not None:
             self._tier = self._exits.enter_context(local_tier(self._run, Path(local), keep=local_keep))
         self._save_policy, self._busy = save, busy
+        self._requests = Requests(request_file())
         self._saver = Saver(
             self._run,
             busy=busy,
@@ -130,10 +133,16 @@ class CheckpointManager:
     # -- saving ------------------------------------------------------------------------------------------------------
 
     def should_save(self, step: int) -> bool:
-        """Return whether the policy wants a save behind a step, which was just done."""
+        """Return whether the policy, or a notice of preemption, wants a save behind a step, which was just done.
+
+        `ckptsync run` and the sidecar ask for a last checkpoint by the file that CKPTSYNC_REQUEST_FILE names, once for each notice.
+        """
         if self._save_policy is None:
             return True
-        since_s = self._run.clock.monotonic() - self._begun_s
+        now_s = self._run.clock.monotonic()
+        if self._requests.is_new(now_s):
+            return True
+        since_s = now_s - self._begun_s
         moment = Moment(
             step=step,
             saved_step=self._saved_step,

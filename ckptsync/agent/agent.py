@@ -157,11 +157,12 @@ class Agent:
         """Take in that this machine may end soon. From any thread; returns at once, also amid a signal handler."""
         self._endgame.tell(notice)
 
-    def drain(self, timeout_s: float) -> None:
+    def drain(self, timeout_s: float, *, trainer_ended: bool = False) -> None:
         """Look a last time, and wait until all that is whole is durable; nothing else is begun from now on. Safe to call again.
 
         Args:
             timeout_s: how long to wait.
+            trainer_ended: whether no checkpoint can come any more, so that one that was asked for is not waited for.
 
         Raises:
             NotDurableError: something is not durable yet; the journal keeps how far it came.
@@ -172,7 +173,12 @@ class Agent:
         self._draining.set()
         self._endgame.lift_cap()
         self._look_a_last_time()
-        while self._endgame.awaits and self._clock.monotonic() < until_s and not self._stop.wait(SETTLE_S):
+        while (
+            not trainer_ended
+            and self._endgame.awaits
+            and self._clock.monotonic() < until_s
+            and not self._stop.wait(SETTLE_S)
+        ):
             self.look()
         self._backlog.hurry()
         self._show()

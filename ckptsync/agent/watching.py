@@ -80,6 +80,7 @@ def watching(
     *,
     clock: Clock = SYSTEM,
     environ: Mapping[str, str] | None = None,
+    signals: bool = True,
     chain: bool = False,
 ) -> Iterator[None]:
     """Watch for notices as long as the `with` block lasts, each source in a thread of its own.
@@ -91,6 +92,7 @@ def watching(
         tell: called from any of those threads, and from the main one for a signal.
         clock: that deadlines are by.
         environ: None takes the process's own.
+        signals: whether SIGTERM is a notice, where the options say so, too.
         chain: of SIGTERM, as for `noticing`.
 
     Raises:
@@ -104,7 +106,7 @@ def watching(
         for one in found
     ]
     with ExitStack() as exits:
-        if "signal" in wanted:
+        if signals and "signal" in wanted:
             exits.enter_context(noticing(tell, grace_s=options.drain_timeout_s, chain=chain, clock=clock))
         for thread in threads:
             thread.start()

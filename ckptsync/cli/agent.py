@@ -69,7 +69,7 @@ def agent(options: Options, path: str, run: str) -> None:
             asker=asker(config.agent.ask),
             committed=commit_teller(options, config.agent),
         ) as working,
-        status_page(options, config, working, run, stop),
+        status_page(options, config, working, run, stop.asked.set),
         watching(config.agent, tell, chain=True),
     ):
         working.start()

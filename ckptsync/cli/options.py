@@ -364,10 +364,10 @@ class Verb(click.Command):
         return rest
 
 
-def verb(*decorators: Decorator) -> Callable[[Callable[..., None]], click.Command]:
+def verb(*decorators: Decorator, kind: type[click.Command] = Verb) -> Callable[[Callable[..., None]], click.Command]:
     """Turn a function `(options, ...)` into a verb with these arguments and options."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        return click.command(cls=Verb)(stacked(*decorators)(click.pass_obj(function)))
+        return click.command(cls=kind)(stacked(*decorators)(click.pass_obj(function)))
 
     return decorate

@@ -185,7 +185,9 @@ def commit_teller(options: Options, agent: Agent) -> Callable[[Saved], None]:
 
 
 @contextmanager
-def status_page(options: Options, config: Config, working: Working, run: str, stop: Stop) -> Iterator[None]:
+def status_page(
+    options: Options, config: Config, working: Working, run: str, drain: Callable[[], None]
+) -> Iterator[None]:
     """Serve the status page where the options want one, and tell where, for as long as the `with` block lasts.
 
     Args:
@@ -193,14 +195,14 @@ def status_page(options: Options, config: Config, working: Working, run: str, st
         config: the options in force.
         working: whose status is shown.
         run: its URL.
-        stop: what `POST /drain` sets.
+        drain: called by `POST /drain`; must return at once.
 
     Raises:
         ConfigError: the address cannot be used, or the extra `agent` is not installed.
     """
     from ckptsync.agent.port import status_port
 
-    with status_port(working.board, run, config, drain=stop.asked.set, alive=lambda: working.is_alive) as port:
+    with status_port(working.board, run, config, drain=drain, alive=lambda: working.is_alive) as port:
         if port is not None:
             host = f"[{config.agent.host}]" if ":" in config.agent.host else config.agent.host
             url = f"http://{host}:{port}/"

@@ -14,6 +14,7 @@ from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
 from ckptsync.readiness.names import step_along, step_in
 from ckptsync.readiness.pickled import PickleError, scan
+from ckptsync.readiness.torch import scattered
 from ckptsync.transfer.source import SourceFile
 
 RULE = "dcp"
@@ -44,11 +45,9 @@ def find(folder: Folder, contents: Contents) -> Findings:
         ready = Ready(step=step_along(folder.path), paths=folder.all_paths(), name=folder.path, rule=RULE)
         return Findings(checkpoints=(ready,), all_claimed=True)
     parts = [name for name, inner in folder.folders.items() if is_one(inner)]
-    if len(parts) > 1 and step_in(folder.path.rpartition("/")[2]) is not None and not any(map(step_in, parts)):
-        sentence = (
-            f"{folder.path} holds several checkpoints, and nothing tells when all are there; mark it when they are"
-        )
-        return Findings(waiting=(sentence,), all_claimed=True)
+    more = len(folder.folders) + len(folder.files) > 1
+    if parts and more and step_in(folder.path.rpartition("/")[2]) is not None and not any(map(step_in, parts)):
+        return Findings(waiting=(scattered(folder),), all_claimed=True)
     return NOTHING
 
 

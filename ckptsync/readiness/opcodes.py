@@ -36,6 +36,7 @@ OPAQUE: Final = Opaque()
 Watch = Callable[[object, object], None]
 _SCALARS = (int, float, str, bytes, bool, type(None))
 _SHARED = frozenset({str, Named})
+_ORDERED = Named("collections", "OrderedDict")
 _MAX_DIGITS, _MEMO_DIGITS = 40, 10
 _MARK: Final = Opaque()
 
@@ -188,7 +189,10 @@ def _call(count: int) -> Step:
     def step(machine: Machine) -> None:
         del machine.stack[len(machine.stack) - count + 1 :]
         called = machine.stack.pop()
-        machine.stack.append(Instance(called) if isinstance(called, Named) else OPAQUE)
+        if called == _ORDERED:
+            machine.stack.append({})
+        else:
+            machine.stack.append(Instance(called) if isinstance(called, Named) else OPAQUE)
 
     return step
 

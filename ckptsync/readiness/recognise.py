@@ -140,8 +140,10 @@ class Recogniser:
             rest = rest.without(findings.claimed)
         else:
             for name, inner in rest.folders.items():
+                if name.startswith("."):
+                    continue
                 if is_temporary(name):
-                    waiting += [f"{inner.path} is being written, by its name"] if name[0] != "." else []
+                    waiting.append(f"{inner.path} is being written, by its name")
                 elif depth < _MAX_DEPTH:
                     found = self._below(inner, depth + 1, before)
                     checkpoints += found.checkpoints

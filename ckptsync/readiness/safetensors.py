@@ -12,7 +12,7 @@ import msgspec
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
 from ckptsync.readiness.names import is_temporary, step_along
-from ckptsync.readiness.torch import is_scattered
+from ckptsync.readiness.torch import is_scattered, scattered
 
 RULE = "safetensors"
 ENDING = ".safetensors"
@@ -59,8 +59,7 @@ def find(folder: Folder, contents: Contents) -> Findings:
         name for name in folder.files if name.lower().endswith(ENDING) and name[0] != "." and not is_temporary(name)
     ]
     if is_scattered(folder, names):
-        sentence = f"{folder.path} holds several files, and nothing tells when all are there; mark it when they are"
-        return Findings(waiting=(sentence,), claimed=frozenset(names))
+        return Findings(waiting=(scattered(folder),), claimed=frozenset(names))
     checkpoints: list[Ready] = []
     waiting: list[str] = []
     for name in names:

@@ -24,8 +24,8 @@ RULE = "torch"
 ENDINGS = (".pth.tar", ".pt.tar", ".pt", ".pth", ".bin", ".ckpt")
 _ALWAYS = (".pth.tar", ".pt.tar", ".pt", ".pth", ".ckpt")
 """Endings that nothing else has, so that it is told when such a file is not whole."""
-_PARTS = frozenset({"optimizer", "scheduler", "scaler", "training_args", "rng_state"})
-"""What the Trainer of transformers calls files that are no checkpoint by themselves."""
+_PARTS = frozenset({"optimizer", "scheduler", "scaler", "sampler", "training_args", "rng_state", "random_states"})
+"""What the Trainer of transformers and Accelerate call files that are no checkpoint by themselves."""
 _ENDING = re.compile(r"\.[A-Za-z]\w{0,15}$")
 _RANK = re.compile(r"_\d+$")
 _STEPS = ("global_step", "step", "iteration", "iter")
@@ -122,8 +122,7 @@ def find(folder: Folder, contents: Contents) -> Findings:
     """Find files that are checkpoints by themselves."""
     names = [name for name in folder.files if is_candidate(name)]
     if is_scattered(folder, names):
-        sentence = f"{folder.path} holds several files, and nothing tells when all are there; mark it when they are"
-        return Findings(waiting=(sentence,), claimed=frozenset(names))
+        return Findings(waiting=(scattered(folder),), claimed=frozenset(names))
     return files(folder, names, contents, RULE)
 
 
@@ -159,9 +158,23 @@ def is_candidate(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:
 
 
 def is_scattered(folder: Folder, names: Sequence[str]) -> bool:
-    """Tell whether files belong to one checkpoint: they lie in a folder of a step, and are of none themselves."""
-    own = folder.path.rpartition("/")[2]
-    return len(names) > 1 and step_in(own) is not None and all(step_in(stem(name)) is None for name in names)
+    """Tell whether files belong to one checkpoint, of which nothing tells when all of it is there.
+
+    So it is where they tell no step themselves, and lie beside each other in a folder of a step, or in one further down, or beside the
+    state of an optimizer or of random numbers.
+    """
+    if not names or any(step_in(stem(name)) is not None for name in names):
+        return False
+    above, _, own = folder.path.rpartition("/")
+    beside = sum(_RANK.sub("", name.partition(".")[0]) in _PARTS for name in folder.files)
+    if step_in(own) is None:
+        return beside > 0 or step_along(above) is not None
+    return len(names) + beside > 1
+
+
+def scattered(folder: Folder) -> str:
+    """The sentence about such a folder."""
+    return f"{folder.path or '.'} holds a part of a checkpoint, and nothing tells when all is there; mark it when it is"
 
 
 def stem(name: str) -> str:

@@ -17,7 +17,10 @@ pytestmark = [
 ]
 
 
-def test_every_checkpoint_of_lightning_that_is_whole_can_be_resumed_from(tmp_path: Path) -> None:
+def test_every_checkpoint_of_lightning_that_is_whole_can_be_resumed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     kept = ModelCheckpoint(tmp_path / "watched", every_n_train_steps=6, save_top_k=-1, save_last=True)
     with Watching(tmp_path / "watched", tmp_path / "taken") as watching:
         fit([kept], max_epochs=2)

@@ -343,6 +343,40 @@ def test_several_files_in_the_folder_of_a_step_need_a_marker(folder: Path, looke
     found = looked()
     assert found.checkpoints == ()
     assert len(found.waiting) == 3
-    assert all("mark it when they are" in sentence for sentence in found.waiting)
+    assert all("mark it when it is" in sentence for sentence in found.waiting)
     (folder / "step-5/.ckptsync-ready").touch()
     assert [(one.name, one.step) for one in looked().checkpoints] == [("step-5", 5)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (
+            "checkpoint_0/model.safetensors",
+            "checkpoint_0/optimizer.bin",
+            "checkpoint_0/random_states_0.pkl",
+        ),  # Accelerate's
+        ("accelerated/pytorch_model.bin", "accelerated/scheduler.bin"),
+        ("iter_0000100/mp_rank_00/model_optim_rng.pt",),  # Megatron's
+        ("step-5/weights/.metadata", "step-5/context/model.yaml"),  # NeMo's
+    ],
+)
+def test_parts_of_a_checkpoint_are_not_taken_alone(folder: Path, looked: Look, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name.endswith(".metadata"):
+            sharded((folder / name).parent)
+        elif name.endswith(".safetensors"):
+            safetensors_file(folder / name)
+        else:
+            torch_file(folder / name)
+    found = looked()
+    assert found.checkpoints == ()
+    (sentence,) = found.waiting
+    assert "mark it when it is" in sentence
+
+
+def test_hidden_folders_are_left_alone(folder: Path, looked: Look) -> None:
+    torch_file(folder / ".cache/a.pt")
+    found = looked()
+    assert (found.checkpoints, found.waiting) == ((), ())
+    assert [file.path for file in found.tree.files] == [".cache/a.pt"]

@@ -8,8 +8,10 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 from support.status_port import Served
 
@@ -17,9 +19,12 @@ from ckptsync.agent import server
 from ckptsync.agent.board import Board, Committed, State
 from ckptsync.agent.history import Known
 from ckptsync.agent.notice import Notice, Source
+from ckptsync.agent.port import status_port
 from ckptsync.agent.routes import Site
+from ckptsync.cli.main import cli
 from ckptsync.errors import ConfigError, FencedError
 from ckptsync.events import Event, Kind
+from ckptsync.options import Config
 from ckptsync.testing.clock import FakeClock
 
 
@@ -347,3 +352,17 @@ def test_it_ends_with_the_block(served: Served) -> None:
     assert threading.active_count() == before
     with pytest.raises(ConnectionRefusedError):
         port.ask("/healthz")
+
+
+def test_the_program_ends_with_two_where_its_port_is_taken(served: Served, tmp_path: Path) -> None:
+    with served() as port:
+        folder, run = str(tmp_path / "checkpoints"), str(tmp_path / "run")
+        ended = CliRunner().invoke(cli, ["agent", folder, run, "--port", str(port.number), "--notices", "none"])
+    assert ended.exit_code == 2
+    assert ended.stderr.count("\n") == 1
+    assert f"port {port.number}: Address already in use" in ended.stderr
+
+
+def test_no_port_is_opened_that_was_not_asked_for(board: Board) -> None:
+    with status_port(board, "run", Config(), drain=lambda: None) as number:
+        assert number is None

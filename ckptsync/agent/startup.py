@@ -1,0 +1,116 @@
+"""What stands in the directory before the command starts: the newest checkpoint, from the bucket or from an earlier life of this disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ckptsync.errors import ConfigError, NoSnapshotError
+from ckptsync.readiness.base import Ready
+from ckptsync.readiness.recognise import Looked, Recogniser
+from ckptsync.run import Run
+from ckptsync.snapshot.manifest import Manifest
+from ckptsync.verbs.restore import Restored, restore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """How a start begins.
+
+    Attributes:
+        restored: what was brought from the bucket; None when nothing was.
+        kept: name of a checkpoint on the disk that is the newest snapshot, or newer than it; None when there is none.
+        step: of the newest snapshot; None when there is none.
+    """
+
+    restored: Restored | None = None
+    kept: str | None = None
+    step: int | None = None
+
+
+def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None) -> Begun:
+    """Let the newest checkpoint stand in the directory. Safe to call again: what is there already is not fetched.
+
+    A whole checkpoint on the disk stays when it is the newest snapshot, by names, sizes and times, or is newer: then it was written
+    before the last upload came to its end.
+
+    Args:
+        run: where from.
+        directory: of nothing but checkpoints; made when it is not there.
+        rule: by which a checkpoint on the disk is whole.
+        quiet_s: of the rule `quiet`.
+
+    Raises:
+        ConfigError: the directory cannot be used.
+        IntegrityError: every snapshot is bad.
+        StoreError: the bucket failed for good.
+    """
+    check_directory(directory)
+    newest = run.catalog.latest()
+    if newest is not None and (kept := _newer(run, directory, newest, rule, quiet_s)) is not None:
+        return Begun(kept=kept, step=newest.id.step)
+    try:
+        restored = restore(run, directory)
+    except NoSnapshotError:
+        _make(directory)
+        return Begun()
+    return Begun(restored=restored, step=restored.step)
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a directory that holds more than checkpoints for sure: a restore replaces it.
+
+    Raises:
+        ConfigError: it is the root, a home, the current directory or one above it, or no directory.
+    """
+    real = directory.resolve()
+    here = Path.cwd()
+    if real in {here, *here.parents, Path.home().resolve()}:
+        raise ConfigError(
+            f"{directory} holds more than checkpoints, and a restore replaces it; name a folder of its own"
+        )
+    if real.exists() and not real.is_dir():
+        raise ConfigError(f"{directory} is no directory")
+
+
+def _make(directory: Path) -> None:
+    """Make the directory, where nothing was restored.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make {directory}: {error.strerror}") from error
+
+
+def _newer(run: Run, directory: Path, newest: Manifest, rule: str, quiet_s: float | None) -> str | None:
+    """Name of the newest whole checkpoint on the disk, where it is not behind a snapshot; None when it is."""
+    if not directory.is_dir():
+        return None
+    looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now())
+    good = [
+        ready for ready in looked.checkpoints if _is_newer(ready, looked, newest) or _is_same(ready, looked, newest)
+    ]
+    return (good[-1].name or str(directory)) if good else None
+
+
+def _is_newer(ready: Ready, looked: Looked, newest: Manifest) -> bool:
+    """Whether a checkpoint is newer than a snapshot: by its step, or by its files' times where nothing tells that."""
+    if ready.step is not None:
+        return ready.step > newest.id.step
+    wrote_s = max((file.identity.mtime_ns for file in looked.tree.files if file.path in ready.paths), default=0) / 1e9
+    return wrote_s > datetime.fromisoformat(newest.created).timestamp()
+
+
+def _is_same(ready: Ready, looked: Looked, newest: Manifest) -> bool:
+    """Whether a snapshot has every file of a checkpoint, with the same size and time; a restore keeps times."""
+    there = {file.path: (file.size, file.mtime_ns) for file in newest.files}
+    ours = {
+        file.path: (file.size, file.identity.mtime_ns)
+        for file in looked.tree.files
+        if file.path in ready.paths and file.path not in ready.replaced
+    }
+    return ours.keys() <= there.keys() and all(there[path] == mark for path, mark in ours.items())

@@ -1,0 +1,108 @@
+"""What stands in the directory before the command starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckptsync.agent.startup import Begun, bring_newest
+from ckptsync.errors import ConfigError
+from ckptsync.options import Config
+from ckptsync.run import Run, open_run
+from ckptsync.verbs.save import save
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with open_run(str(tmp_path / "bucket"), Config(state_dir=str(tmp_path / "state"))) as found:
+        yield found
+
+
+def write(path: Path, value: int, **state: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    torch.save({**state, "weights": torch.full((4,), value)}, path)
+
+
+def begun(run: Run, directory: Path) -> Begun:
+    return bring_newest(run, directory, rule="auto", quiet_s=None)
+
+
+def committed(run: Run, folder: Path, step: int) -> None:
+    write(folder / f"step-{step}.pt", step)
+    save(run, folder, step=step)
+
+
+def test_without_a_snapshot_it_starts_from_zero(run: Run, tmp_path: Path) -> None:
+    assert begun(run, tmp_path / "a" / "b") == Begun()
+    assert (tmp_path / "a" / "b").is_dir()
+    write(tmp_path / "full" / "step-3.pt", 3)
+    assert begun(run, tmp_path / "full") == Begun()
+    assert (tmp_path / "full" / "step-3.pt").exists()
+
+
+def test_an_empty_disk_gets_the_newest(run: Run, tmp_path: Path) -> None:
+    committed(run, tmp_path / "one", 1)
+    committed(run, tmp_path / "two", 2)
+    found = begun(run, tmp_path / "here")
+    assert found.restored is not None
+    assert found.restored.step == 2
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["step-2.pt"]
+
+
+def test_what_the_bucket_has_not_got_yet_stays(run: Run, tmp_path: Path) -> None:
+    committed(run, tmp_path / "one", 1)
+    here = tmp_path / "here"
+    write(here / "step-2.pt", 2)
+    write(here / "step-1.pt", 1)
+    assert begun(run, here) == Begun(kept="step-2.pt", step=1)
+    assert sorted(path.name for path in here.iterdir()) == ["step-1.pt", "step-2.pt"]
+
+
+def test_the_newest_that_stands_there_is_not_fetched(run: Run, tmp_path: Path) -> None:
+    committed(run, tmp_path / "one", 1)
+    here = tmp_path / "here"
+    assert begun(run, here).restored is not None
+    write(here / "step-0.pt", 0)
+    assert begun(run, here) == Begun(kept="step-1.pt", step=1)
+    assert sorted(path.name for path in here.iterdir()) == ["step-0.pt", "step-1.pt"]
+
+
+@pytest.mark.parametrize("damage", ["half", "older", "other"])
+def test_what_is_behind_or_broken_is_replaced_and_kept_aside(run: Run, tmp_path: Path, damage: str) -> None:
+    committed(run, tmp_path / "one", 5)
+    here = tmp_path / "here"
+    write(here / ("step-4.pt" if damage == "older" else "step-6.pt" if damage == "half" else "step-5.pt"), 9)
+    if damage == "half":
+        os.truncate(here / "step-6.pt", 100)
+    found = begun(run, here)
+    assert found.restored is not None
+    assert found.restored.step == 5
+    assert [path.name for path in here.iterdir()] == ["step-5.pt"]
+    assert len(found.restored.kept) == 1
+
+
+def test_without_a_step_the_files_times_decide(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "one" / "model.pt", 1)
+    save(run, tmp_path / "one", step=1)
+    here = tmp_path / "here"
+    write(here / "model.pt", 2)
+    assert begun(run, here) == Begun(kept="model.pt", step=1)
+    os.utime(here / "model.pt", (1, 1))
+    assert begun(run, here).restored is not None
+
+
+def test_a_directory_of_more_than_checkpoints_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "job" / "src").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path / "job" / "src")
+    for refused in (Path(), Path(".."), tmp_path, Path("/"), Path.home()):
+        with pytest.raises(ConfigError, match="holds more than checkpoints"):
+            begun(run, refused)
+    with pytest.raises(ConfigError, match="is no directory"):
+        begun(run, tmp_path / "file")
