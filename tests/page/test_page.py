@@ -105,8 +105,8 @@ def showing(board: Board, *snapshots: dict[str, Any], **known: Any) -> Iterator[
 
 def fits(browser: Browser) -> bool:
     """Whether nothing is wider than the window."""
-    found: bool = browser.js("document.documentElement.scrollWidth <= window.innerWidth")
-    return found
+    width: int = browser.js("document.documentElement.scrollWidth")  # a phone makes the window as wide as what is in it
+    return width <= browser.size[0]
 
 
 # -- true to the bucket --------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ class Browser:
     """A browser that looks at one page."""
 
     def __init__(self, driver: Any) -> None:
-        self.driver = driver
+        self.driver, self.size = driver, DESK
 
     def show(self, size: tuple[int, int] = DESK, *, dark: bool = False) -> None:
         """Have a window of that size, of a phone where it is narrow."""
-        width, height = size
+        width, height = self.size = size
         window = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
