@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := tests/constraints.txt
 TORCH := $(shell grep '^torch==' $(CONSTRAINTS))
-EXTRAS := s3,gcs,fsspec,sign,zstd
+EXTRAS := s3,gcs,fsspec,agent,sign,zstd
 ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 # The first of these that is 3.11 or newer; `make PYTHON=/path/to/python` takes another.
@@ -43,6 +43,21 @@ test: $(DEV_STAMP) ## Run the tests: unit, conformance on loopback servers, inte
 .PHONY: test-slow
 test-slow: $(DEV_STAMP) ## Run the slow tests; SHORT=1 runs the short form that CI runs
 	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )$(PYTEST) -m slow $(PYTEST_ARGS)
+
+.PHONY: test-page
+test-page: $(DEV_STAMP) build/prometheus/usr/bin/promtool ## Test the status page in Chromium, which it installs as root on Debian, and the alert rules; pictures in build/page; SHORT=1 some
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; } || { echo "install chromium and its driver" >&2; exit 1; }; \
+		apt-get update -q; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
+	$(PIP) install -qq -c $(CONSTRAINTS) --group page
+	PATH="$(CURDIR)/build/prometheus/usr/bin:$$PATH" $(PYTEST) $(if $(SHORT),-m "not slow") \
+		tests/page tests/unit/agent/status/test_monitoring.py $(PYTEST_ARGS)
+
+# Debian's package would start a service: of it the program that checks rules is enough. Without it those tests are skipped.
+build/prometheus/usr/bin/promtool:
+	@mkdir -p build/prometheus
+	@{ cd build/prometheus && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb . ; } || echo "no promtool: the alert rules are checked less"
 
 .PHONY: test-big
 test-big: $(DEV_STAMP) ## Run the round trips at full size: 2 GiB, ten kills each way, on every kind of store

@@ -65,9 +65,14 @@ _LEVELS = {
 }
 
 
+def level_of(kind: Kind) -> int:
+    """Return the level at which an event of that kind is logged: what people must see as warnings, the rest as debug."""
+    return _LEVELS.get(kind, logging.DEBUG)
+
+
 def log_observer(event: Event) -> None:
-    """Write an event to the `ckptsync` logger: what people must see as warnings, the rest as debug."""
-    level = _LEVELS.get(event.kind, logging.DEBUG)
+    """Write an event to the `ckptsync` logger, at the level of its kind."""
+    level = level_of(event.kind)
     if _log.isEnabledFor(level):
         _log.log(level, "%s", event.message or f"{event.kind}: {event.path} ({event.bytes} bytes)")
 

@@ -148,6 +148,11 @@ class Agent:
             self._threads.append(thread)
             thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether none of its threads has ended."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def notice(self, notice: Notice) -> None:
         """Take in that this machine may end soon. From any thread; returns at once, also amid a signal handler."""
         self._endgame.tell(notice)

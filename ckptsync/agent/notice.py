@@ -38,6 +38,10 @@ class Notice:
     message: str
 
 
+DRAIN = Notice(
+    source=Source.DRAIN, kind="drain", final=True, deadline_s=None, message="a drain was asked for over HTTP"
+)
+
 Tell = Callable[[Notice], None]
 
 

@@ -18,7 +18,7 @@ from ckptsync.cli.options import (
     verb,
     workers,
 )
-from ckptsync.cli.sync import checked_run, commit_teller, stopping, sync_config, synced, telling
+from ckptsync.cli.sync import checked_run, commit_teller, status_page, stopping, sync_config, synced, telling
 
 if TYPE_CHECKING:
     from ckptsync.agent.agent import Agent
@@ -50,6 +50,7 @@ def agent(options: Options, path: str, run: str) -> None:
     from ckptsync.agent.ask import asker
     from ckptsync.agent.notice import Notice, Source
     from ckptsync.agent.watching import watching
+    from ckptsync.cli.structured import spanned
 
     config = sync_config(options)
 
@@ -59,20 +60,22 @@ def agent(options: Options, path: str, run: str) -> None:
 
     with (
         stopping() as stop,
-        telling(options) as observer,
+        telling(options, config.agent) as (observer, spans),
         Agent(
             Path(path),
             checked_run(run),
             config=config,
             observer=observer,
             asker=asker(config.agent.ask),
-            committed=commit_teller(options),
+            committed=commit_teller(options, config.agent),
         ) as working,
+        status_page(options, config, working, run, stop.asked.set),
         watching(config.agent, tell, chain=True),
     ):
         working.start()
         _wait(working, stop)
-        working.drain(config.agent.drain_timeout_s)
+        with spanned(spans, "drain"):
+            working.drain(config.agent.drain_timeout_s)
 
 
 def _wait(working: Agent, stop: Stop) -> None:

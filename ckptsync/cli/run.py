@@ -22,10 +22,11 @@ from ckptsync.cli.options import (
     verb,
     workers,
 )
-from ckptsync.cli.sync import checked_run, commit_teller, sync_config, synced, telling
+from ckptsync.cli.sync import checked_run, commit_teller, status_page, sync_config, synced, telling
 
 if TYPE_CHECKING:
     from ckptsync.agent.child import Child
+    from ckptsync.agent.traces import Traces
     from ckptsync.events import Observer
     from ckptsync.options import Config
 
@@ -82,22 +83,31 @@ def run(options: Options, run: str, path: str, command: Sequence[str]) -> None:
 
     become_init()
     config = sync_config(options)
-    with telling(options) as observer:
-        code = _supervised(options, checked_run(run), Path(path), command, config, observer)
+    with telling(options, config.agent) as (observer, spans):
+        code = _supervised(options, checked_run(run), Path(path), command, config, observer, spans)
     click.get_current_context().exit(code)
 
 
 def _supervised(
-    options: Options, run: str, directory: Path, command: Sequence[str], config: Config, observer: Observer
+    options: Options,
+    run: str,
+    directory: Path,
+    command: Sequence[str],
+    config: Config,
+    observer: Observer,
+    spans: Traces | None,
 ) -> int:
     """Restore, start, wait, drain; the exit code."""
     from ckptsync.agent.agent import Agent
     from ckptsync.agent.ask import asker
+    from ckptsync.agent.board import State
     from ckptsync.agent.child import Child
     from ckptsync.agent.companion import Companion
+    from ckptsync.agent.notice import DRAIN
     from ckptsync.agent.watching import watching
+    from ckptsync.cli.structured import spanned
     from ckptsync.clock import SYSTEM
-    from ckptsync.events import Event, Kind
+    from ckptsync.events import Event, Kind, fan_out
 
     children: list[Child] = []
 
@@ -112,10 +122,20 @@ def _supervised(
         request_file = _request_file(exits)
         ask = asker(config.agent.ask, send_signal=send, request_file=request_file)
         agent = exits.enter_context(
-            Agent(directory, run, config=config, observer=observer, asker=ask, committed=commit_teller(options))
+            Agent(
+                directory,
+                run,
+                config=config,
+                observer=observer,
+                asker=ask,
+                committed=commit_teller(options, config.agent),
+            )
         )
+        exits.enter_context(status_page(options, config, agent, run, lambda: agent.notice(DRAIN)))
         exits.enter_context(watching(config.agent, agent.notice, signals=False))
-        _bring(run, directory, config, observer)
+        agent.board.entered(State.RESTORING)
+        with spanned(spans, "restore"):
+            _bring(run, directory, config, fan_out(observer, agent.board.observe))
         children.append(Child(command, _environ(run, directory, request_file)))
         exits.callback(children[0].kill)
         companion = Companion(

@@ -14,8 +14,10 @@ import click
 from ckptsync.cli.options import Decorator, Options, nested, option, parsed_duration, parsed_size, sets, stacked
 
 if TYPE_CHECKING:
+    from ckptsync.agent.agent import Agent as Working
+    from ckptsync.agent.traces import Traces
     from ckptsync.events import Event, Observer
-    from ckptsync.options import Config
+    from ckptsync.options import Agent, Config
     from ckptsync.verbs.save import Saved
 
 synced: Decorator = stacked(
@@ -148,9 +150,16 @@ def checked_run(url: str) -> str:
 
 
 @contextmanager
-def telling(options: Options) -> Iterator[Observer]:
-    """Tell people, or programs with `--json`, what happens for as long as the `with` block lasts."""
-    from ckptsync.cli.progress import reporting
+def telling(options: Options, agent: Agent) -> Iterator[tuple[Observer, Traces | None]]:
+    """Tell people, or programs with `--json`, what happens for as long as the `with` block lasts.
+
+    Yields:
+        What is to be told of every event, and what makes spans of restore and drain, with `ckptsync.cli.structured.spanned`.
+
+    Raises:
+        ConfigError: spans are wanted, and OpenTelemetry is not there.
+    """
+    from ckptsync.cli.structured import observers
     from ckptsync.events import Kind, fan_out
 
     names = {Kind.NOTICE: "notice", Kind.FAILED: "error"}
@@ -159,24 +168,62 @@ def telling(options: Options) -> Iterator[Observer]:
         if event.kind in names:
             _print_event(options, names[event.kind], message=event.message)
 
-    with reporting(options.verbosity, "") as observer:
-        yield fan_out(as_json, observer) if options.as_json else observer
+    with observers(agent, options.verbosity) as (observer, spans):
+        yield (fan_out(as_json, observer) if options.as_json else observer), spans
 
 
-def commit_teller(options: Options) -> Callable[[Saved], None]:
-    """Return what prints a commit: an object with `--json`, else a line unless quiet."""
+def commit_teller(options: Options, agent: Agent) -> Callable[[Saved], None]:
+    """Return what tells of a commit: an object with `--json`, else a line unless quiet; and a log line where those are JSON."""
     from dataclasses import asdict
 
-    from ckptsync.cli.output import say
     from ckptsync.cli.transfer import committed_line
 
     def tell(saved: Saved) -> None:
-        if options.as_json:
-            _print_event(options, "committed", **asdict(saved))
-        elif not options.quiet:
-            say(f"{committed_line(saved)}\n")
+        _tell(options, agent, "committed", committed_line(saved), **asdict(saved))
 
     return tell
+
+
+@contextmanager
+def status_page(
+    options: Options, config: Config, working: Working, run: str, drain: Callable[[], None]
+) -> Iterator[None]:
+    """Serve the status page where the options want one, and tell where, for as long as the `with` block lasts.
+
+    Args:
+        options: as parsed.
+        config: the options in force.
+        working: whose status is shown.
+        run: its URL.
+        drain: called by `POST /drain`; must return at once.
+
+    Raises:
+        ConfigError: the address cannot be used, or the extra `agent` is not installed.
+    """
+    from ckptsync.agent.port import status_port
+
+    with status_port(working.board, run, config, drain=drain, alive=lambda: working.is_alive) as port:
+        if port is not None:
+            host = f"[{config.agent.host}]" if ":" in config.agent.host else config.agent.host
+            url = f"http://{host}:{port}/"
+            _tell(options, config.agent, "serving", f"the status page is at {url}", url=url)
+        yield
+
+
+def _tell(options: Options, agent: Agent, name: str, line: str, **members: object) -> None:
+    """Print an object with `--json`, else a line unless quiet; and log it where log lines are JSON."""
+    import logging
+
+    from ckptsync.cli.output import say
+
+    if options.as_json:
+        _print_event(options, name, **members)
+    if agent.log == "json":
+        from ckptsync.cli.structured import log_fields
+
+        log_fields(logging.INFO, line, event=name, **members)
+    elif not options.as_json and not options.quiet:
+        say(f"{line}\n")
 
 
 def _print_event(options: Options, name: str, **members: object) -> None:

@@ -14,14 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.waiting import LONG_S, wait_until
 
 from ckptsync.run import open_run
 from ckptsync.verbs.save import save
 
 CKPTSYNC = str(Path(sys.executable).with_name("ckptsync"))
-WRITE = "import os, sys, torch; d = os.environ['CKPTSYNC_DIR'];"
-WRITE_ONE = f"{WRITE} torch.save({{'step': 5}}, d + '/x.tmp'); os.replace(d + '/x.tmp', d + '/step-5.pt'); sys.exit(int(sys.argv[1]))"
+WRITE = """import os, shutil, sys
+def write(step):
+    folder = os.environ['CKPTSYNC_DIR']
+    shutil.copy(os.environ['TEMPLATE'], folder + '/x.tmp')
+    os.replace(folder + '/x.tmp', folder + f'/step-{step}.pt')
+"""
+WRITE_ONE = f"{WRITE}\nwrite(5); sys.exit(int(sys.argv[1]))"
+
+
+@pytest.fixture(autouse=True)
+def _template(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of torch.save, for commands that start quicker without torch."""
+    path = tmp_path_factory.getbasetemp() / "template.pt"
+    if not path.exists():
+        torch.save({"weights": torch.ones(4)}, path)
+    monkeypatch.setenv("TEMPLATE", str(path))
 
 
 @pytest.fixture
@@ -72,7 +87,7 @@ def test_what_it_wrote_is_committed_and_its_code_is_ours(url: str, folder: Path,
 
 def test_the_next_one_resumes_on_an_empty_disk(url: str, folder: Path, tmp_path: Path) -> None:
     ended(argv(url, folder, *python(WRITE_ONE, "0")))
-    done = ended(argv(url, tmp_path / "other", *python(f"{WRITE} print(os.listdir(d))")))
+    done = ended(argv(url, tmp_path / "other", *python("import os; print(os.listdir(os.environ['CKPTSYNC_DIR']))")))
     assert done.stdout == "['step-5.pt']\n"
     assert "restored step 5" in done.stderr
     assert steps(url) == [5]
@@ -128,8 +143,7 @@ import signal, time
 def told(number, frame):
     print(signal.Signals(number).name, flush=True)
     if number == signal.SIGTERM:
-        torch.save({{'step': 8}}, d + '/x.tmp'); os.replace(d + '/x.tmp', d + '/step-8.pt')
-        sys.exit(3)
+        write(8); sys.exit(3)
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH):
     signal.signal(number, told)
 print("here", flush=True)
@@ -211,11 +225,7 @@ def children(pid: int) -> list[str]:
 @pytest.mark.req(8)
 def test_a_newer_writer_ends_it(folder: Path, tmp_path: Path, begun: Any) -> None:
     url = str(tmp_path / "run")
-    loop = (
-        f"{WRITE} import time, itertools\n"
-        "for step in itertools.count(1):\n"
-        "    torch.save({'step': step}, d + '/x.tmp'); os.replace(d + '/x.tmp', d + f'/step-{step}.pt'); time.sleep(0.2)\n"
-    )
+    loop = f"{WRITE}import time, itertools\nfor step in itertools.count(1): write(step); time.sleep(0.2)"
     process = begun(argv(url, folder, *python(loop)))
     wait_until(lambda: steps(url))
     with open_run(url) as run:
@@ -326,10 +336,8 @@ def test_a_notice_asks_a_library_for_a_last_checkpoint(folder: Path, tmp_path: P
 def test_a_notice_asks_a_plain_loop_by_a_signal(folder: Path, tmp_path: Path, begun: Any) -> None:
     hook, url = tmp_path / "hook", str(tmp_path / "run")
     code = (
-        f"{WRITE} import signal, time\n"
-        "def told(*_):\n"
-        "    torch.save({'step': 77}, d + '/x.tmp'); os.replace(d + '/x.tmp', d + '/step-77.pt')\n"
-        "signal.signal(signal.SIGUSR1, told); print('here', flush=True); time.sleep(600)\n"
+        f"{WRITE}\nimport signal, time\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: write(77)); print('here', flush=True); time.sleep(600)\n"
     )
     options = ("--notice-file", str(hook), "--ask", "signal:USR1")
     process = begun(argv(url, folder, *python(code), options=options), stdin=subprocess.DEVNULL)

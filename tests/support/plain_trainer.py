@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-EVERY, KEEP = 5, 2
+EVERY, KEEP = 20, 2
 
 
 def newest(folder: Path) -> Path | None:

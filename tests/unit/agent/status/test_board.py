@@ -7,30 +7,11 @@ import threading
 
 import pytest
 
-from ckptsync.agent.board import ERRORS_KEPT, Board, Committed, State, Status
+from ckptsync.agent.board import ERRORS_KEPT, Board, Committed, State
 from ckptsync.agent.notice import Notice, Source
 from ckptsync.agent.planner import Choice
 from ckptsync.events import Event, Kind
 from ckptsync.testing.clock import FakeClock
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock(now_s=1000.0)
-
-
-@pytest.fixture
-def board(clock: FakeClock) -> Board:
-    status = Status(
-        run="s3://key:secret@bucket/run",
-        directory="/ckpt",
-        host="node",
-        version="1",
-        state=State.STARTING,
-        since_s=1000.0,
-        started_s=1000.0,
-    )
-    return Board(status, clock=clock)
 
 
 def notice(message: str, source: Source = Source.EC2) -> Notice:
