@@ -3,7 +3,7 @@ ARG PYTHON=3.12
 
 FROM docker.io/library/python:${PYTHON}-slim AS build
 WORKDIR /src
-RUN python -m venv /opt/ckptsync
+RUN python -m venv /opt/ckptsync && mkdir -m 0775 /volume
 COPY pyproject.toml README.md LICENSE ./
 COPY ckptsync ./ckptsync
 RUN /opt/ckptsync/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check '.[s3,gcs,sign,zstd,agent]' \
@@ -19,7 +19,8 @@ LABEL org.opencontainers.image.title="ckptsync" \
     org.opencontainers.image.description="Checkpoints to S3 and Google Cloud Storage and back" \
     org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/ckptsync /opt/ckptsync
-RUN mkdir -p /data /state && chown 10001:10001 /data /state && chmod 0775 /data /state
+COPY --from=build --chown=10001:10001 /volume /data
+COPY --from=build --chown=10001:10001 /volume /state
 ENV PATH=/opt/ckptsync/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     CKPTSYNC_DIR=/data \

@@ -54,6 +54,11 @@ test-page: $(DEV_STAMP) build/prometheus/usr/bin/promtool ## Test the status pag
 	PATH="$(CURDIR)/build/prometheus/usr/bin:$$PATH" $(PYTEST) $(if $(SHORT),-m "not slow") \
 		tests/page tests/unit/agent/status/test_monitoring.py $(PYTEST_ARGS)
 
+.PHONY: test-container
+test-container: $(DEV_STAMP) ## Build the image and play the life of pods, with buildah and podman, which it installs as root on Debian; SHORT=1 some
+	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )CKPTSYNC_TEST_CONTAINERS=$(abspath $(VENV)s/containers) $(PYTEST) $(if $(SHORT),-m "not slow") \
+		tests/container $(PYTEST_ARGS)
+
 # Debian's package would start a service: of it the program that checks rules is enough. Without it those tests are skipped.
 build/prometheus/usr/bin/promtool:
 	@mkdir -p build/prometheus

@@ -108,7 +108,15 @@ class Engine:
         links = "for name in python python3; do ln -s /usr/bin/python3 $1/usr/local/bin/$name; done"
         tar = self.folder / "base.tar"
         self.told(
-            *("mmdebstrap", "--quiet", "--variant=minbase", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", "--aptopt=Apt::Install-Recommends false", f"--include={packages}", *excluded),
+            *(
+                "mmdebstrap",
+                "--quiet",
+                "--variant=minbase",
+                "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+                "--aptopt=Apt::Install-Recommends false",
+                f"--include={packages}",
+                *excluded,
+            ),
             *(f"--customize-hook={links}", f"--customize-hook={slim}", "bookworm", str(tar)),
         )
         changes = ["ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", 'CMD ["python3"]']
@@ -143,7 +151,14 @@ class Engine:
         return self.told("podman", "run", "--rm", "--pull", "never", *arguments, check=False)
 
 
-SAFE: Sequence[str] = ("--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges")
+SAFE: Sequence[str] = (
+    "--read-only",
+    "--read-only-tmpfs=false",
+    "--cap-drop",
+    "all",
+    "--security-opt",
+    "no-new-privileges",
+)
 """How our image must be able to run."""
 
 
