@@ -20,7 +20,7 @@ from ckptsync.cli import main
 from ckptsync.cli.main import cli
 
 CONTRACT = (
-    "save restore export ls show diff verify promote pin unpin rm gc adopt status doctor bench completion report agent"
+    "save restore export ls show diff verify promote pin unpin rm gc adopt status doctor bench completion report agent run"
 )
 ENTRY = "from ckptsync.cli.main import main; main()"
 
