@@ -50,7 +50,7 @@ def main() -> None:
         max_steps=options.steps,
         per_device_train_batch_size=4,
         learning_rate=1e-2,
-        save_steps=20,
+        save_steps=10,
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
