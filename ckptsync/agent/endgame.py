@@ -39,7 +39,7 @@ class Endgame:
         bandwidth: the cap to be lifted; None when there is none.
         asker: asks the trainer; None asks nobody.
         say: tells people.
-        usual_bytes: payload of a checkpoint, by those before; None when there was none.
+        usual_bytes: payload of a checkpoint, by those before and by the size of the newest that is not durable; None when there is none.
         draining: whether the trainer is beyond asking.
     """
 
@@ -52,7 +52,7 @@ class Endgame:
     bandwidth: Bandwidth | None
     asker: Asker | None
     say: Callable[[str], None]
-    usual_bytes: Callable[[], int | None]
+    usual_bytes: Callable[[int], int | None]
     draining: Callable[[], bool]
     final: Notice | None = None
     plan: Plan | None = None
@@ -161,14 +161,14 @@ class Endgame:
 
     def outlook(self) -> Outlook:
         """What is known at this moment."""
-        waiting, under_way = self.backlog.waiting, self.backlog.under_way
+        waiting, under_way, pending = self.backlog.waiting, self.backlog.under_way, self.backlog.pending
         since_s = self._begun_s if self._newest is None else self._newest.whole_s
         return Outlook(
             left_s=self.left_s(),
             bytes_per_s=self.gauge.bytes_per_s,
             under_way_bytes=self.gauge.left_bytes if under_way else 0,
             waiting_bytes=waiting[-1].bytes if waiting else 0,
-            fresh_bytes=self.usual_bytes(),
+            fresh_bytes=self.usual_bytes(pending[-1].bytes if pending else 0),
             fresh_s=self._wrote_s,
             can_ask=self.asker is not None and self._asked_s is None and not self.draining(),
             lost_s=self.clock.monotonic() - since_s,

@@ -82,8 +82,8 @@ def _last_checkpoint(outlook: Outlook) -> Plan | None:
     behind = " behind the upload under way" if outlook.under_way_bytes else ""
     needs_s = _needed_s(outlook)
     if needs_s is None:
-        if outlook.under_way_bytes and not _fits(outlook, outlook.under_way_bytes):
-            return None
+        if not _fits(outlook, outlook.under_way_bytes + (outlook.fresh_bytes or 0)):
+            return None  # however soon it is written
         return Plan(
             choice=Choice.ASK, why=f"{saves}; how long that takes was not measured yet, and {_left(outlook)} are left"
         )

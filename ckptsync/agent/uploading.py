@@ -75,7 +75,7 @@ class Uploading:
     _newest: Manifest | None = None
     _newest_step: int = -1
     _said_steps: bool = False
-    _sent_bytes: deque[int] = field(default_factory=lambda: deque(maxlen=_COMMITS_COUNTED))
+    _sent: deque[Saved] = field(default_factory=lambda: deque(maxlen=_COMMITS_COUNTED))
 
     # -- the bucket's first answer -----------------------------------------------------------------------------------
 
@@ -99,11 +99,17 @@ class Uploading:
         self.answered.set()
         return None
 
-    def usual_bytes(self) -> int | None:
-        """Payload that a checkpoint has to send, the most of the last few; by the snapshot that was there before, if by none."""
-        if self._sent_bytes:
-            return max(self._sent_bytes)
-        return None if self._newest is None else self._newest.size
+    def usual_bytes(self, unsent_bytes: int) -> int | None:
+        """Payload that the next checkpoint has to send, by the last few, or by the snapshot that was there before; None if by none.
+
+        Args:
+            unsent_bytes: size of the newest checkpoint that is whole and not durable, which the next is likely to have, too; 0 when
+                there is none.
+        """
+        if not self._sent:
+            return max(unsent_bytes, 0 if self._newest is None else self._newest.size) or None
+        share = max(saved.bytes_sent / max(1, saved.bytes) for saved in self._sent)
+        return max(int(share * unsent_bytes), *(saved.bytes_sent for saved in self._sent))
 
     # -- one upload --------------------------------------------------------------------------------------------------
 
@@ -131,7 +137,7 @@ class Uploading:
             self.went_wrong(error if isinstance(error, CkptsyncError) else StoreError(str(error)))
         else:
             self._newest_step = saved.step
-            self._sent_bytes.append(saved.bytes_sent)
+            self._sent.append(saved)
             self.ledger.add(Entry(mark=candidate.mark, step=saved.step, snapshot=saved.snapshot))
             self.committed(candidate, saved)
             self.backlog.done()

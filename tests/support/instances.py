@@ -76,7 +76,7 @@ class Instances:
             (disk / "notice.new").write_text("10")
             (disk / "notice.new").replace(disk / "notice")
             time.sleep(2.0)
-        _kill_session(process.pid)
+        kill_session(process.pid)
         process.wait(LONG_S)
 
     def newest_step(self) -> int:
@@ -105,7 +105,7 @@ class Instances:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
-def _kill_session(leader: int) -> None:
+def kill_session(leader: int) -> None:
     """Kill whatever is in a session, in every process group of it, as when a machine is gone."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
