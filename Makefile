@@ -61,7 +61,6 @@ test-manifests: $(DEV_STAMP) ## Check the examples for Kubernetes against the sc
 
 .PHONY: test-container
 test-container: $(DEV_STAMP) ## Build the image and play the life of pods, with buildah and podman, which it installs as root on Debian; SHORT=1 some
-	$(PIP) install -qq -c $(CONSTRAINTS) --group manifests
 	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )CKPTSYNC_TEST_CONTAINERS=$(abspath $(VENV)s/containers) $(PYTEST) $(if $(SHORT),-m "not slow") \
 		tests/container $(PYTEST_ARGS)
 

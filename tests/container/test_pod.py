@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.waiting import wait_until
-
-pytest.importorskip("yaml", reason="`make test-container` installs PyYAML")
-
 from manifests.rendering import Object, rendered
+from support.waiting import wait_until
 
 from ckptsync.run import open_run
 
