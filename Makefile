@@ -54,6 +54,11 @@ test-page: $(DEV_STAMP) build/prometheus/usr/bin/promtool ## Test the status pag
 	PATH="$(CURDIR)/build/prometheus/usr/bin:$$PATH" $(PYTEST) $(if $(SHORT),-m "not slow") \
 		tests/page tests/unit/agent/status/test_monitoring.py $(PYTEST_ARGS)
 
+.PHONY: test-manifests
+test-manifests: $(DEV_STAMP) ## Check the examples for Kubernetes against the schemas of several of its versions; SHORT=1 one version
+	$(PIP) install -qq -c $(CONSTRAINTS) --group manifests
+	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )$(PYTEST) tests/manifests $(PYTEST_ARGS)
+
 .PHONY: test-container
 test-container: $(DEV_STAMP) ## Build the image and play the life of pods, with buildah and podman, which it installs as root on Debian; SHORT=1 some
 	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )CKPTSYNC_TEST_CONTAINERS=$(abspath $(VENV)s/containers) $(PYTEST) $(if $(SHORT),-m "not slow") \

@@ -12,7 +12,6 @@ from contextlib import suppress
 
 from ckptsync.errors import CkptsyncError
 
-NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _PR_SET_PDEATHSIG = 1
 _BY_SIGNAL = 128
 
@@ -20,10 +19,13 @@ _BY_SIGNAL = 128
 class CommandError(CkptsyncError):
     """The command cannot be started; the exit code is a shell's."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        """Keep the exit code."""
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # of this error alone
+    exit_code = 126
+
+
+class CommandNotFoundError(CommandError):
+    """There is no command of that name."""
+
+    exit_code = 127
 
 
 class Child:
@@ -41,7 +43,8 @@ class Child:
             environ: its whole environment.
 
         Raises:
-            CommandError: it cannot be started; its exit code is 127 where there is none of that name, and 126 else.
+            CommandNotFoundError: there is none of that name.
+            CommandError: it cannot be started.
         """
         self.has_terminal = sys.stdin is not None and os.isatty(0)
         try:
@@ -52,10 +55,10 @@ class Child:
                 preexec_fn=_tied_to(os.getpid()),  # noqa: PLW1509  one call of the C library, looked up before
             )
         except FileNotFoundError as error:
-            raise CommandError(f"cannot start {command[0]!r}: there is no such command", NOT_FOUND) from error
+            raise CommandNotFoundError(f"cannot start {command[0]!r}: there is no such command") from error
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            raise CommandError(f"cannot start {command[0]!r}: {why}", NOT_EXECUTABLE) from error
+            raise CommandError(f"cannot start {command[0]!r}: {why}") from error
         self.pid = self._process.pid
 
     def send(self, number: int) -> None:

@@ -72,14 +72,15 @@ def serve(
         clear_untrusted_proxy_headers=False,  # `Site` refuses what came through one
         log_socket_errors=False,
     )
-    stop = threading.Event()
-    thread = threading.Thread(target=_work, args=(server, sockets, stop), name="ckptsync-status", daemon=True)
+    stop, woken = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_work, args=(server, sockets, stop, woken), name="ckptsync-status", daemon=True)
     thread.start()
     try:
         yield int(listener.getsockname()[1])
     finally:
         stop.set()
         server.pull_trigger()
+        woken.set()
         thread.join()
         listener.close()
 
@@ -107,8 +108,8 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _work(server: Any, sockets: dict[int, Any], stop: threading.Event) -> None:
-    """Serve until told to stop; whoever sends or takes too slowly is hung up on."""
+def _work(server: Any, sockets: dict[int, Any], stop: threading.Event, woken: threading.Event) -> None:
+    """Serve until told to stop; whoever sends or takes too slowly is hung up on. Nothing is closed before `woken` is set."""
     from waitress import wasyncore  # noqa: PLC0415  the extra `agent`
 
     begun_s: dict[Any, float] = {}
@@ -120,6 +121,7 @@ def _work(server: Any, sockets: dict[int, Any], stop: threading.Event) -> None:
         for channel, at_s in begun_s.items():
             if now_s - at_s > _REQUEST_S:
                 channel.handle_close()
+    woken.wait()
     server.task_dispatcher.shutdown(timeout=_TURN_S)
     wasyncore.close_all(sockets, ignore_all=True)
 

@@ -22,7 +22,7 @@ _VERBS = {
         "adopt": ("transfer", "Make a snapshot of objects that are in the bucket already."),
     },
     "Beside a training": {
-        "run": ("run", "Restore, run a command, commit what it writes, drain."),
+        "run": ("run", "Restore the newest checkpoint, run a command, commit what it writes."),
         "agent": ("agent", "Commit every checkpoint of a directory while a training writes them."),
     },
     "Look": {

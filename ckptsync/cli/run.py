@@ -73,7 +73,7 @@ class WithCommand(Verb):
     kind=WithCommand,
 )
 def run(options: Options, run: str, path: str, command: Sequence[str]) -> None:
-    """Resume, train, sync: restore the newest checkpoint into DIR, run CMD, commit what it writes.
+    """Restore the newest checkpoint, run a command, commit what it writes.
 
     Signals are passed on to CMD. When it has ended, what is whole is made durable within --drain-timeout, and the exit code is CMD's:
     128+N where signal N ended it, 126 and 127 where it cannot be started. 75 tells that CMD ended well and something is not durable, 5

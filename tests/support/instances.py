@@ -28,6 +28,7 @@ class Instances:
         folder: for their disks.
         command: the training; `{dir}` is the directory of checkpoints, `{log}` a file that it begins with a line for each start.
         options: of `ckptsync run`.
+        life_s: each lives for up to so long once its training has begun.
         starts: at which step each one began.
     """
 
@@ -35,6 +36,7 @@ class Instances:
     folder: Path
     command: Sequence[str]
     options: Sequence[str] = ()
+    life_s: float = 1.5
     starts: list[int] = field(default_factory=list)
 
     @property
@@ -90,7 +92,7 @@ class Instances:
             before = self.newest_step()
             process, disk = self.begun()
             assert self.starts[-1] >= before, "it began behind what was committed"
-            time.sleep(dice.uniform(0.0, 1.5))
+            time.sleep(dice.uniform(0.0, self.life_s))
             how = ENDS[number % len(ENDS)]
             assert process.poll() is None, (disk / "out").read_text()
             self.end(process, disk, how)

@@ -19,9 +19,7 @@ from ckptsync import errors
 from ckptsync.cli import main
 from ckptsync.cli.main import cli
 
-CONTRACT = (
-    "save restore export ls show diff verify promote pin unpin rm gc adopt status doctor bench completion report agent"
-)
+CONTRACT = "save restore export ls show diff verify promote pin unpin rm gc adopt status doctor bench completion report agent run"
 ENTRY = "from ckptsync.cli.main import main; main()"
 
 Call = Callable[..., Result]

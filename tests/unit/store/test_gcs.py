@@ -490,7 +490,7 @@ class TestManners:
 
     def test_where_a_store_is_opened_nothing_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", "localhost:1")
-        store = _open("gs://bkt/some/run/", Config(), FakeClock())
+        store = _open("gs://bkt/some/run/", Config(), FakeClock(), None)
         assert store.url == "gs://bkt/some/run"
 
     def test_the_emulator_variable_is_honoured(self, server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> None:
