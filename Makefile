@@ -64,6 +64,27 @@ test-container: $(DEV_STAMP) ## Build the image and play the life of pods, with 
 	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )CKPTSYNC_TEST_CONTAINERS=$(abspath $(VENV)s/containers) $(PYTEST) $(if $(SHORT),-m "not slow") \
 		tests/container $(PYTEST_ARGS)
 
+# apt-get is run as root only; whoever is not root must have installed the packages.
+define installed
+	@for program in $(1); do command -v "$$program" >/dev/null && continue; \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; } || { echo "$$program is not there; install $(2)" >&2; exit 1; }; \
+		apt-get update -q; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(2); \
+		command -v "$$program" >/dev/null; \
+	done
+endef
+
+.PHONY: test-startup
+test-startup: $(DEV_STAMP) ## Check the start-up examples with cloud-init, systemd and shellcheck, and rehearse them; SHORT=1 the short form
+	$(call installed,cloud-init shellcheck systemd-analyze ip,cloud-init shellcheck systemd iproute2)
+	$(if $(SHORT),CKPTSYNC_TEST_SHORT=1 )$(PYTEST) tests/startup $(PYTEST_ARGS)
+
+.PHONY: test-link-local
+test-link-local: $(DEV_STAMP) ## Find the metadata services at 169.254.169.254, in a network of its own, for which root is needed
+	$(call installed,ip,iproute2)
+	@unshare --net true || { echo "no right to make a network namespace" >&2; exit 1; }
+	$(PYTEST) tests/integration/test_link_local.py $(PYTEST_ARGS)
+
 # Debian's package would start a service: of it the program that checks rules is enough. Without it those tests are skipped.
 build/prometheus/usr/bin/promtool:
 	@mkdir -p build/prometheus

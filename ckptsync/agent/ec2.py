@@ -28,12 +28,13 @@ _log = logging.getLogger("ckptsync")
 
 
 def service(environ: Mapping[str, str]) -> Service | None:
-    """Where the service is, as the SDKs have it; None where AWS_EC2_METADATA_DISABLED forbids to ask.
+    """Where the service is, as the SDKs have it; None, and a line in the log, where AWS_EC2_METADATA_DISABLED forbids to ask.
 
     Raises:
         ConfigError: AWS_EC2_METADATA_SERVICE_ENDPOINT is no address.
     """
     if environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        _log.info("not watching EC2's notices: AWS_EC2_METADATA_DISABLED forbids to ask")
         return None
     if given := environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT"):
         return Service.at(given)

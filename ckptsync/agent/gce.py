@@ -28,12 +28,13 @@ _log = logging.getLogger("ckptsync")
 
 
 def service(environ: Mapping[str, str]) -> Service | None:
-    """Where the service is, as the SDK has it; None where NO_GCE_CHECK forbids to ask.
+    """Where the service is, as the SDK has it; None, and a line in the log, where NO_GCE_CHECK forbids to ask.
 
     Raises:
         ConfigError: GCE_METADATA_HOST or GCE_METADATA_IP is no address.
     """
     if environ.get("NO_GCE_CHECK", "").lower() == "true":
+        _log.info("not watching Compute Engine's notices: NO_GCE_CHECK forbids to ask")
         return None
     given = environ.get("GCE_METADATA_HOST") or environ.get("GCE_METADATA_ROOT") or environ.get("GCE_METADATA_IP")
     return Service.at(given or "169.254.169.254")  # its name needs a resolver that may be slow off the cloud

@@ -89,6 +89,18 @@ def test_away_from_the_cloud_each_source_ends_soon_with_one_line(caplog: pytest.
 
 
 @pytest.mark.req(36)
+def test_what_the_environment_forbids_is_said(server: MetadataServer, caplog: pytest.LogCaptureFixture) -> None:
+    forbids = {"AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true"}
+    with caplog.at_level(logging.INFO), watching(Agent(notices="auto"), print, environ={**server.environ, **forbids}):
+        pass
+    assert [message.rpartition(": ")[2] for message in caplog.messages] == [
+        "AWS_EC2_METADATA_DISABLED forbids to ask",
+        "NO_GCE_CHECK forbids to ask",
+    ]
+    assert not server.requests
+
+
+@pytest.mark.req(36)
 def test_a_hop_limit_that_is_too_small_is_said(server: MetadataServer, caplog: pytest.LogCaptureFixture) -> None:
     server.hops_too_few = True
     begun_s = time.monotonic()

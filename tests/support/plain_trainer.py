@@ -1,6 +1,6 @@
 """A bare torch loop that knows nothing of ckptsync: it resumes from the newest file in a folder, and writes one every few steps.
 
-    python plain_trainer.py FOLDER RESULT [--steps N] [--pause S] [--log FILE]
+    python plain_trainer.py FOLDER RESULT [--steps N] [--every N] [--pause S] [--log FILE]
 
 Given the same steps, RESULT is the same bit for bit, however often it was killed.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-EVERY, KEEP = 20, 2
+KEEP = 2
 
 
 def newest(folder: Path) -> Path | None:
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("result", type=Path)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--every", type=int, default=20)
     parser.add_argument("--pause", type=float, default=0.02)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
@@ -63,7 +64,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         time.sleep(options.pause)
-        if step % EVERY == 0 or step == options.steps or asked:
+        if step % options.every == 0 or step == options.steps or asked:
             state = {
                 "step": step,
                 "model": model.state_dict(),
