@@ -89,7 +89,7 @@ class Recogniser:
             raise ConfigError(f"there is no rule {rule!r} by which a checkpoint is whole; there are {', '.join(RULES)}")
         if (rule == quiet.RULE) != (quiet_s is not None):
             raise ConfigError(
-                "the rule 'quiet' needs quiet_s, the seconds without a change, and no other rule takes it"
+                "the rule 'quiet' needs quiet_s (--quiet-for), the seconds without a change, and no other rule takes it"
             )
         self._quiet_s = quiet_s
         self._finders = tuple(find for name, find in _FINDERS.items() if rule in {"auto", name})
