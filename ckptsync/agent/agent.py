@@ -26,7 +26,7 @@ from ckptsync.agent.notice import Notice
 from ckptsync.agent.uploading import Uploading
 from ckptsync.agent.watchdir import Watch
 from ckptsync.clock import SYSTEM, Clock
-from ckptsync.errors import CkptsyncError, DiskError, FencedError, NotDurableError, SourceChangedError
+from ckptsync.errors import CkptsyncError, ConfigError, DiskError, FencedError, NotDurableError, SourceChangedError
 from ckptsync.events import Event, Kind, Observer, fan_out, log_observer
 from ckptsync.options import Config
 from ckptsync.redaction import redacted
@@ -72,8 +72,10 @@ class Agent:
             committed: told of every commit, in the thread that made it.
 
         Raises:
-            ConfigError: the URL or an option cannot be used.
+            ConfigError: the URL or an option cannot be used, or what stands there is no directory.
         """
+        if directory.exists() and not directory.is_dir():
+            raise ConfigError(f"{directory} is no directory; name the one that checkpoints are written to")
         options = config.agent
         self.directory, self._config, self._clock = directory, config, clock
         self._tell_commit = committed

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from ckptsync.errors import CkptsyncError
 
@@ -67,12 +68,16 @@ class Child:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it, and what it started in its process group."""
-        with suppress(ProcessLookupError, PermissionError):
-            if self.has_terminal:
-                self._process.kill()
-            else:
+        """End it and what it started: launchers such as torchrun give their workers sessions of their own."""
+        if self._process.poll() is not None:
+            return
+        started = list(_descendants(self.pid))
+        if not self.has_terminal:
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+        for pid in (self.pid, *started):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
     def exit_code(self) -> int | None:
         """What it ended with, as a shell tells it; None while it runs."""
@@ -83,6 +88,15 @@ class Child:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
         return self.exit_code()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Processes that a process started, and those that they started; none where the kernel does not tell (it does on Linux)."""
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):
+            for child in (thread / "children").read_text().split():
+                yield int(child)
+                yield from _descendants(int(child))
 
 
 def _as_shells_tell(code: int | None) -> int | None:

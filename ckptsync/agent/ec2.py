@@ -17,7 +17,8 @@ from ckptsync.agent.metadata import TRIES, Answer, Service
 from ckptsync.agent.notice import Notice, Source, Tell
 from ckptsync.clock import SYSTEM, Clock
 
-POLL_S = 1.0
+POLL_S = 0.5  # the service is on the machine: asking costs a millisecond, and a notice is decided about within a second
+_ADVICE_S = 5.0
 WARNING_S = 120.0
 _TOKEN_TTL_S = 21_600
 _RENEW_S = _TOKEN_TTL_S / 2
@@ -43,7 +44,7 @@ def service(environ: Mapping[str, str]) -> Service | None:
 
 
 class Ec2Watcher:
-    """Asks every second; the service is on the machine, and free."""
+    """Asks twice a second whether the instance is interrupted, and every few seconds whether that is likely."""
 
     name = "ec2"
 
@@ -51,6 +52,7 @@ class Ec2Watcher:
         """Take the service's address. Nothing is asked yet."""
         self._service, self._clock, self._poll_s = service, clock, poll_s
         self._token, self._renew_s = "", 0.0
+        self._advised_s = -_ADVICE_S
         self._told: set[tuple[str, str]] = set()
 
     def is_here(self, stop: Flag) -> bool:
@@ -79,11 +81,16 @@ class Ec2Watcher:
             self._look(tell)
 
     def _look(self, tell: Tell) -> None:
-        """Ask for both; what fails is asked again at the next look."""
+        """Ask what is due; what fails is asked again at the next look."""
+        now_s = self._clock.monotonic()
+        due = [(_ACTION, self._interruption)]
+        if now_s - self._advised_s >= _ADVICE_S:
+            self._advised_s = now_s
+            due.append((_REBALANCE, self._advice))
         try:
-            if self._clock.monotonic() >= self._renew_s:
+            if now_s >= self._renew_s:
                 self._renew()
-            for path, read in ((_ACTION, self._interruption), (_REBALANCE, self._advice)):
+            for path, read in due:
                 answer = self._asked(path)
                 if answer.status == _OK and (path, answer.text) not in self._told:
                     self._told.add((path, answer.text))

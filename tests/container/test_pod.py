@@ -14,7 +14,7 @@ from support.waiting import wait_until
 from ckptsync.run import open_run
 
 from .engine import IMAGE, ROOT, Engine
-from .pod import Pod
+from .pod import Pod, PodError
 
 EXAMPLES = ROOT / "docs/examples/kubernetes"
 STEPS = 40
@@ -41,7 +41,7 @@ for step in range(start + 1, STEPS + 1):
         sys.exit(143)
 print('result', state.hex(), flush=True)
 """.replace("STEPS", str(STEPS))
-NodeOf = Callable[[str], Pod]
+NodeOf = Callable[..., Pod]
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def node(engine: Engine, tmp_path: Path) -> Iterator[NodeOf]:
     bucket.chmod(0o777)
     pods: list[Pod] = []
 
-    def make(name: str) -> Pod:
-        data = {settings["metadata"]["name"]: {**settings["data"], "CKPTSYNC_RUN": str(bucket / "run")}}
+    def make(name: str, run: str = str(bucket / "run")) -> Pod:
+        data = {settings["metadata"]["name"]: {**settings["data"], "CKPTSYNC_RUN": run}}
         pods.append(Pod(engine, spec, tmp_path / name, data, {}, IMAGE, shared=bucket))
         return pods[-1]
 
@@ -128,3 +128,9 @@ def test_a_node_that_is_gone_costs_what_was_not_committed(node: NodeOf) -> None:
     assert second.end()["sync"] == 0
     assert f"start {committed}" in second.logs("trainer")
     assert f"result {expected()}" in second.logs("trainer")
+
+
+def test_a_wrong_run_fails_the_job_with_its_code(node: NodeOf) -> None:
+    pod = node("first", "memory://nowhere")
+    with pytest.raises(PodError, match="restore ended with 2"):
+        pod.begin()

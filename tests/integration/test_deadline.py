@@ -90,20 +90,25 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.mark.req(6)
 @pytest.mark.parametrize("verb", ["agent", "run"])
-def test_a_second_after_compute_engine_says_so_it_is_decided(
-    verb: str, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cloud", ["ec2", "gce"])
+def test_a_second_after_a_cloud_says_so_it_is_decided(
+    cloud: str, verb: str, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
     write(tmp_path / "checkpoints" / "step_1.safetensors", at_s=1)
-    with MetadataServer(clouds=("gce",)) as server:
+    asked = {"ec2": "instance-action", "gce": "preempted?wait_for_change"}[cloud]
+    with MetadataServer(clouds=(cloud,)) as server:
         for name, value in server.environ.items():
             monkeypatch.setenv(name, value)
-        told = start(verb, str(tmp_path / "run"), "--notices", "gce")
+        told = start(verb, str(tmp_path / "run"), "--notices", cloud)
         assert told.next("committed").fields["step"] == 1
-        wait_until(lambda: any("preempted?wait_for_change" in request for request in server.requests))
+        wait_until(lambda: any(asked in request for request in server.requests))
         begun_s = time.monotonic()
-        server.preempt()
-        decided(told, begun_s, "gce", verb)
+        if cloud == "ec2":
+            server.interrupt()
+        else:
+            server.preempt()
+        decided(told, begun_s, cloud, verb)
 
 
 @pytest.mark.req(6)

@@ -11,7 +11,7 @@ import yaml
 from support.startup import ENVIRONMENT, SCRIPT, UNIT, USER_DATA, environment, files, unit
 
 from ckptsync import errors
-from ckptsync.agent.child import NOT_EXECUTABLE, NOT_FOUND
+from ckptsync.agent.child import CommandError, CommandNotFoundError
 from ckptsync.agent.startup import check_directory
 from ckptsync.config import parse_duration, resolve
 
@@ -60,7 +60,12 @@ def test_exit_codes_that_no_restart_mends_are_ours(example: Path) -> None:
     service = unit(files(example)[UNIT])
     assert service.one("Service", "Restart") == "on-failure"
     listed = {int(code) for code in service.one("Service", "RestartPreventExitStatus").split()}
-    assert listed == {errors.ConfigError.exit_code, errors.FencedError.exit_code, NOT_EXECUTABLE, NOT_FOUND}
+    assert listed == {
+        errors.ConfigError.exit_code,
+        errors.FencedError.exit_code,
+        CommandError.exit_code,
+        CommandNotFoundError.exit_code,
+    }
     assert not listed & {errors.StoreError.exit_code, errors.NotDurableError.exit_code}
 
 

@@ -88,12 +88,12 @@ class Instances:
     def survive(self, events: int, dice: random.Random) -> list[str]:
         """Let so many machines end at random moments, and the last one come to its end; what became of each."""
         told = []
-        for number in range(events):
+        for _ in range(events):
             before = self.newest_step()
             process, disk = self.begun()
             assert self.starts[-1] >= before, "it began behind what was committed"
             time.sleep(dice.uniform(0.0, self.life_s))
-            how = ENDS[number % len(ENDS)]
+            how = dice.choice(ENDS)
             assert process.poll() is None, (disk / "out").read_text()
             self.end(process, disk, how)
             told.append(f"{how}: begun at {self.starts[-1]}, committed {self.newest_step()}")

@@ -95,8 +95,8 @@ saver.save = slow
 with CheckpointManager({str(tmp_path / "run")!r}, config=Config(state_dir={str(tmp_path / "state")!r})) as manager:
     manager.save(7, n={{"n": 1}})
     begun.wait()
-    print("waiting", flush=True)
     try:
+        print("waiting", flush=True)
         {waiting}
     except KeyboardInterrupt:
         print("interrupted", flush=True)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from support.agents import Steps, write
 
+from ckptsync.agent.agent import Agent
 from ckptsync.agent.board import State
 from ckptsync.agent.notice import Notice, Source
 from ckptsync.errors import (
+    ConfigError,
     CredentialsError,
     DeniedError,
     FencedError,
@@ -20,7 +22,7 @@ from ckptsync.errors import (
     NotFoundError,
     TransientError,
 )
-from ckptsync.options import MIB
+from ckptsync.options import MIB, Config
 from ckptsync.run import Run
 from ckptsync.verbs.save import save
 
@@ -384,3 +386,9 @@ def test_advice_only_begins_what_waits(begin: Begin, folder: Path, store: Any) -
     steps.endgame.take_in(Notice(source=Source.EC2, kind="rebalance", final=False, deadline_s=None, message="may end"))
     assert steps.upload()
     assert steps.agent.board.status.notices[-1].decision == ""
+
+
+def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is no directory"):
+        Agent(tmp_path / "file", str(tmp_path / "run"), config=Config(state_dir=str(tmp_path / "state")))

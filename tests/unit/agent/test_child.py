@@ -41,11 +41,12 @@ def test_its_environment_is_what_it_is_given() -> None:
     assert started("import os, sys; sys.exit(os.environ['WHAT'] != 'this')", WHAT="this").wait(LONG_S) == 0
 
 
-def test_killing_it_ends_what_it_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("session", [False, True], ids=["in its group", "in a session of its own"])
+def test_killing_it_ends_what_it_started(tmp_path: Path, session: bool) -> None:  # noqa: FBT001
     noted = tmp_path / "pid"
     child = started(
         "import subprocess, sys, time, os\n"
-        "inner = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'])\n"
+        f"inner = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'], start_new_session={session})\n"
         f"open({str(noted) + '.half'!r}, 'w').write(str(inner.pid)); os.rename({str(noted) + '.half'!r}, {str(noted)!r})\n"
         "time.sleep(600)"
     )
