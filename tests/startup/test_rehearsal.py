@@ -175,6 +175,7 @@ def google(exits: ExitStack) -> dict[str, str]:
     return {"STORAGE_EMULATOR_HOST": server.url}
 
 
+@pytest.mark.slow
 @pytest.mark.req(4, 6)
 def test_machines_that_are_told_and_killed_end_with_the_uninterrupted_result(cloud: Cloud, tmp_path: Path) -> None:
     whole = tmp_path / "whole"

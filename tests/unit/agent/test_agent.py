@@ -332,6 +332,36 @@ def test_the_trainer_is_asked_once_and_what_comes_is_committed(begin: Begin, fol
     assert steps.steps == [5]
 
 
+@pytest.mark.req(6)
+@pytest.mark.parametrize(("left_s", "is_asked"), [(10, False), (60, True)])
+def test_no_last_checkpoint_is_asked_for_where_one_like_what_waits_could_not_be_sent(
+    left_s: float,
+    is_asked: bool,  # noqa: FBT001  a parameter of pytest's
+    begin: Begin,
+    folder: Path,
+) -> None:
+    asked: list[Notice] = []
+
+    class Asker:
+        name = "test"
+
+        def ask(self, notice: Notice) -> bool:
+            asked.append(notice)
+            return True
+
+    steps = begin(asker=Asker())
+    write(folder / "step_1.safetensors")
+    steps.look()
+    assert steps.upload()
+    write(folder / "step_2.safetensors", size=10 * MIB)
+    steps.look()
+    steps.clock.advance(5)
+    steps.agent._gauge._busy_s = 1.0 * MIB
+    steps.endgame.take_in(final(steps, left_s))
+    assert bool(asked) is is_asked
+    assert steps.backlog.paused is not is_asked
+
+
 def test_a_machine_that_outlives_its_deadline_goes_on(begin: Begin, folder: Path) -> None:
     steps = begin()
     steps.work.ask_bucket()
