@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from manifests.rendering import Object, rendered
 from support.waiting import wait_until
 
 from ckptsync.run import open_run
+from ckptsync.testing.servers import Server, create_bucket, ministack
 
 from .engine import IMAGE, ROOT, Engine
 from .pod import Pod, PodError
@@ -59,9 +60,9 @@ def node(engine: Engine, tmp_path: Path) -> Iterator[NodeOf]:
     bucket.chmod(0o777)
     pods: list[Pod] = []
 
-    def make(name: str, run: str = str(bucket / "run")) -> Pod:
+    def make(name: str, run: str = str(bucket / "run"), environ: Mapping[str, str] | None = None) -> Pod:
         data = {settings["metadata"]["name"]: {**settings["data"], "CKPTSYNC_RUN": run}}
-        pods.append(Pod(engine, spec, tmp_path / name, data, {}, IMAGE, shared=bucket))
+        pods.append(Pod(engine, spec, tmp_path / name, data, environ or {}, IMAGE, shared=bucket))
         return pods[-1]
 
     yield make
@@ -70,9 +71,19 @@ def node(engine: Engine, tmp_path: Path) -> Iterator[NodeOf]:
     shutil.rmtree(bucket, ignore_errors=True)
 
 
+@pytest.fixture
+def bucket_of_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of S3's protocol that pods and this process reach."""
+    with ministack() as server:
+        create_bucket(server, "pods")
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
 def newest_step(pod: Pod) -> int:
-    assert pod.shared is not None
-    with open_run(str(pod.shared / "run")) as run:
+    (settings,) = pod.settings.values()
+    with open_run(settings["CKPTSYNC_RUN"]) as run:
         newest = run.catalog.latest()
     return newest.id.step if newest is not None else 0
 
@@ -113,6 +124,24 @@ def test_a_preempted_pod_resumes_on_an_empty_disk(node: NodeOf) -> None:
     printed = second.logs("trainer")
     assert f"start {written}" in printed
     assert f"result {expected()}" in printed
+
+
+@pytest.mark.req(5, 37)
+def test_a_preempted_pod_resumes_from_s3(node: NodeOf, bucket_of_s3: Server) -> None:
+    url = "s3://pods/run"
+    first = node("first", url, bucket_of_s3.environ)
+    first.begin()
+    wait_until(lambda: newest_step(first) >= 5)
+    codes = first.end()
+    assert codes == {"restore": 0, "sync": 0, "trainer": 143}, first.logs("sync")
+    committed = newest_step(first)
+    second = node("second", url, bucket_of_s3.environ)
+    second.begin()
+    assert second.wait("trainer") == 0
+    assert second.end()["sync"] == 0
+    assert newest_step(second) == STEPS
+    assert f"start {committed}" in second.logs("trainer")
+    assert f"result {expected()}" in second.logs("trainer")
 
 
 @pytest.mark.req(4)

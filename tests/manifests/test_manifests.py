@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs/examples/kubernetes"
 FOLDERS = [EXAMPLES / "base", *sorted((EXAMPLES / "overlays").iterdir())]
 VERSIONS = ["1.29.0", "1.31.0", "1.33.0", "1.34.0"]
 TRAINER_S = 30
+SPOT_S = 15  # what Google's Spot nodes leave to pods
 _UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -89,6 +90,14 @@ def test_the_sidecar_is_one_and_has_time_to_drain(pod: Object) -> None:
 
 
 @pytest.mark.req(37)
+def test_a_spot_node_is_not_believed_to_wait() -> None:
+    (job,) = (one for one in rendered(EXAMPLES / "overlays" / "gcs-workload-identity") if one["kind"] == "Job")
+    sync = named(job["spec"]["template"]["spec"]["initContainers"], "sync")
+    (told,) = re.findall(r"echo (\d+) >", " ".join(sync["lifecycle"]["preStop"]["exec"]["command"]))
+    assert 0 < int(told) < SPOT_S
+
+
+@pytest.mark.req(37)
 def test_where_the_trainer_is_asked_is_where_it_looks(pod: Object) -> None:
     sync, trainer = named(pod["initContainers"], "sync"), named(pod["containers"], "trainer")
     environ = {one["name"]: one.get("value") for one in trainer["env"]}
@@ -110,6 +119,15 @@ def test_disks_have_limits(pod: Object) -> None:
         assert size(resources["requests"]["ephemeral-storage"]) <= size(resources["limits"]["ephemeral-storage"])
         assert "memory" in resources["limits"]
     assert all(size(volume["emptyDir"]["sizeLimit"]) for volume in pod["volumes"])
+
+
+@pytest.mark.req(23)
+@pytest.mark.parametrize("kind", ["requests", "limits"])
+def test_full_volumes_do_not_evict_the_pod(pod: Object, kind: str) -> None:
+    lasting = [*(one for one in pod["initContainers"] if one.get("restartPolicy") == "Always"), *pod["containers"]]
+    # The kubelet holds everything the pod has on disk against the sum of what its containers may have.
+    room = sum(size(one["resources"][kind]["ephemeral-storage"]) for one in lasting)
+    assert room >= sum(size(volume["emptyDir"]["sizeLimit"]) for volume in pod["volumes"])
 
 
 def size(text: str) -> int:
