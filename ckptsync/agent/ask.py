@@ -96,7 +96,7 @@ class ByHttp:
         try:
             connection.request("POST", target, _words(notice, self.clock), {"Content-Type": "application/json"})
             status = connection.getresponse().status
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             _log.warning(
                 "the trainer cannot be asked at %s: %s", redacted(self.url), str(error) or type(error).__name__
             )
@@ -183,11 +183,20 @@ def _way(ask: str, way: str, what: str, send_signal: SendSignal | None, clock: C
         if send_signal is None:
             raise ConfigError("ask by a signal is for `ckptsync run`, whose command it is sent to; use file:PATH here")
         return BySignal(number, send_signal)
-    if way == "http" and (urllib.parse.urlsplit(ask).hostname):
+    if way == "http" and _is_address(ask):
         return ByHttp(ask, clock)
     if way == "command" and (words := _split(what)):
         return ByCommand(words, clock)
     raise ConfigError(f"ask is {ask!r}; it can be {_WAYS}")
+
+
+def _is_address(url: str) -> bool:
+    """Whether something can be posted there."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and url.isascii() and url.isprintable() and " " not in url
+    except ValueError:
+        return False
 
 
 def _split(text: str) -> Sequence[str]:

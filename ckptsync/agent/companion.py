@@ -43,12 +43,12 @@ class Companion:
             agent: that was started.
             child: that was started.
             drain_timeout_s: for what is not durable when the command has ended, or from the first SIGTERM on for everything.
-            margin_s: before that is over, everything is.
+            margin_s: before that is over, everything is; of a short time it is at most a quarter.
             clock: tells the time.
             say: told what people should read.
         """
         self._agent, self._child, self._clock, self._say = agent, child, clock, say
-        self._drain_timeout_s, self._margin_s = drain_timeout_s, margin_s
+        self._drain_timeout_s, self._margin_s = drain_timeout_s, min(margin_s, drain_timeout_s / 4)
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._until_s: float | None = None
         self._asked_to_end = 0

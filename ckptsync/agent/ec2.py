@@ -120,9 +120,9 @@ class Ec2Watcher:
         self._token, self._renew_s = token, self._clock.monotonic() + _RENEW_S
 
     def _answers(self) -> bool:
-        """Whether a service is there that wants a token."""
+        """Whether a service is there that refuses a wrong token. Without one it would be asked by IMDSv1."""
         try:
-            return self._service.ask(_ACTION).status == _UNAUTHORIZED
+            return self._service.ask(_ACTION, fields={"X-aws-ec2-metadata-token": "none"}).status == _UNAUTHORIZED
         except OSError:
             return False
 

@@ -63,6 +63,8 @@ def plan(outlook: Outlook) -> Plan:
     What is under way comes first: it is the surest. A last checkpoint is asked for when there is time for it behind that. What was never
     measured is tried: parts and journal stay in any case, and nothing half-done is ever visible.
     """
+    if outlook.left_s is not None and outlook.left_s <= 0 and (outlook.under_way_bytes or outlook.waiting_bytes):
+        return Plan(choice=Choice.KEEP, why="there is no time left; the next start continues")
     if (last := _last_checkpoint(outlook)) is not None:
         return last
     if outlook.under_way_bytes:
@@ -74,7 +76,8 @@ def plan(outlook: Outlook) -> Plan:
 
 def _last_checkpoint(outlook: Outlook) -> Plan | None:
     """Ask for one, where it would be durable in time."""
-    if not outlook.can_ask or outlook.lost_s <= 0:
+    written_in_time = outlook.left_s is None or outlook.left_s > (outlook.fresh_s or 0.0)
+    if not outlook.can_ask or outlook.lost_s <= 0 or not written_in_time:
         return None
     saves = f"a last checkpoint saves {_time(outlook.lost_s)} of work"
     if outlook.left_s is None:

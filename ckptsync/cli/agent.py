@@ -75,7 +75,9 @@ def agent(options: Options, path: str, run: str) -> None:
         working.start()
         _wait(working, stop)
         with spanned(spans, "drain"):
-            working.drain(config.agent.drain_timeout_s)
+            working.drain(
+                config.agent.drain_timeout_s, trainer_ended=True
+            )  # as above: what was asked for is not waited for
 
 
 def _wait(working: Agent, stop: Stop) -> None:

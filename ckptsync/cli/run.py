@@ -136,6 +136,7 @@ def _supervised(
         agent.board.entered(State.RESTORING)
         with spanned(spans, "restore"):
             _bring(run, directory, config, fan_out(observer, agent.board.observe))
+        agent.look()  # what stands here by now is not of the command
         children.append(Child(command, _environ(run, directory, request_file)))
         exits.callback(children[0].kill)
         companion = Companion(

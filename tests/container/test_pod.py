@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -102,7 +103,9 @@ def test_a_pod_that_comes_to_its_end_leaves_everything_durable(node: NodeOf) -> 
     pod = node("first")
     pod.begin()
     assert pod.wait("trainer") == 0
+    begun_s = time.monotonic()
     codes = pod.end()
+    assert time.monotonic() - begun_s < 15, "a pod that is done holds its node"
     assert codes == {"restore": 0, "sync": 0, "trainer": 0}, pod.logs("sync")
     assert newest_step(pod) == STEPS
     assert f"result {expected()}" in pod.logs("trainer")

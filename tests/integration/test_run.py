@@ -347,3 +347,11 @@ def test_a_notice_asks_a_plain_loop_by_a_signal(folder: Path, tmp_path: Path, be
     hook.write_text("60")
     wait_until(lambda: steps(url) == [77])
     process.kill()
+
+
+def test_what_is_written_at_once_was_not_there_at_the_start(folder: Path, tmp_path: Path) -> None:
+    url = str(tmp_path / "run")
+    for step in (9, 3):
+        done = ended(argv(url, folder, *python(f"{WRITE}write({step})")))
+        assert done.returncode == 0, done.stderr
+    assert steps(url) == [3, 9]

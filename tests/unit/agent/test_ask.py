@@ -139,6 +139,8 @@ def test_a_trainer_that_refuses_was_not_asked(caplog: pytest.LogCaptureFixture) 
         ("email", "ask is 'email'; it can be none, file:PATH"),
         ("file:", "ask is 'file:'"),
         ("http://", "ask is 'http://'"),
+        ("http://127.0.0.1:99999/x", "ask is 'http://127.0.0.1:99999/x'"),
+        ("http://127.0.0.1/\u00fc", "ask is 'http://127.0.0.1/\u00fc'"),
         ("command:", "ask is 'command:'"),
         ("command:a 'b", "cannot be taken apart"),
         ("signal:NONE", "there is none"),

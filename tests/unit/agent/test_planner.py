@@ -59,6 +59,8 @@ outlooks = st.builds(
             "wait",
         ),
         ({"can_ask": True, "fresh_s": None, "under_way_bytes": 1200 * MIB}, Choice.KEEP, "of the upload under way"),
+        ({"can_ask": True, "bytes_per_s": None, "fresh_s": 200.0}, Choice.KEEP, "a last one would take longer"),
+        ({"under_way_bytes": MIB, "bytes_per_s": None, "left_s": -1.0}, Choice.KEEP, "there is no time left"),
         ({"under_way_bytes": MIB, "bytes_per_s": None}, Choice.FINISH, "no rate was measured yet"),
         ({"waiting_bytes": MIB, "left_s": None}, Choice.FINISH, "nobody says how much time is left"),
         ({"under_way_bytes": MIB, "bytes_per_s": 0.0}, Choice.KEEP, "nothing gets through"),
@@ -75,6 +77,10 @@ def test_each_case_says_its_reason(changes: dict[str, object], choice: Choice, s
 def test_what_is_chosen_fits(outlook: Outlook) -> None:
     made = plan(outlook)
     assert made.why
+    if outlook.left_s is not None and outlook.left_s <= 0:
+        assert made.choice is Choice.KEEP
+    if outlook.left_s is not None and made.choice is Choice.ASK:
+        assert (outlook.fresh_s or 0.0) < outlook.left_s
     if outlook.left_s is None or outlook.bytes_per_s is None:
         return
     within = outlook.left_s * outlook.bytes_per_s
