@@ -266,8 +266,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {**(fields or {}), "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.end_headers()
+            self.wfile.write(body)
+        except ConnectionError:  # who waited for a change is gone
+            self.close_connection = True
 
 
 def _moment(left_s: float) -> str:

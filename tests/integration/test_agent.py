@@ -16,6 +16,7 @@ import pytest
 from support.agents import write
 
 from ckptsync.run import open_run
+from ckptsync.testing.metadata import MetadataServer
 from ckptsync.verbs.save import save
 
 ENTRY = "from ckptsync.cli.main import main; main()"
@@ -159,10 +160,21 @@ def test_what_rotates_while_it_is_sent_is_committed(sidecar: Sidecar, folder: Pa
     assert process.next()["step"] == 1
 
 
+@pytest.fixture
+def watched_by_all(s3_environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine of a cloud whose notices are heard, and S3."""
+    with MetadataServer() as metadata:
+        for name, value in {**s3_environ, **metadata.environ}.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("watched_by_all")
+@pytest.mark.parametrize("watch", ["events", "polling"])
 @pytest.mark.parametrize("files", [10, 10_000])
 def test_idle_it_costs_next_to_nothing(
-    files: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: int, watch: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CKPTSYNC_STATE_DIR", str(tmp_path / "state"))
     for number in range(files):
@@ -170,7 +182,8 @@ def test_idle_it_costs_next_to_nothing(
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
     write(folder / "step_1.safetensors")
-    process = Process(folder, str(tmp_path / "bucket"))
+    url = f"s3://checkpoints/idle-{files}-{watch}"
+    process = Process(folder, url, "--notices", "ec2,gce", "--port", "0", "--watch", watch)
     try:
         process.next()
         time.sleep(3)  # what the commit brought about is over
@@ -179,7 +192,7 @@ def test_idle_it_costs_next_to_nothing(
         share = (cpu_s(process) - before_s) / seconds_s
         status = Path(f"/proc/{process.process.pid}/status").read_text()
         resident_mib = int(status.split("VmRSS:")[1].split()[0]) / 1024
-        sys.stderr.write(f"\n{files} files: {share:.2%} of a core, {resident_mib:.0f} MiB\n")
+        sys.stderr.write(f"\n{files} files, {watch}: {share:.2%} of a core, {resident_mib:.0f} MiB\n")
         assert share < 0.01
         assert resident_mib < 80
     finally:
