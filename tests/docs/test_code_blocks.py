@@ -182,7 +182,9 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """Follows a page; what its blocks set in the environment ends with them."""
+    before = dict(os.environ)
     found = Reader(tmp_path, "page.md")
     found.here.mkdir()
     (tmp_path / "home").mkdir()
@@ -192,7 +194,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(found.here)
-    return found
+    yield found
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
