@@ -355,3 +355,29 @@ def test_what_is_written_at_once_was_not_there_at_the_start(folder: Path, tmp_pa
         done = ended(argv(url, folder, *python(f"{WRITE}write({step})")))
         assert done.returncode == 0, done.stderr
     assert steps(url) == [3, 9]
+
+
+RANK = f"""{WRITE}
+import signal, time
+def told(*_):
+    time.sleep(2)
+    if os.environ['RANK'] == '0':
+        write(6)
+    os._exit(0)
+signal.signal(signal.SIGTERM, told)
+print('here', flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.req(5)
+def test_torchrun_has_time_to_end_its_workers(folder: Path, tmp_path: Path, begun: Any) -> None:
+    url, script = str(tmp_path / "run"), tmp_path / "rank.py"
+    script.write_text(RANK)
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(script))
+    process = begun(argv(url, folder, sys.executable, *launcher), stdin=subprocess.DEVNULL)
+    assert [process.stdout.readline(), process.stdout.readline()] == ["here\n", "here\n"]
+    process.terminate()
+    process.communicate(timeout=LONG_S)
+    assert steps(url) == [6]
+    assert process.returncode not in {0, 5, 75, 137}  # torchrun's own code of a job that was told to end
