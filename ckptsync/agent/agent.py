@@ -22,6 +22,7 @@ from ckptsync.agent.guard import Guard
 from ckptsync.agent.holding import allow_many_files
 from ckptsync.agent.ledger import Ledger, ledger_path
 from ckptsync.agent.lookout import SETTLE_S, Candidate, Found, Lookout
+from ckptsync.agent.memory import share_one_heap
 from ckptsync.agent.notice import Notice
 from ckptsync.agent.uploading import Uploading
 from ckptsync.agent.watchdir import Watch
@@ -42,7 +43,7 @@ DONE_MARKER = ".ckptsync-done"
 _PATIENCE_S = 5.0
 _LOOK_SHARE, _SETTLE_SHARE = 10, 2
 """Looking takes at most one part in so many of the time, where a directory changes all the time; more while something settles."""
-_IDLE_SHARE = 100
+_IDLE_SHARE = 500
 """As `_LOOK_SHARE`, where nobody tells whether anything changed."""
 
 
@@ -76,6 +77,7 @@ class Agent:
         """
         if directory.exists() and not directory.is_dir():
             raise ConfigError(f"{directory} is no directory; name the one that checkpoints are written to")
+        share_one_heap()
         options = config.agent
         self.directory, self._config, self._clock = directory, config, clock
         self._tell_commit = committed

@@ -191,10 +191,10 @@ def test_idle_it_costs_next_to_nothing(
         time.sleep(seconds_s)
         share = (cpu_s(process) - before_s) / seconds_s
         status = Path(f"/proc/{process.process.pid}/status").read_text()
-        resident_mib = int(status.split("VmRSS:")[1].split()[0]) / 1024
-        sys.stderr.write(f"\n{files} files, {watch}: {share:.2%} of a core, {resident_mib:.0f} MiB\n")
+        resident_mb = int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
+        sys.stderr.write(f"\n{files} files, {watch}: {share:.2%} of a core, {resident_mb:.1f} MB\n")
         assert share < 0.01
-        assert resident_mib < 80
+        assert resident_mb < 84  # it is 79 with 10 000 files here; another interpreter may take a little more
     finally:
         process.end(signal.SIGKILL)
 
