@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from ckptsync.readiness.base import Ready
+from ckptsync.snapshot.manifest import Manifest
 from ckptsync.transfer.source import SourceTree
 
 _KEPT = 1000
@@ -40,6 +42,22 @@ def mark_of(name: str, tree: SourceTree) -> str:
     for file in tree.files:
         hashed.update(f"\n{file.path}\0{file.size}\0{file.identity.mtime_ns}".encode())
     return hashed.hexdigest()
+
+
+def is_in(manifest: Manifest, tree: SourceTree, ready: Ready) -> bool:
+    """Whether a snapshot has every file of a checkpoint, with the same size and time; a restore keeps times.
+
+    Args:
+        manifest: of the snapshot.
+        tree: the checkpoint's files alone.
+        ready: the checkpoint.
+    """
+    there = {file.path: (file.size, file.mtime_ns) for file in manifest.files}
+    return all(
+        there.get(file.path) == (file.size, file.identity.mtime_ns)
+        for file in tree.files
+        if file.path not in ready.replaced
+    )
 
 
 def ledger_path(state: Path, run: str, directory: Path) -> Path:

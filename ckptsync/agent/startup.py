@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ckptsync.agent.ledger import is_in
 from ckptsync.errors import ConfigError, NoSnapshotError
 from ckptsync.readiness.base import Ready
 from ckptsync.readiness.recognise import Looked, Recogniser
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
+from ckptsync.transfer.held import chosen
 from ckptsync.verbs.restore import Restored, restore
 
 
@@ -92,7 +94,9 @@ def _newer(run: Run, directory: Path, newest: Manifest, rule: str, quiet_s: floa
         return None
     looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now())
     good = [
-        ready for ready in looked.checkpoints if _is_newer(ready, looked, newest) or _is_same(ready, looked, newest)
+        ready
+        for ready in looked.checkpoints
+        if _is_newer(ready, looked, newest) or is_in(newest, chosen(looked.tree, ready.paths), ready)
     ]
     return (good[-1].name or str(directory)) if good else None
 
@@ -103,14 +107,3 @@ def _is_newer(ready: Ready, looked: Looked, newest: Manifest) -> bool:
         return ready.step > newest.id.step
     wrote_s = max((file.identity.mtime_ns for file in looked.tree.files if file.path in ready.paths), default=0) / 1e9
     return wrote_s > datetime.fromisoformat(newest.created).timestamp()
-
-
-def _is_same(ready: Ready, looked: Looked, newest: Manifest) -> bool:
-    """Whether a snapshot has every file of a checkpoint, with the same size and time; a restore keeps times."""
-    there = {file.path: (file.size, file.mtime_ns) for file in newest.files}
-    ours = {
-        file.path: (file.size, file.identity.mtime_ns)
-        for file in looked.tree.files
-        if file.path in ready.paths and file.path not in ready.replaced
-    }
-    return ours.keys() <= there.keys() and all(there[path] == mark for path, mark in ours.items())

@@ -14,7 +14,7 @@ from ckptsync.agent.board import Board, Committed
 from ckptsync.agent.gate import Gate
 from ckptsync.agent.gauge import Gauge
 from ckptsync.agent.holding import held
-from ckptsync.agent.ledger import Entry, Ledger
+from ckptsync.agent.ledger import Entry, Ledger, is_in
 from ckptsync.agent.lookout import Candidate
 from ckptsync.errors import (
     CkptsyncError,
@@ -173,7 +173,7 @@ class Uploading:
         newest, step = self._newest, candidate.ready.step
         if newest is None:
             return False
-        if _is_same(candidate, newest):
+        if is_in(newest, candidate.tree, candidate.ready):
             self.ledger.add(Entry(mark=candidate.mark, step=newest.id.step, snapshot=newest.snapshot))
             return True
         if not candidate.at_start or step is None or step > newest.id.step:
@@ -181,14 +181,3 @@ class Uploading:
         self.say(f"{candidate.title} was there at the start and is of step {step}; the newest snapshot is of step "
                  f"{newest.id.step}, so it is not committed")  # fmt: skip
         return True
-
-
-def _is_same(candidate: Candidate, manifest: Manifest) -> bool:
-    """Whether a snapshot has every file of it, with the same size and time; a restore keeps times."""
-    there = {file.path: (file.size, file.mtime_ns) for file in manifest.files}
-    replaced = candidate.ready.replaced.keys()
-    return all(
-        there.get(file.path) == (file.size, file.identity.mtime_ns)
-        for file in candidate.tree.files
-        if file.path not in replaced
-    )
