@@ -195,6 +195,8 @@ class Agent:
             raise NotDurableError(
                 f"not durable: {names} ({self._why_pending(timeout_s)}); the next start continues where this one was"
             )
+        for sentence in self.look().left_over(self._config.agent.ready):
+            self._say(sentence)
         self.board.entered(State.DONE)
 
     def _why_pending(self, timeout_s: float) -> str:

@@ -124,11 +124,11 @@ class Companion:
         """See whether the sidecar can still do its work, and whether there is time left."""
         failure = self._agent.failure
         if isinstance(failure, FencedError):
-            self._say(f"{failure}; the command is ended")
+            self._say("the command is ended")
             self._stop()
         elif failure is not None and not self._told_failure:
             self._told_failure = True
-            self._say(f"{failure}; the command goes on, and nothing of it is committed any more")
+            self._say("the command goes on, and nothing of it is committed any more")
         if self._until_s is not None and self._clock.monotonic() >= self._until_s - self._margin_s:
             self._say("the command has not ended in time and is killed")
             self._child.kill()

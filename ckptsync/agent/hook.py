@@ -7,12 +7,14 @@ import logging
 import shlex
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event as Flag
 
 from ckptsync.agent.notice import Notice, Source, Tell
 from ckptsync.clock import SYSTEM, Clock
+from ckptsync.config import parse_duration
 from ckptsync.errors import ConfigError
 
 _LOOK_S = 0.25
@@ -31,7 +33,7 @@ class FileHook:
         """Remember what stands there now.
 
         Args:
-            path: of the file; empty, or it says the deadline: seconds from now, a moment in ISO 8601 or in seconds since 1970, or a
+            path: of the file; empty, or it says the deadline: time from now as `90` or `2m`, a moment in ISO 8601 or in seconds since 1970, or a
                 JSON object with `deadline` and `message`.
             clock: that deadlines are by.
         """
@@ -115,7 +117,9 @@ def told(text: str, otherwise: str, *, clock: Clock) -> Notice:
     moment_s = _moment_s(deadline, clock.now())
     left_s = None if moment_s is None else moment_s - clock.now()
     message = " ".join(message.split()) or otherwise
-    ends = "" if left_s is None else f", which leaves {max(0.0, left_s):.0f} s"
+    ends = f"; its deadline {deadline!r} is no time" if deadline else ""
+    if left_s is not None:
+        ends = f", which leaves {max(0.0, left_s):.0f} s"
     return Notice(
         source=Source.HOOK,
         kind="hook",
@@ -132,7 +136,8 @@ def _parted(text: str) -> tuple[str, str]:
     except ValueError:
         found = None
     if isinstance(found, dict):
-        return str(found.get("deadline", "")), str(found.get("message", ""))
+        deadline = found.get("deadline")
+        return "" if deadline is None else str(deadline), str(found.get("message", ""))
     first = text.partition("\n")[0].strip()
     return (first, "") if _moment_s(first, 0.0) is not None else ("", first)
 
@@ -147,6 +152,8 @@ def _moment_s(text: str, now_s: float) -> float | None:
         if not 0 <= number < 1e11:  # noqa: PLR2004  neither NaN nor a time that anybody means
             return None
         return number if number >= _EPOCH_S else now_s + number
+    with suppress(ConfigError):
+        return now_s + parse_duration(text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

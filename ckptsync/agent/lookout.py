@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from ckptsync.transfer.source import SourceTree
 
 SETTLE_S = 0.2
 """Kernels stamp files with a clock of up to 10 ms, and late where they are mapped: what is whole must be the same for so long."""
+
+
+_MOST_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +63,28 @@ class Found:
         settling: whether there are such.
         waiting: why others are not whole, a sentence each.
         tree: everything in the directory; None while there is none.
+        never: whether none was whole at any look so far.
     """
 
     candidates: tuple[Candidate, ...] = ()
     settling: bool = False
     waiting: tuple[str, ...] = ()
     tree: SourceTree | None = None
+    never: bool = False
+
+    def left_over(self, rule: str) -> Iterator[str]:
+        """What is in the directory and no checkpoint: a sentence for each, or one for all.
+
+        Args:
+            rule: by which a checkpoint is whole.
+        """
+        for why in self.waiting[:_MOST_TOLD]:
+            yield f"not committed: {why}"
+        if (more := len(self.waiting) - _MOST_TOLD) > 0:
+            yield f"not committed: {more} more that are not whole"
+        files = 0 if self.tree is None else len(self.tree.files)
+        if self.never and files and not self.waiting:
+            yield f"nothing was committed: by the rule {rule!r} there was no checkpoint among the files, of which there are {files}"
 
 
 @dataclass(slots=True)
@@ -96,6 +115,7 @@ class Lookout:
     _recogniser: Recogniser | None = None
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _looked: bool = False
+    _ever_whole: bool = False
     _writing_since_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +142,7 @@ class Lookout:
             return Found()
         candidates = tuple(self._candidates(looked, now_s))
         self._looked = True
+        self._ever_whole = self._ever_whole or bool(candidates)
         self._watch_writing(looked, now_s)
         settled = tuple(one for one in candidates if now_s - one.whole_s >= SETTLE_S)
         return Found(
@@ -129,6 +150,7 @@ class Lookout:
             settling=len(settled) < len(candidates),
             waiting=looked.waiting,
             tree=looked.tree,
+            never=not self._ever_whole,
         )
 
     def _candidates(self, looked: Looked, now_s: float) -> Iterable[Candidate]:

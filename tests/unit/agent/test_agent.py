@@ -225,6 +225,30 @@ def test_a_drain_names_what_is_not_durable(begin: Begin, folder: Path) -> None:
         steps.agent.drain(0)
 
 
+def test_the_end_tells_what_is_no_checkpoint(begin: Begin, folder: Path) -> None:
+    (folder / "notes.txt").write_text("no checkpoint")
+    steps = begin(ready="dcp")
+    steps.agent.drain(1.0)
+    assert "nothing was committed: by the rule 'dcp' there was no checkpoint among the files, of which there are 1" in (
+        steps.notices()
+    )
+
+
+def test_the_end_tells_what_is_not_whole(begin: Begin, folder: Path) -> None:
+    write(folder / "step_1.safetensors")
+    for number in range(5):
+        with (folder / f"cut_{number}.safetensors").open("wb") as file:
+            file.write((folder / "step_1.safetensors").read_bytes()[:-1])
+    steps = begin()
+    steps.look()
+    steps.upload()
+    steps.agent.drain(1.0)
+    said = steps.notices()
+    assert said.count("not committed: cut_") == 3
+    assert "not committed: 2 more that are not whole" in said
+    assert "no checkpoint among" not in said
+
+
 def test_a_directory_that_is_not_there_yet_is_waited_for(begin: Begin, tmp_path: Path) -> None:
     steps = begin(directory=tmp_path / "later")
     steps.look()

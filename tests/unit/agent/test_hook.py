@@ -59,6 +59,10 @@ def watched(watcher: Watcher) -> Iterator[queue.Queue[Notice]]:
     [
         ("", None, "it is so"),
         ("90", 90.0, "it is so, which leaves 90 s"),
+        ("2m", 120.0, "it is so, which leaves 120 s"),
+        ('{"deadline": "30s"}', 30.0, "it is so, which leaves 30 s"),
+        ('{"deadline": "soon", "message": "maintenance"}', None, "maintenance; its deadline 'soon' is no time"),
+        ('{"deadline": null}', None, "it is so"),
         ("1800000045.5", 45.5, "it is so, which leaves 46 s"),
         ("2027-01-15T08:01:00Z", 60.0, "it is so, which leaves 60 s"),
         ("2027-01-15T09:01:00+01:00", 60.0, "it is so, which leaves 60 s"),
