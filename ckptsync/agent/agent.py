@@ -161,12 +161,13 @@ class Agent:
         """Take in that this machine may end soon. From any thread; returns at once, also amid a signal handler."""
         self._endgame.tell(notice)
 
-    def drain(self, timeout_s: float, *, trainer_ended: bool = False) -> None:
+    def drain(self, timeout_s: float, *, trainer_ended: bool = False, ended_well: bool = False) -> None:
         """Look a last time, and wait until all that is whole is durable; nothing else is begun from now on. Safe to call again.
 
         Args:
             timeout_s: how long to wait.
             trainer_ended: whether no checkpoint can come any more, so that one that was asked for is not waited for.
+            ended_well: whether the training came to its own end, so that what it wrote is all there.
 
         Raises:
             NotDurableError: something is not durable yet; the journal keeps how far it came.
@@ -176,6 +177,9 @@ class Agent:
         until_s = self._clock.monotonic() + timeout_s
         self._draining.set()
         self._endgame.lift_cap()
+        if ended_well or self.trainer_done.is_set():
+            with self._looking:
+                self._lookout.training_is_over()
         self._look_a_last_time()
         while (
             not trainer_ended
@@ -272,6 +276,8 @@ class Agent:
             self.trainer_done.set()
         for candidate in gone:
             self._say(f"{candidate.title} was deleted before it was committed")
+        for why in found.overdue:
+            self._say(f"not committed yet: {why}")
         self.board.change(waiting=found.waiting)
         self._show()
         return found

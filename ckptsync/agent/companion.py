@@ -148,7 +148,7 @@ class Companion:
             left_s = max(0.0, self._until_s - self._margin_s - self._clock.monotonic())
         self._draining = True
         try:
-            self._agent.drain(left_s, trainer_ended=True)
+            self._agent.drain(left_s, trainer_ended=True, ended_well=code == 0)
         except FencedError:
             raise
         except CkptsyncError as error:

@@ -95,7 +95,7 @@ def _newer(run: Run, directory: Path, newest: Manifest, rule: str, quiet_s: floa
     looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now())
     good = [
         ready
-        for ready in looked.checkpoints
+        for ready in looked.snapshots
         if _is_newer(ready, looked, newest) or is_in(newest, chosen(looked.tree, ready.paths), ready)
     ]
     return (good[-1].name or str(directory)) if good else None

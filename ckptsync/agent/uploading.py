@@ -138,7 +138,7 @@ class Uploading:
         else:
             self._newest_step = saved.step
             self._sent.append(saved)
-            self.ledger.add(Entry(mark=candidate.mark, step=saved.step, snapshot=saved.snapshot))
+            self._remember(candidate, saved.step, saved.snapshot)
             self.committed(candidate, saved)
             self.backlog.done()
         finally:
@@ -168,13 +168,18 @@ class Uploading:
             self.say(f"{candidate.title} does not tell its step; snapshots are counted on from {self._newest_step + 1}")
         return self._newest_step + 1
 
+    def _remember(self, candidate: Candidate, step: int, snapshot: str) -> None:
+        """Note that it is durable, alone as well as with what came along."""
+        marks = {candidate.mark, candidate.own_mark}
+        self.ledger.add(*(Entry(mark=mark, step=step, snapshot=snapshot) for mark in marks))
+
     def _is_known(self, candidate: Candidate) -> bool:
         """Whether it is what the bucket had at the start, or was there then and is older."""
         newest, step = self._newest, candidate.ready.step
         if newest is None:
             return False
         if is_in(newest, candidate.tree, candidate.ready):
-            self.ledger.add(Entry(mark=candidate.mark, step=newest.id.step, snapshot=newest.snapshot))
+            self._remember(candidate, newest.id.step, newest.snapshot)
             return True
         if not candidate.at_start or step is None or step > newest.id.step:
             return False

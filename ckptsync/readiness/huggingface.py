@@ -16,7 +16,7 @@ from typing import Any
 from ckptsync.readiness import dcp, deepspeed, whole
 from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import checked_step, is_temporary
+from ckptsync.readiness.names import checked_step, is_temporary, number_of_unit
 
 RULE = "huggingface"
 STATE = "trainer_state.json"
@@ -30,6 +30,8 @@ _OURS = re.compile(
     rf"{_WEIGHTS.pattern}|{_INDEX.pattern}|optimizer(?:\.pt|\.bin)|scheduler\.pt|rng_state.*\.pth|{INCOMPLETE}"
 )
 _BEFORE_STATE = re.compile(rf"{_WEIGHTS.pattern}|{_INDEX.pattern}|(?:optimizer|scheduler|scaler)\.(?:pt|bin)")
+_FOREIGN = re.compile(r"(?!scaler\.pt).*\.(?:pt|pth|ckpt)")
+"""Files that the Trainer never writes, besides those of `_OURS`."""
 _RANDOM = re.compile(r"rng_state_(\d+)\.pth")
 _CONFIGURATIONS = frozenset({"config.json", "adapter_config.json"})
 _NO_METRIC_NAME = re.compile(r"[:=]")
@@ -55,7 +57,7 @@ def find(folder: Folder, contents: Contents) -> Findings:
     own = CHECKPOINT.fullmatch(folder.path.rpartition("/")[2])
     ours = {name for name in folder.files if _OURS.fullmatch(name)}
     if STATE not in folder.files:
-        if own and ours:
+        if own and ours and not any(_FOREIGN.fullmatch(name) for name in folder.files if name not in ours):
             return Findings(waiting=(f"{folder.path} has no {STATE} yet",), all_claimed=True)
         return _model(folder)
     if not own and any(
@@ -74,6 +76,8 @@ def find(folder: Folder, contents: Contents) -> Findings:
 
 def _model(folder: Folder) -> Findings:
     """A folder of weights without a training's state."""
+    if number_of_unit(folder.path.rpartition("/")[2]) is not None:
+        return NOTHING
     weights = {name for name in folder.files if _WEIGHTS.fullmatch(name)}
     about = {name for name in folder.files if name in _CONFIGURATIONS or _INDEX.fullmatch(name)}
     sharded = any(_SHARD.fullmatch(name) for name in weights)
