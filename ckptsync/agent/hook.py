@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import shlex
+import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event as Flag
+from typing import IO
 
 from ckptsync.agent.notice import Notice, Source, Tell
 from ckptsync.clock import SYSTEM, Clock
@@ -18,7 +23,8 @@ from ckptsync.config import parse_duration
 from ckptsync.errors import ConfigError
 
 _LOOK_S = 0.25
-_MOST_BYTES = 4096
+_MOST_BYTES, _PIECE_BYTES = 4096, 1 << 16
+_GLANCE_S = 0.1
 _LONGEST_S = 30.0
 _EPOCH_S = 1e9  # a larger number is a moment since 1970, a smaller one a time to come
 _log = logging.getLogger("ckptsync")
@@ -87,22 +93,65 @@ class CommandHook:
         said = False
         while not stop.is_set():
             try:
-                run = subprocess.run(  # noqa: S603  that it is run was asked for
-                    self._command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LONGEST_S, check=False
-                )
-            except subprocess.TimeoutExpired:
-                _log.warning("notice_command %s took longer than %g s", self._command[0], _LONGEST_S)
+                text = self._run(stop)
             except OSError as error:
                 _log.warning(
                     "notice_command %s cannot be run: %s; it is not tried again", self._command[0], error.strerror
                 )
                 return
-            else:
-                if run.returncode == 0 and not said:
-                    text = run.stdout[:_MOST_BYTES].decode("utf-8", "replace").strip()
-                    tell(told(text, f"{self._command[0]} says so", clock=self._clock))
-                said = run.returncode == 0
+            if text is not None and not said:
+                tell(told(text, f"{self._command[0]} says so", clock=self._clock))
+            said = text is not None
             stop.wait(self._every_s)
+
+    def _run(self, stop: Flag) -> str | None:
+        """Run it once; the beginning of what it prints, or None when it does not end with 0. It outlives neither its time nor us.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        ours, theirs = os.pipe()
+        try:
+            process = subprocess.Popen(  # noqa: S603  that it is run was asked for
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        with os.fdopen(ours, "rb", buffering=0) as pipe:
+            text = _beginning(pipe, process, stop)
+            if process.poll() is None:
+                if not stop.is_set():
+                    _log.warning("notice_command %s took longer than %g s", self._command[0], _LONGEST_S)
+                _end(process.pid)
+        return text if process.wait() == 0 else None
+
+
+def _beginning(pipe: IO[bytes], process: subprocess.Popen[bytes], stop: Flag) -> str:
+    """Wait for a command's end, as long as there is time; the beginning of what it says. What started in it may hold the pipe."""
+    said, until_s, is_open = b"", time.monotonic() + _LONGEST_S, True
+    while time.monotonic() < until_s and not stop.is_set():
+        ended = process.poll() is not None
+        ready, _, _ = select.select([pipe] if is_open else [], [], [], 0.0 if ended else _GLANCE_S)
+        if ready:
+            piece = pipe.read(_PIECE_BYTES)
+            is_open = bool(piece)
+            said = (said + piece)[:_MOST_BYTES]
+        elif ended:
+            break
+    return said.decode("utf-8", "replace").strip()
+
+
+def _end(group: int) -> None:
+    """Kill a command and what it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def told(text: str, otherwise: str, *, clock: Clock) -> Notice:

@@ -386,6 +386,17 @@ def test_no_last_checkpoint_is_asked_for_where_one_like_what_waits_could_not_be_
     assert steps.backlog.paused is not is_asked
 
 
+def test_of_a_short_time_little_is_kept_back(begin: Begin, folder: Path) -> None:
+    steps = begin(margin_s=30.0)
+    deadline_s = steps.clock.monotonic() + 8.0
+    steps.endgame.take_in(Notice(source=Source.SIGNAL, kind="SIGTERM", final=True, deadline_s=deadline_s, message=""))
+    assert steps.endgame.left_s() == pytest.approx(6.0)
+    write(folder / "step_1.safetensors")
+    steps.look()
+    steps.endgame.look_again()
+    assert steps.upload()
+
+
 def test_a_machine_that_outlives_its_deadline_goes_on(begin: Begin, folder: Path) -> None:
     steps = begin()
     steps.work.ask_bucket()
@@ -410,6 +421,14 @@ def test_advice_only_begins_what_waits(begin: Begin, folder: Path, store: Any) -
     steps.endgame.take_in(Notice(source=Source.EC2, kind="rebalance", final=False, deadline_s=None, message="may end"))
     assert steps.upload()
     assert steps.agent.board.status.notices[-1].decision == ""
+
+
+@pytest.mark.parametrize(("watched", "kept"), [("a", "a"), ("a", "a/run"), ("a/checkpoints", "a"), ("link", "a/run")])
+def test_a_run_in_the_directory_is_refused_and_the_other_way_round(tmp_path: Path, watched: str, kept: str) -> None:
+    (tmp_path / "a/checkpoints").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a")
+    with pytest.raises(ConfigError, match="lie in each other"):
+        Agent(tmp_path / watched, str(tmp_path / kept), config=Config())
 
 
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
