@@ -254,10 +254,8 @@ class Agent:
             return SETTLE_S
         if self._draining.is_set():
             return None
-        if self._watch.polls:
+        if self._watch.polls or found.waiting or options.ready == "quiet" or options.min_free_bytes:
             return max(options.poll_s, took_s * _IDLE_SHARE)
-        if found.waiting or options.ready == "quiet" or options.min_free_bytes:
-            return max(options.poll_s, took_s * _LOOK_SHARE)
         return None
 
     def look(self) -> Found:
