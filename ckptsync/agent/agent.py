@@ -138,7 +138,7 @@ class Agent:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(patience_s=0.0 if isinstance(error, KeyboardInterrupt) else _PATIENCE_S)
+        self.close(patience_s=0.0 if isinstance(error, KeyboardInterrupt | NotDurableError) else _PATIENCE_S)
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
@@ -353,6 +353,7 @@ class Agent:
         """Give up for good."""
         self.failure = error
         self._failed(error)
+        error.was_told = True
         self._backlog.end()
         self._show()
         self.ended.set()

@@ -158,6 +158,12 @@ class Companion:
         return code
 
 
+def exit_by_code() -> None:
+    """Let no signal that asks for the end replace the exit code any more, which is decided. For the main thread, at its very end."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _notice(number: int, deadline_s: float, left_s: float) -> Notice:
     """The notice that a signal is."""
     name = signal.Signals(number).name

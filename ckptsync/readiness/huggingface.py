@@ -32,6 +32,10 @@ _OURS = re.compile(
 _BEFORE_STATE = re.compile(rf"{_WEIGHTS.pattern}|{_INDEX.pattern}|(?:optimizer|scheduler|scaler)\.(?:pt|bin)")
 _FOREIGN = re.compile(r"(?!scaler\.pt).*\.(?:pt|pth|ckpt)")
 """Files that the Trainer never writes, besides those of `_OURS`."""
+_WEIGHING = re.compile(
+    r"(?!optimizer|scheduler|scaler|rng_state|training_args).*\.(?:safetensors|bin|pt|pth|ckpt|h5|msgpack)"
+)
+"""Files that may hold weights, a model's or an adapter's."""
 _RANDOM = re.compile(r"rng_state_(\d+)\.pth")
 _CONFIGURATIONS = frozenset({"config.json", "adapter_config.json"})
 _NO_METRIC_NAME = re.compile(r"[:=]")
@@ -98,6 +102,8 @@ def _why_not(folder: Folder, contents: Contents) -> str:
         return str(error)
     if state.why or missing:
         return f"{STATE} {state.why}" if state.why else f"{missing} is not there"
+    if not folder.folders and not any(_WEIGHING.fullmatch(name) for name in folder.files):
+        return "no weights are there"
     written = folder.files[STATE].identity.mtime_ns
     newer = (
         name

@@ -257,6 +257,15 @@ def test_the_trainer_says_itself_that_it_is_not_done(folder: Path, looked: Look)
     assert "checkpoint-is-incomplete.txt" in looked().waiting[0]
 
 
+def test_a_state_without_weights_is_no_checkpoint(folder: Path, looked: Look) -> None:
+    checkpoint = trainer_checkpoint(folder / "checkpoint-5")
+    (checkpoint / "model.safetensors").rename(checkpoint / "adapter_model.safetensors")
+    assert len(looked().checkpoints) == 1
+    (checkpoint / "adapter_model.safetensors").unlink()
+    assert looked().checkpoints == ()
+    assert looked().waiting == ("checkpoint-5 is not whole: no weights are there",)
+
+
 def test_folders_of_sharded_trainings_are_whole_too(folder: Path, looked: Look) -> None:
     checkpoint = trainer_checkpoint(folder / "checkpoint-5")
     sharded(checkpoint / "pytorch_model_fsdp_0")
