@@ -31,6 +31,7 @@ from ckptsync.clock import SYSTEM, Clock
 from ckptsync.errors import CkptsyncError, ConfigError, DiskError, FencedError, NotDurableError, SourceChangedError
 from ckptsync.events import Event, Kind, Observer, fan_out, log_observer
 from ckptsync.options import Config
+from ckptsync.patience import impatient
 from ckptsync.redaction import redacted
 from ckptsync.run import run_on
 from ckptsync.store import open_store
@@ -90,7 +91,7 @@ class Agent:
         self._looking = threading.Lock()
         self._exits, self._threads = ExitStack(), list[threading.Thread]()
         self._gauge = Gauge(clock)
-        self._observer = fan_out(self._count, observer)
+        self._observer = fan_out(self._count, impatient(self._trouble, clock=clock), observer)
         cap = config.transfer.max_bytes_per_s
         bandwidth = Bandwidth(cap, clock=clock) if cap else None
         store = open_store(run, config, clock=clock, observer=self._observer, bandwidth=bandwidth)
@@ -328,7 +329,11 @@ class Agent:
         self._gauge.tell(event)
         self.board.observe(event)
         if event.kind in {Kind.SENT, Kind.REUSED}:
-            self.board.change(pending_bytes=self._pending_bytes())
+            self.board.change(pending_bytes=self._work.pending_bytes)
+
+    def _trouble(self, event: Event) -> None:
+        """Show that nothing but failures comes back."""
+        self.board.troubled(event.message)
 
     def _say(self, message: str) -> None:
         """Tell people something."""
@@ -358,16 +363,12 @@ class Agent:
         self._show()
         self.ended.set()
 
-    def _pending_bytes(self) -> int:
-        """Payload that is not in the bucket yet."""
-        return self._gauge.left_bytes + sum(one.bytes for one in self._backlog.waiting)
-
     def _show(self) -> None:
         """Let the board tell what is pending, and what is being done."""
         pending = self._backlog.pending
         self.board.change(
             pending=len(pending),
-            pending_bytes=self._pending_bytes(),
+            pending_bytes=self._work.pending_bytes,
             pending_since_s=min((one.at_s for one in pending), default=None),
         )
         if self.board.status.state is not State.DONE:

@@ -34,8 +34,9 @@ from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import Tenure
 from ckptsync.verbs.save import Saved, save
 
-_FOR_GOOD = (FencedError, DeniedError, UnsupportedError)
-_FOR_GOOD_AT_START = (*_FOR_GOOD, ConfigError, CredentialsError, NotFoundError, VersionError)
+_FOR_GOOD = (FencedError, UnsupportedError)
+_FOR_GOOD_AT_START = (*_FOR_GOOD, ConfigError, CredentialsError, DeniedError, NotFoundError, VersionError)
+"""What was right at the start may be wrong for a while: rights are changed, and given back."""
 _ASK_AGAIN_S = 5.0
 _COMMITS_COUNTED = 3
 
@@ -96,6 +97,7 @@ class Uploading:
             self.board.change(
                 newest=Committed(snapshot=newest.snapshot, step=newest.id.step, bytes=newest.size, at_s=made_s)
             )
+        self.board.change(failing=False)
         self.answered.set()
         return None
 
@@ -111,6 +113,11 @@ class Uploading:
         share = max(saved.bytes_sent / max(1, saved.bytes) for saved in self._sent)
         return max(int(share * unsent_bytes), *(saved.bytes_sent for saved in self._sent))
 
+    @property
+    def pending_bytes(self) -> int:
+        """Payload that is not in the bucket yet."""
+        return self.gauge.left_bytes + sum(one.bytes for one in self.backlog.waiting)
+
     # -- one upload --------------------------------------------------------------------------------------------------
 
     def upload_one(self, candidate: Candidate) -> None:
@@ -119,6 +126,7 @@ class Uploading:
             self.backlog.done()
             return
         self.gauge.begin(candidate.bytes)
+        self.board.change(pending_bytes=self.pending_bytes)
         self.gate.open()
         if self.backlog.paused:  # since it was taken
             self.gate.shut("nothing is begun any more")

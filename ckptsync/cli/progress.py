@@ -12,12 +12,11 @@ from contextlib import contextmanager
 
 from ckptsync.cli.meter import BEGINS, Meter
 from ckptsync.cli.output import one_line, say
-from ckptsync.clock import SYSTEM, Clock
-from ckptsync.events import Event, Kind, Observer, fan_out, log_observer
+from ckptsync.events import Event, Observer, fan_out, log_observer
+from ckptsync.patience import impatient
 
 _log = logging.getLogger("ckptsync")
 LINE_EVERY_S = 10.0
-_PATIENCE_S = 3.0
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 
@@ -42,33 +41,6 @@ def reporting(verbosity: int, doing: str) -> Iterator[Observer]:
         else:
             with lines(Meter(), lambda line: write(f"{doing}: {line}")) as observer:
                 yield fan_out(observer, observe)
-
-
-def impatient(tell: Observer, *, clock: Clock = SYSTEM) -> Observer:
-    """Make what tells that nothing but failures comes back: the first time after three seconds of it, then every ten.
-
-    Args:
-        tell: told of it as a notice.
-        clock: tells the time.
-    """
-    failing_since_s: float | None = None
-    quiet_until_s = 0.0
-
-    def observe(event: Event) -> None:
-        nonlocal failing_since_s, quiet_until_s
-        if event.kind is Kind.NOTICE:
-            return
-        if event.kind is not Kind.RETRY:
-            failing_since_s = None
-            return
-        now_s = clock.monotonic()
-        if failing_since_s is None:
-            failing_since_s, quiet_until_s = now_s, now_s + _PATIENCE_S
-        elif now_s >= quiet_until_s:
-            quiet_until_s = now_s + LINE_EVERY_S
-            tell(Event(kind=Kind.NOTICE, message=event.message))
-
-    return observe
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ckptsync.readiness import (
     torch,
     units,
 )
+from ckptsync.readiness.ages import Ages
 from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents
 from ckptsync.readiness.gathered import Gathered, gathered
@@ -104,6 +105,7 @@ class Recogniser:
         self._plain = tuple(find for name, find in _PLAIN.items() if rule in {"auto", name})
         self._in_units = _IN_UNITS if rule == "auto" else _IN_UNITS & {rule}
         self._walker, self._contents, self._shapes = Walker(directory), Contents(), units.Shapes()
+        self._ages = Ages()
         self._known: dict[Folder, _Found] = {}
         self._is_over = False
         self._files: tuple[SourceFile, ...] | None = None
@@ -135,7 +137,8 @@ class Recogniser:
             found = self._below(root, 0, before)
         if tree.files is not self._files or found is not self._last:
             self._files, self._last = tree.files, found
-            self._sorted = _in_order(found.checkpoints, tree)
+            written_ns = {file.path: file.identity.mtime_ns for file in tree.files}
+            self._sorted = self._ages.in_order(map(_cleaned, found.checkpoints), written_ns)
             self._gathered = gathered(self._sorted, root, self._contents, is_over=self._is_over)
             self._contents.forget({file.path for file in tree.files})
         return Looked(
@@ -193,23 +196,10 @@ class Recogniser:
         return any(one.all_claimed or one.checkpoints or one.waiting for one in found)
 
 
-def _in_order(checkpoints: Iterable[Ready], tree: SourceTree) -> tuple[Ready, ...]:
-    """The oldest first, with nothing that a manifest could not hold."""
-    written = {file.path: file.identity.mtime_ns for file in tree.files}
-    cleaned = [
-        replace(
-            one,
-            step=checked_step(one.step),
-            metrics={name: value for name, value in one.metrics.items() if _is_fit(name, value)},
-        )
-        for one in checkpoints
-    ]
-
-    def age(one: Ready) -> tuple[int, int, str]:
-        newest = max((written.get(path, 0) for path in one.paths), default=0)
-        return newest, -1 if one.step is None else one.step, one.name
-
-    return tuple(sorted(cleaned, key=age))
+def _cleaned(one: Ready) -> Ready:
+    """The same with nothing that a manifest could not hold."""
+    metrics = {name: value for name, value in one.metrics.items() if _is_fit(name, value)}
+    return replace(one, step=checked_step(one.step), metrics=metrics)
 
 
 def _is_fit(name: str, value: float) -> bool:

@@ -22,6 +22,7 @@ from ckptsync.errors import (
     NotFoundError,
     TransientError,
 )
+from ckptsync.events import Event, Kind
 from ckptsync.options import MIB, Config
 from ckptsync.run import Run
 from ckptsync.verbs.save import save
@@ -157,12 +158,15 @@ def test_the_trainer_may_delete_what_is_being_sent(begin: Begin, folder: Path, s
     assert steps.steps == [1]
 
 
-def test_failures_are_tried_again_after_growing_pauses(begin: Begin, folder: Path, store: Any) -> None:
+@pytest.mark.parametrize("error", [TransientError, DeniedError, CredentialsError])
+def test_failures_are_tried_again_after_growing_pauses(
+    begin: Begin, folder: Path, store: Any, error: type[Exception]
+) -> None:
     steps = begin()
     steps.work.ask_bucket()
     write(folder / "step_1.safetensors")
     steps.look()
-    store.fail("put", TransientError("the service is down"))
+    store.fail("put", error("it does not work for a while"))
     pauses = []
     for _ in range(3):
         assert steps.upload()
@@ -214,6 +218,39 @@ def test_a_bucket_that_does_not_answer_is_asked_again(begin: Begin, store: Any) 
     assert steps.work.ask_bucket() is None
     steps.agent.look()
     assert steps.agent.board.status.state is State.WATCHING
+
+
+def test_what_is_pending_is_counted_before_a_byte_is_sent(begin: Begin, folder: Path, store: Any) -> None:
+    steps = begin()
+    size = write(folder / "step_1.safetensors").stat().st_size
+    steps.look()
+    seen: list[int] = []
+
+    def asked(*_: str) -> None:
+        seen.append(steps.agent.board.status.pending_bytes)
+
+    store.before = asked
+    steps.upload()
+    assert seen[2] == size  # behind the first answer
+    assert steps.agent.board.status.pending_bytes == 0
+
+
+def test_nothing_but_retries_is_shown_as_a_failure_that_is_tried_on(begin: Begin, folder: Path) -> None:
+    steps = begin()
+    write(folder / "step_1.safetensors")
+    steps.look()
+    assert steps.work.ask_bucket() is None
+    for _ in range(3):
+        steps.agent._observer(Event(kind=Kind.RETRY, message="put failed; trying again"))
+        steps.clock.advance(2.0)
+    status = steps.agent.board.status
+    assert (status.failing, status.failures, [told.message for told in status.errors]) == (
+        True,
+        0,
+        ["put failed; trying again"],
+    )
+    assert steps.upload()
+    assert not steps.agent.board.status.failing
 
 
 def test_a_drain_names_what_is_not_durable(begin: Begin, folder: Path) -> None:

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from ckptsync.cli.bar import bar
 from ckptsync.cli.meter import Meter
-from ckptsync.cli.progress import impatient, lines, reporting, write
+from ckptsync.cli.progress import lines, reporting, write
 from ckptsync.events import Event, Kind
+from ckptsync.patience import impatient
 from ckptsync.testing.clock import FakeClock
 
 MIB = 1 << 20

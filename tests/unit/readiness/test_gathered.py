@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,20 @@ def test_a_link_beside_a_folder_comes_along(folder: Path, looked: Look) -> None:
     one = newest(looked())
     assert "last-checkpoint" in one.paths
     assert {path.partition("/")[0] for path in one.paths} == {"checkpoint-5", "step-6", "last-checkpoint"}
+
+
+def test_a_later_step_that_comes_later_is_newer_whatever_its_time(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    later(torch_file(folder / "step-100.pt"), torch_file(folder / "step-200.pt"))
+    recogniser.look(0)
+    os.utime(torch_file(folder / "step-300.pt"), (1, 1))  # the clock was set back
+    assert newest(recogniser.look(0)).name == "step-300.pt"
+    os.utime(torch_file(folder / "step-50.pt"), (1, 1))  # somebody copied an old one
+    assert newest(recogniser.look(0)).name == "step-300.pt"
+    os.utime(torch_file(folder / "step-310.pt"), (2, 2))
+    assert newest(recogniser.look(0)).name == "step-310.pt"
+    later(torch_file(folder / "step-110.pt"))  # the training went back
+    assert newest(recogniser.look(0)).name == "step-110.pt"
 
 
 def test_an_empty_directory_has_none(looked: Look) -> None:
