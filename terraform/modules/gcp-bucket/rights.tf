@@ -53,7 +53,9 @@ locals {
     gc      = ["collect", "list", "uploads"]
   }
 
-  # Requests for lists are about the bucket, and no object of it.
+  # Requests for lists are about the bucket, whatever they ask for: names of the whole bucket can be listed, and no more. Whoever may not list
+  # is told of a missing object that it is forbidden.
+  # Source: https://cloud.google.com/storage/docs/access-control/iam-permissions
   bucket  = "projects/_/buckets/${var.bucket_name}"
   begin   = var.prefix == "" ? "" : "${var.prefix}/"
   objects = "resource.name.startsWith(\"${local.bucket}/objects/${local.begin}\")"
@@ -86,7 +88,7 @@ locals {
       write   = local.objects
       collect = local.objects
       uploads = local.listing
-      list    = var.list_by_prefix ? "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\").startsWith(\"${local.begin}\")" : local.listing
+      list    = "${local.listing} || ${local.objects}"
     },
   )
 

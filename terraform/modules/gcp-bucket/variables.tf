@@ -191,12 +191,6 @@ variable "reader_leases" {
   default     = true
 }
 
-variable "list_by_prefix" {
-  description = "Whether listing is limited to the prefix as well, by an attribute of requests that Google documents for access boundaries, not for policies of buckets. Where your project does not take it, the doctor says that `list` fails. Without, names in the whole bucket can be listed."
-  type        = bool
-  default     = false
-}
-
 variable "force_destroy" {
   description = "Whether `terraform destroy` deletes a bucket that still holds checkpoints."
   type        = bool
