@@ -1,9 +1,239 @@
 variable "bucket_name" {
-  description = "Name of the bucket, unique among all of AWS."
+  description = "Name of the bucket, unique among all of AWS. Roles are named after its first 56 letters."
   type        = string
 
   validation {
     condition     = can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket_name))
     error_message = "bucket_name must be 3 to 63 lower-case letters, digits and hyphens, and begin and end with a letter or digit."
   }
+}
+
+variable "prefix" {
+  description = "Folder of the bucket that holds the runs, such as `team/runs`; the roles may do nothing outside it. Empty stands for the whole bucket."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.prefix == "" || can(regex("^[A-Za-z0-9_.=-]+(/[A-Za-z0-9_.=-]+)*$", var.prefix))
+    error_message = "prefix must be folders of letters, digits and _ . = - with / between them, without / at its ends."
+  }
+}
+
+variable "versioning" {
+  description = "Whether S3 keeps what is overwritten or deleted for `noncurrent_days`. It costs that storage, and lets a mistaken `gc` be undone."
+  type        = bool
+  default     = true
+}
+
+variable "noncurrent_days" {
+  description = "Days after which overwritten and deleted versions are gone for good. It also cleans up where versioning is no longer on."
+  type        = number
+  default     = 7
+
+  validation {
+    condition     = var.noncurrent_days >= 1 && floor(var.noncurrent_days) == var.noncurrent_days
+    error_message = "noncurrent_days must be a whole number of days, 1 or more."
+  }
+}
+
+variable "resume_window_days" {
+  description = "The longest time, in days, after which a killed save may still be continued where it stopped."
+  type        = number
+  default     = 3
+
+  validation {
+    condition     = var.resume_window_days >= 1
+    error_message = "resume_window_days must be 1 or more: ckptsync gc itself waits for a day before it takes an attempt for dead."
+  }
+}
+
+variable "abort_multipart_days" {
+  description = "Days after which S3 drops unfinished uploads with their parts, which cost money and are not listed. Longer than `resume_window_days`."
+  type        = number
+  default     = 7
+
+  validation {
+    condition     = var.abort_multipart_days >= 2 && floor(var.abort_multipart_days) == var.abort_multipart_days
+    error_message = "abort_multipart_days must be a whole number of days, 2 or more."
+  }
+}
+
+variable "storage_class_transitions" {
+  description = "After how many days objects of 128 KiB and more move to a cheaper class; none by default. Archives are refused, because a restore cannot read them at once."
+  type = list(object({
+    days          = number
+    storage_class = string
+  }))
+  default  = []
+  nullable = false
+
+  validation {
+    condition = alltrue([
+      for one in var.storage_class_transitions : contains(["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"], one.storage_class)
+    ])
+    error_message = "storage_class_transitions must name STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING or GLACIER_IR."
+  }
+
+  validation {
+    condition = alltrue([
+      for one in var.storage_class_transitions : one.days >= (endswith(one.storage_class, "_IA") ? 30 : 0)
+    ])
+    error_message = "storage_class_transitions must leave objects for 30 days before STANDARD_IA or ONEZONE_IA: S3 takes no less."
+  }
+}
+
+variable "create_kms_key" {
+  description = "Whether to make a KMS key for this bucket. Without any, S3's own keys encrypt it (SSE-S3)."
+  type        = bool
+  default     = false
+}
+
+variable "kms_key_arn" {
+  description = "ARN of a KMS key that exists, in the bucket's region. Its own policy must let this account's IAM policies count."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key_arn == null || can(regex("^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/.+$", var.kms_key_arn))
+    error_message = "kms_key_arn must be the ARN of a key, arn:aws:kms:REGION:ACCOUNT:key/ID; an alias is not enough for a role's policy."
+  }
+}
+
+variable "access_log_bucket" {
+  description = "Name of a bucket that receives S3's access logs; it must let S3 deliver them. Null logs nothing."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.access_log_bucket == null || var.access_log_bucket != var.bucket_name
+    error_message = "access_log_bucket must be another bucket: logs of a bucket in itself never end."
+  }
+}
+
+variable "trainer_principals" {
+  description = "Who may take the role that saves and restores: services, ARNs, or service accounts of Kubernetes by OIDC. With none of them, whom IAM lets in this account."
+  type = object({
+    services = optional(list(string), [])
+    arns     = optional(list(string), [])
+    oidc = optional(list(object({
+      provider_arn = string
+      subjects     = list(string)
+    })), [])
+  })
+  default  = { services = ["ec2.amazonaws.com"] }
+  nullable = false
+
+  validation {
+    condition     = alltrue([for one in var.trainer_principals.services : can(regex("^[a-z0-9.-]+\\.amazonaws\\.com(\\.cn)?$", one))])
+    error_message = "trainer_principals.services must be names such as ec2.amazonaws.com or pods.eks.amazonaws.com."
+  }
+
+  validation {
+    condition     = alltrue([for one in var.trainer_principals.arns : can(regex("^arn:aws[a-z-]*:(iam|sts)::[0-9]{12}:[^*]+$", one))])
+    error_message = "trainer_principals.arns must be whole ARNs of accounts, roles or users, without wildcards."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for one in var.trainer_principals.oidc : [
+        can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:oidc-provider/.+$", one.provider_arn)),
+        length(one.subjects) > 0,
+        [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*]+:[^:]+$", subject))],
+      ]
+    ]))
+    error_message = "trainer_principals.oidc must hold ARNs of OIDC providers, and subjects such as system:serviceaccount:NAMESPACE:NAME."
+  }
+}
+
+variable "reader_principals" {
+  description = "Who may take the role that only restores; as `trainer_principals`."
+  type = object({
+    services = optional(list(string), [])
+    arns     = optional(list(string), [])
+    oidc = optional(list(object({
+      provider_arn = string
+      subjects     = list(string)
+    })), [])
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = alltrue([for one in var.reader_principals.services : can(regex("^[a-z0-9.-]+\\.amazonaws\\.com(\\.cn)?$", one))])
+    error_message = "reader_principals.services must be names such as ec2.amazonaws.com or pods.eks.amazonaws.com."
+  }
+
+  validation {
+    condition     = alltrue([for one in var.reader_principals.arns : can(regex("^arn:aws[a-z-]*:(iam|sts)::[0-9]{12}:[^*]+$", one))])
+    error_message = "reader_principals.arns must be whole ARNs of accounts, roles or users, without wildcards."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for one in var.reader_principals.oidc : [
+        can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:oidc-provider/.+$", one.provider_arn)),
+        length(one.subjects) > 0,
+        [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*]+:[^:]+$", subject))],
+      ]
+    ]))
+    error_message = "reader_principals.oidc must hold ARNs of OIDC providers, and subjects such as system:serviceaccount:NAMESPACE:NAME."
+  }
+}
+
+variable "gc_principals" {
+  description = "Who may take the role that deletes (`gc`, `rm`, `unpin`); as `trainer_principals`."
+  type = object({
+    services = optional(list(string), [])
+    arns     = optional(list(string), [])
+    oidc = optional(list(object({
+      provider_arn = string
+      subjects     = list(string)
+    })), [])
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = alltrue([for one in var.gc_principals.services : can(regex("^[a-z0-9.-]+\\.amazonaws\\.com(\\.cn)?$", one))])
+    error_message = "gc_principals.services must be names such as ec2.amazonaws.com or pods.eks.amazonaws.com."
+  }
+
+  validation {
+    condition     = alltrue([for one in var.gc_principals.arns : can(regex("^arn:aws[a-z-]*:(iam|sts)::[0-9]{12}:[^*]+$", one))])
+    error_message = "gc_principals.arns must be whole ARNs of accounts, roles or users, without wildcards."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for one in var.gc_principals.oidc : [
+        can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:oidc-provider/.+$", one.provider_arn)),
+        length(one.subjects) > 0,
+        [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*]+:[^:]+$", subject))],
+      ]
+    ]))
+    error_message = "gc_principals.oidc must hold ARNs of OIDC providers, and subjects such as system:serviceaccount:NAMESPACE:NAME."
+  }
+}
+
+variable "permissions_boundary_arn" {
+  description = "ARN of a policy that bounds what the roles may do, where an organisation asks for one."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.permissions_boundary_arn == null || can(regex("^arn:aws[a-z-]*:iam::([0-9]{12}|aws):policy/.+$", var.permissions_boundary_arn))
+    error_message = "permissions_boundary_arn must be the ARN of a policy, arn:aws:iam::ACCOUNT:policy/NAME."
+  }
+}
+
+variable "force_destroy" {
+  description = "Whether `terraform destroy` may delete a bucket that still holds checkpoints. Leave it off for anything you would miss."
+  type        = bool
+  default     = false
+}
+
+variable "tags" {
+  description = "Tags of everything that can bear them."
+  type        = map(string)
+  default     = {}
 }

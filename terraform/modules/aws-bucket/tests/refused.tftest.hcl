@@ -1,0 +1,250 @@
+# Every value that would make a bucket that loses work, or none at all, is refused before anything is made.
+
+mock_provider "aws" {}
+
+variables {
+  bucket_name = "team-checkpoints"
+}
+
+run "a_name_s3_does_not_take" {
+  command = plan
+
+  variables {
+    bucket_name = "Team_Checkpoints"
+  }
+
+  expect_failures = [var.bucket_name]
+}
+
+run "a_prefix_with_a_slash_at_its_end" {
+  command = plan
+
+  variables {
+    prefix = "runs/"
+  }
+
+  expect_failures = [var.prefix]
+}
+
+run "a_prefix_with_a_wildcard" {
+  command = plan
+
+  variables {
+    prefix = "runs*"
+  }
+
+  expect_failures = [var.prefix]
+}
+
+run "no_days_for_old_versions" {
+  command = plan
+
+  variables {
+    noncurrent_days = 0
+  }
+
+  expect_failures = [var.noncurrent_days]
+}
+
+run "half_a_day_of_resuming" {
+  command = plan
+
+  variables {
+    resume_window_days = 0.5
+  }
+
+  expect_failures = [var.resume_window_days]
+}
+
+run "parts_dropped_after_a_day" {
+  command = plan
+
+  variables {
+    abort_multipart_days = 1
+    resume_window_days   = 1
+  }
+
+  expect_failures = [var.abort_multipart_days]
+}
+
+run "parts_dropped_before_saves_are_continued" {
+  command = plan
+
+  variables {
+    abort_multipart_days = 7
+    resume_window_days   = 7
+  }
+
+  expect_failures = [aws_s3_bucket.this]
+}
+
+run "an_archive" {
+  command = plan
+
+  variables {
+    storage_class_transitions = [{ days = 90, storage_class = "DEEP_ARCHIVE" }]
+  }
+
+  expect_failures = [var.storage_class_transitions]
+}
+
+run "a_move_too_soon" {
+  command = plan
+
+  variables {
+    storage_class_transitions = [{ days = 7, storage_class = "STANDARD_IA" }]
+  }
+
+  expect_failures = [var.storage_class_transitions]
+}
+
+run "an_alias_for_a_key" {
+  command = plan
+
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:alias/ours"
+  }
+
+  expect_failures = [var.kms_key_arn]
+}
+
+run "two_keys" {
+  command = plan
+
+  variables {
+    create_kms_key = true
+    kms_key_arn    = "arn:aws:kms:eu-central-1:123456789012:key/given"
+  }
+
+  expect_failures = [aws_s3_bucket.this]
+}
+
+run "logs_in_the_bucket_itself" {
+  command = plan
+
+  variables {
+    access_log_bucket = "team-checkpoints"
+  }
+
+  expect_failures = [var.access_log_bucket]
+}
+
+run "a_boundary_that_is_no_policy" {
+  command = plan
+
+  variables {
+    permissions_boundary_arn = "boundary"
+  }
+
+  expect_failures = [var.permissions_boundary_arn]
+}
+
+run "everybody_as_trainer" {
+  command = plan
+
+  variables {
+    trainer_principals = { arns = ["*"] }
+  }
+
+  expect_failures = [var.trainer_principals]
+}
+
+run "every_role_of_an_account_as_trainer" {
+  command = plan
+
+  variables {
+    trainer_principals = { arns = ["arn:aws:iam::123456789012:role/*"] }
+  }
+
+  expect_failures = [var.trainer_principals]
+}
+
+run "no_service_as_trainer" {
+  command = plan
+
+  variables {
+    trainer_principals = { services = ["ec2"] }
+  }
+
+  expect_failures = [var.trainer_principals]
+}
+
+run "every_service_account_as_trainer" {
+  command = plan
+
+  variables {
+    trainer_principals = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = ["*"] }] }
+  }
+
+  expect_failures = [var.trainer_principals]
+}
+
+run "no_service_account_as_trainer" {
+  command = plan
+
+  variables {
+    trainer_principals = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = [] }] }
+  }
+
+  expect_failures = [var.trainer_principals]
+}
+
+run "everybody_as_reader" {
+  command = plan
+
+  variables {
+    reader_principals = { arns = ["*"] }
+  }
+
+  expect_failures = [var.reader_principals]
+}
+
+run "no_service_as_reader" {
+  command = plan
+
+  variables {
+    reader_principals = { services = ["ec2"] }
+  }
+
+  expect_failures = [var.reader_principals]
+}
+
+run "every_service_account_as_reader" {
+  command = plan
+
+  variables {
+    reader_principals = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = ["*"] }] }
+  }
+
+  expect_failures = [var.reader_principals]
+}
+
+run "everybody_as_gc" {
+  command = plan
+
+  variables {
+    gc_principals = { arns = ["*"] }
+  }
+
+  expect_failures = [var.gc_principals]
+}
+
+run "no_service_as_gc" {
+  command = plan
+
+  variables {
+    gc_principals = { services = ["ec2"] }
+  }
+
+  expect_failures = [var.gc_principals]
+}
+
+run "every_service_account_as_gc" {
+  command = plan
+
+  variables {
+    gc_principals = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = ["*"] }] }
+  }
+
+  expect_failures = [var.gc_principals]
+}
