@@ -1,4 +1,4 @@
-# A network of its own, from which machines reach the Internet, and which nothing reaches: it has no rule that lets anything in.
+# A network of its own, from which machines reach the Internet, and which nothing reaches.
 
 resource "google_compute_network" "this" {
   project                 = var.project
@@ -8,7 +8,22 @@ resource "google_compute_network" "this" {
   depends_on = [google_project_service.used]
 }
 
+# As it would be without any rule, but for everybody to see.
+resource "google_compute_firewall" "nothing_in" {
+  project       = var.project
+  name          = "ckptsync-train-nothing-in"
+  network       = google_compute_network.this.id
+  direction     = "INGRESS"
+  priority      = 65534
+  source_ranges = ["0.0.0.0/0"]
+
+  deny {
+    protocol = "all"
+  }
+}
+
 resource "google_compute_subnetwork" "machines" {
+  #checkov:skip=CKV_GCP_26:Flow logs are billed, and in this network there is one machine that nothing can reach.
   project       = var.project
   region        = var.region
   name          = "ckptsync-train"

@@ -49,6 +49,11 @@ run "as_it_comes" {
   }
 
   assert {
+    condition     = google_compute_firewall.nothing_in.direction == "INGRESS" && one(google_compute_firewall.nothing_in.deny).protocol == "all" && google_compute_firewall.nothing_in.source_ranges == toset(["0.0.0.0/0"])
+    error_message = "Something can reach the machine."
+  }
+
+  assert {
     condition     = google_compute_subnetwork.machines.private_ip_google_access
     error_message = "Checkpoints go through the gateway, which bills each byte."
   }
