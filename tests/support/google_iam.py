@@ -91,11 +91,12 @@ def _program(expression: str) -> celpy.Runner:
 
 
 def extract(text: str, template: str) -> celtypes.StringType:
-    """What stands in a text where the template has a name in braces; empty where the template is not found."""
+    """What stands in a text where the template has a name in braces; empty where what is around that is not found."""
     before, _, rest = template.partition("{")
     after = rest.partition("}")[2]
-    _, found, tail = text.partition(before)
-    return celtypes.StringType((tail.partition(after)[0] if after else tail) if found else "")
+    begin = text.find(before)
+    end = text.find(after, begin + len(before)) if after else len(text)
+    return celtypes.StringType("" if -1 in (begin, end) else text[begin + len(before) : end])
 
 
 class GuardedGcs(GcsServer):

@@ -53,9 +53,10 @@ locals {
     gc      = ["collect", "list", "uploads"]
   }
 
-  # Requests for lists are about the bucket, whatever they ask for: names of the whole bucket can be listed, and no more. Whoever may not list
-  # is told of a missing object that it is forbidden.
-  # Source: https://cloud.google.com/storage/docs/access-control/iam-permissions
+  # Requests for lists are about the bucket, whatever they ask for: names of the whole bucket can be listed, and no more. That what they ask
+  # for can be looked at is so for access boundaries alone; in a role's condition it makes requests fail.
+  # Source: https://cloud.google.com/iam/docs/conditions-attribute-reference#cloud-storage-api-attributes
+  # Whoever may not list is told of a missing object that it is forbidden.
   bucket  = "projects/_/buckets/${var.bucket_name}"
   begin   = var.prefix == "" ? "" : "${var.prefix}/"
   objects = "resource.name.startsWith(\"${local.bucket}/objects/${local.begin}\")"

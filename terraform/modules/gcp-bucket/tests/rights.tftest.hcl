@@ -82,6 +82,11 @@ run "as_it_comes" {
   }
 
   assert {
+    condition     = !strcontains(join("", [for grant in google_storage_bucket_iam_member.this : one(grant.condition).expression]), "api.")
+    error_message = "a condition asks for what only access boundaries may ask for, and makes requests fail"
+  }
+
+  assert {
     condition     = toset([for account in google_service_account.this : account.account_id]) == toset(["ckptsync-trainer", "ckptsync-reader", "ckptsync-gc"])
     error_message = "the service accounts are others"
   }
