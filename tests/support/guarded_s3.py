@@ -109,7 +109,7 @@ def _of_bucket(asked: Asked, bucket: str) -> list[Needed]:
         return [Needed("s3:DeleteObject", f"{bucket}/{key}") for key in keys]
     subresource = next((name for name in _SUBRESOURCES if name in asked.query), "")
     number = {"GET": 0, "HEAD": 0, "PUT": 1, "DELETE": 2}[asked.method]
-    lists = number == 0 and subresource in {"", "uploads", "versions"}
+    lists = number == 0 and subresource in {"", "versions"}  # Amazon has no such keys for uploads
     context = {f"s3:{name}": asked.query[name] for name in ("prefix", "delimiter", "max-keys") if name in asked.query}
     return [Needed(f"s3:{_SUBRESOURCES[subresource][number]}", bucket, context if lists else {})]
 
@@ -137,7 +137,6 @@ class GuardedS3(ThreadingHTTPServer):
         self.allowed: list[str] = []
         self.failures: list[JudgeError] = []
         self._judge = judge
-        self._known: dict[tuple[str, str, tuple[tuple[str, str], ...]], bool] = {}
 
     def allows(self, access_key: str, wanted: Needed) -> bool:
         """Whether who has this key may do it."""
