@@ -85,6 +85,10 @@ test-link-local: $(DEV_STAMP) ## Find the metadata services at 169.254.169.254, 
 	@unshare --net true || { echo "no right to make a network namespace" >&2; exit 1; }
 	$(PYTEST) tests/integration/test_link_local.py $(PYTEST_ARGS)
 
+.PHONY: test-terraform
+test-terraform: $(DEV_STAMP) ## Check the Terraform modules with terraform, mocked and on loopback, and judge their policies; needs terraform, its AWS provider and npm
+	$(PYTEST) tests/terraform $(PYTEST_ARGS)
+
 # Debian's package would start a service: of it the program that checks rules is enough. Without it those tests are skipped.
 build/prometheus/usr/bin/promtool:
 	@mkdir -p build/prometheus

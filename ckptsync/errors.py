@@ -32,9 +32,14 @@ from ckptsync.redaction import redacted
 
 
 class CkptsyncError(Exception):
-    """Base of every error ckptsync raises on purpose; `exit_code` is what the command line exits with."""
+    """Base of every error ckptsync raises on purpose; `exit_code` is what the command line exits with.
+
+    Attributes:
+        was_told: whether an observer told of it when it happened, so that it is not said again at the end.
+    """
 
     exit_code: ClassVar[int] = 1
+    was_told: bool = False
 
     def __init__(self, *args: object) -> None:
         """Keep the sentence, without the credentials that an address in it may carry."""

@@ -24,12 +24,14 @@ from ckptsync.agent.ledger import Ledger, ledger_path
 from ckptsync.agent.lookout import SETTLE_S, Candidate, Found, Lookout
 from ckptsync.agent.memory import share_one_heap
 from ckptsync.agent.notice import Notice
+from ckptsync.agent.startup import keep_apart
 from ckptsync.agent.uploading import Uploading
 from ckptsync.agent.watchdir import Watch
 from ckptsync.clock import SYSTEM, Clock
 from ckptsync.errors import CkptsyncError, ConfigError, DiskError, FencedError, NotDurableError, SourceChangedError
 from ckptsync.events import Event, Kind, Observer, fan_out, log_observer
 from ckptsync.options import Config
+from ckptsync.patience import impatient
 from ckptsync.redaction import redacted
 from ckptsync.run import run_on
 from ckptsync.store import open_store
@@ -89,13 +91,15 @@ class Agent:
         self._looking = threading.Lock()
         self._exits, self._threads = ExitStack(), list[threading.Thread]()
         self._gauge = Gauge(clock)
-        self._observer = fan_out(self._count, observer)
+        self._observer = fan_out(self._count, impatient(self._trouble, clock=clock), observer)
         cap = config.transfer.max_bytes_per_s
         bandwidth = Bandwidth(cap, clock=clock) if cap else None
         store = open_store(run, config, clock=clock, observer=self._observer, bandwidth=bandwidth)
         self._exits.enter_context(store)
         self._gate = Gate(store)
         opened = run_on(self._gate, config, observer=self._observer, clock=clock)
+        if opened.directory is not None:
+            keep_apart(directory, opened.directory)
         self._ledger = Ledger(ledger_path(config.state_path(), opened.place, directory))
         self._backlog = Backlog(options.backlog, is_durable=self._ledger.__contains__)
         self._lookout = Lookout(directory, options.ready, options.quiet_s, clock)
@@ -135,7 +139,7 @@ class Agent:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(patience_s=0.0 if isinstance(error, KeyboardInterrupt) else _PATIENCE_S)
+        self.close(patience_s=0.0 if isinstance(error, KeyboardInterrupt | NotDurableError) else _PATIENCE_S)
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
@@ -161,12 +165,13 @@ class Agent:
         """Take in that this machine may end soon. From any thread; returns at once, also amid a signal handler."""
         self._endgame.tell(notice)
 
-    def drain(self, timeout_s: float, *, trainer_ended: bool = False) -> None:
+    def drain(self, timeout_s: float, *, trainer_ended: bool = False, ended_well: bool = False) -> None:
         """Look a last time, and wait until all that is whole is durable; nothing else is begun from now on. Safe to call again.
 
         Args:
             timeout_s: how long to wait.
             trainer_ended: whether no checkpoint can come any more, so that one that was asked for is not waited for.
+            ended_well: whether the training came to its own end, so that what it wrote is all there.
 
         Raises:
             NotDurableError: something is not durable yet; the journal keeps how far it came.
@@ -176,6 +181,9 @@ class Agent:
         until_s = self._clock.monotonic() + timeout_s
         self._draining.set()
         self._endgame.lift_cap()
+        if ended_well or self.trainer_done.is_set():
+            with self._looking:
+                self._lookout.training_is_over()
         self._look_a_last_time()
         while (
             not trainer_ended
@@ -195,6 +203,8 @@ class Agent:
             raise NotDurableError(
                 f"not durable: {names} ({self._why_pending(timeout_s)}); the next start continues where this one was"
             )
+        for sentence in self.look().left_over(self._config.agent.ready):
+            self._say(sentence)
         self.board.entered(State.DONE)
 
     def _why_pending(self, timeout_s: float) -> str:
@@ -245,10 +255,8 @@ class Agent:
             return SETTLE_S
         if self._draining.is_set():
             return None
-        if self._watch.polls:
+        if self._watch.polls or found.waiting or options.ready == "quiet" or options.min_free_bytes:
             return max(options.poll_s, took_s * _IDLE_SHARE)
-        if found.waiting or options.ready == "quiet" or options.min_free_bytes:
-            return max(options.poll_s, took_s * _LOOK_SHARE)
         return None
 
     def look(self) -> Found:
@@ -270,6 +278,8 @@ class Agent:
             self.trainer_done.set()
         for candidate in gone:
             self._say(f"{candidate.title} was deleted before it was committed")
+        for why in found.overdue:
+            self._say(f"not committed yet: {why}")
         self.board.change(waiting=found.waiting)
         self._show()
         return found
@@ -319,7 +329,11 @@ class Agent:
         self._gauge.tell(event)
         self.board.observe(event)
         if event.kind in {Kind.SENT, Kind.REUSED}:
-            self.board.change(pending_bytes=self._pending_bytes())
+            self.board.change(pending_bytes=self._work.pending_bytes)
+
+    def _trouble(self, event: Event) -> None:
+        """Show that nothing but failures comes back."""
+        self.board.troubled(event.message)
 
     def _say(self, message: str) -> None:
         """Tell people something."""
@@ -344,20 +358,17 @@ class Agent:
         """Give up for good."""
         self.failure = error
         self._failed(error)
+        error.was_told = True
         self._backlog.end()
         self._show()
         self.ended.set()
-
-    def _pending_bytes(self) -> int:
-        """Payload that is not in the bucket yet."""
-        return self._gauge.left_bytes + sum(one.bytes for one in self._backlog.waiting)
 
     def _show(self) -> None:
         """Let the board tell what is pending, and what is being done."""
         pending = self._backlog.pending
         self.board.change(
             pending=len(pending),
-            pending_bytes=self._pending_bytes(),
+            pending_bytes=self._work.pending_bytes,
             pending_since_s=min((one.at_s for one in pending), default=None),
         )
         if self.board.status.state is not State.DONE:

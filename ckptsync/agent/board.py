@@ -205,6 +205,12 @@ class Board:
             self._put(failures=self._status.failures + 1, failing=True)
             self._tell_error(str(error))
 
+    def troubled(self, message: str) -> None:
+        """Show that nothing but failures comes back, though nothing has failed for good yet."""
+        with self._lock:
+            self._put(failing=True)
+            self._tell_error(message)
+
     def noticed(self, notice: Notice) -> None:
         """Show a notice."""
         with self._lock:

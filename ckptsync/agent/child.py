@@ -47,6 +47,8 @@ class Child:
             CommandNotFoundError: there is none of that name.
             CommandError: it cannot be started.
         """
+        if not command[0]:
+            raise CommandNotFoundError("the command is empty")
         self.has_terminal = sys.stdin is not None and os.isatty(0)
         try:
             self._process = subprocess.Popen(  # noqa: S603  that it is run was asked for

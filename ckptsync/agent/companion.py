@@ -124,11 +124,11 @@ class Companion:
         """See whether the sidecar can still do its work, and whether there is time left."""
         failure = self._agent.failure
         if isinstance(failure, FencedError):
-            self._say(f"{failure}; the command is ended")
+            self._say("the command is ended")
             self._stop()
         elif failure is not None and not self._told_failure:
             self._told_failure = True
-            self._say(f"{failure}; the command goes on, and nothing of it is committed any more")
+            self._say("the command goes on, and nothing of it is committed any more")
         if self._until_s is not None and self._clock.monotonic() >= self._until_s - self._margin_s:
             self._say("the command has not ended in time and is killed")
             self._child.kill()
@@ -148,7 +148,7 @@ class Companion:
             left_s = max(0.0, self._until_s - self._margin_s - self._clock.monotonic())
         self._draining = True
         try:
-            self._agent.drain(left_s, trainer_ended=True)
+            self._agent.drain(left_s, trainer_ended=True, ended_well=code == 0)
         except FencedError:
             raise
         except CkptsyncError as error:
@@ -156,6 +156,12 @@ class Companion:
                 raise NotDurableError(str(error)) from error
             self._say(f"the command ended with {code}, and {error}")
         return code
+
+
+def exit_by_code() -> None:
+    """Let no signal that asks for the end replace the exit code any more, which is decided. For the main thread, at its very end."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _notice(number: int, deadline_s: float, left_s: float) -> Notice:

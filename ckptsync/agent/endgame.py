@@ -35,7 +35,7 @@ class Endgame:
         gauge: tells the rate and what is left.
         board: shows notices and decisions.
         clock: that deadlines are by.
-        margin_s: before the deadline all must be over.
+        margin_s: before the deadline all must be over; of a short time it is at most a quarter.
         bandwidth: the cap to be lifted; None when there is none.
         asker: asks the trainer; None asks nobody.
         say: tells people.
@@ -61,6 +61,7 @@ class Endgame:
     _wrote_s: float | None = None
     _asked_s: float | None = None
     _begun_s: float = 0.0
+    _kept_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Begin to count work that may be lost."""
@@ -92,7 +93,7 @@ class Endgame:
         """Seconds for work, less the margin; None where nobody says."""
         if self.final is None or self.final.deadline_s is None:
             return None
-        return self.final.deadline_s - self.margin_s - self.clock.monotonic()
+        return self.final.deadline_s - self._kept_s - self.clock.monotonic()
 
     # -- one thread --------------------------------------------------------------------------------------------------
 
@@ -120,6 +121,7 @@ class Endgame:
             return
         if self.final is None or _deadline(notice) < _deadline(self.final):
             self.final, self.plan = notice, None
+            self._kept_s = min(self.margin_s, max(0.0, _deadline(notice) - self.clock.monotonic()) / 4)
         self.lift_cap()
         self.decide()
 
@@ -135,7 +137,7 @@ class Endgame:
         if self.final is None:
             return
         left_s = self.left_s()
-        if left_s is not None and left_s + self.margin_s < -_OUTLIVED_S:
+        if left_s is not None and left_s + self._kept_s < -_OUTLIVED_S:
             self._go_on()
         elif not self.awaits:
             self.decide()

@@ -113,22 +113,23 @@ def delete(directory: Path, candidate: Candidate, others: Sequence[Candidate]) -
         DiskError: something cannot be deleted, or has changed meanwhile; what was deleted is.
     """
     shared = frozenset[str]().union(*(one.ready.paths for one in others))
-    name, freed = candidate.ready.name, 0
+    freed, names = 0, (candidate.ready.name, *candidate.ready.joined)
+    inside = tuple(f"{name}/" for name in names)
     own = [
         file
         for file in candidate.tree.files
-        if file.path not in shared and (file.path == name or file.path.startswith(f"{name}/"))
+        if file.path not in shared and (file.path in names or file.path.startswith(inside))
     ]
     # the smallest first: what says that a checkpoint is whole is small, and what is half deleted must not look whole
     for file in sorted(own, key=lambda one: one.size):
         freed += _delete_file(file)
     for link in candidate.tree.links:
-        if link.path.startswith(f"{name}/"):
+        if link.path.startswith(inside):
             with suppress(OSError):
                 (directory / link.path).unlink()
     folders = {str(folder) for file in own for folder in Path(file.path).parents} - {"."}
     for folder in sorted(folders, key=len, reverse=True):
-        if folder == name or folder.startswith(f"{name}/"):
+        if f"{folder}/".startswith(inside):
             with suppress(OSError):  # somebody else has something in it
                 (directory / folder).rmdir()
     return freed

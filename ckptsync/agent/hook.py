@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import shlex
+import signal
 import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event as Flag
+from typing import IO
 
 from ckptsync.agent.notice import Notice, Source, Tell
 from ckptsync.clock import SYSTEM, Clock
+from ckptsync.config import parse_duration
 from ckptsync.errors import ConfigError
 
 _LOOK_S = 0.25
-_MOST_BYTES = 4096
+_MOST_BYTES, _PIECE_BYTES = 4096, 1 << 16
+_GLANCE_S = 0.1
 _LONGEST_S = 30.0
 _EPOCH_S = 1e9  # a larger number is a moment since 1970, a smaller one a time to come
 _log = logging.getLogger("ckptsync")
@@ -31,7 +39,7 @@ class FileHook:
         """Remember what stands there now.
 
         Args:
-            path: of the file; empty, or it says the deadline: seconds from now, a moment in ISO 8601 or in seconds since 1970, or a
+            path: of the file; empty, or it says the deadline: time from now as `90` or `2m`, a moment in ISO 8601 or in seconds since 1970, or a
                 JSON object with `deadline` and `message`.
             clock: that deadlines are by.
         """
@@ -85,22 +93,65 @@ class CommandHook:
         said = False
         while not stop.is_set():
             try:
-                run = subprocess.run(  # noqa: S603  that it is run was asked for
-                    self._command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LONGEST_S, check=False
-                )
-            except subprocess.TimeoutExpired:
-                _log.warning("notice_command %s took longer than %g s", self._command[0], _LONGEST_S)
+                text = self._run(stop)
             except OSError as error:
                 _log.warning(
                     "notice_command %s cannot be run: %s; it is not tried again", self._command[0], error.strerror
                 )
                 return
-            else:
-                if run.returncode == 0 and not said:
-                    text = run.stdout[:_MOST_BYTES].decode("utf-8", "replace").strip()
-                    tell(told(text, f"{self._command[0]} says so", clock=self._clock))
-                said = run.returncode == 0
+            if text is not None and not said:
+                tell(told(text, f"{self._command[0]} says so", clock=self._clock))
+            said = text is not None
             stop.wait(self._every_s)
+
+    def _run(self, stop: Flag) -> str | None:
+        """Run it once; the beginning of what it prints, or None when it does not end with 0. It outlives neither its time nor us.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        ours, theirs = os.pipe()
+        try:
+            process = subprocess.Popen(  # noqa: S603  that it is run was asked for
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        with os.fdopen(ours, "rb", buffering=0) as pipe:
+            text = _beginning(pipe, process, stop)
+            if process.poll() is None:
+                if not stop.is_set():
+                    _log.warning("notice_command %s took longer than %g s", self._command[0], _LONGEST_S)
+                _end(process.pid)
+        return text if process.wait() == 0 else None
+
+
+def _beginning(pipe: IO[bytes], process: subprocess.Popen[bytes], stop: Flag) -> str:
+    """Wait for a command's end, as long as there is time; the beginning of what it says. What started in it may hold the pipe."""
+    said, until_s, is_open = b"", time.monotonic() + _LONGEST_S, True
+    while time.monotonic() < until_s and not stop.is_set():
+        ended = process.poll() is not None
+        ready, _, _ = select.select([pipe] if is_open else [], [], [], 0.0 if ended else _GLANCE_S)
+        if ready:
+            piece = pipe.read(_PIECE_BYTES)
+            is_open = bool(piece)
+            said = (said + piece)[:_MOST_BYTES]
+        elif ended:
+            break
+    return said.decode("utf-8", "replace").strip()
+
+
+def _end(group: int) -> None:
+    """Kill a command and what it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def told(text: str, otherwise: str, *, clock: Clock) -> Notice:
@@ -115,7 +166,9 @@ def told(text: str, otherwise: str, *, clock: Clock) -> Notice:
     moment_s = _moment_s(deadline, clock.now())
     left_s = None if moment_s is None else moment_s - clock.now()
     message = " ".join(message.split()) or otherwise
-    ends = "" if left_s is None else f", which leaves {max(0.0, left_s):.0f} s"
+    ends = f"; its deadline {deadline!r} is no time" if deadline else ""
+    if left_s is not None:
+        ends = f", which leaves {max(0.0, left_s):.0f} s"
     return Notice(
         source=Source.HOOK,
         kind="hook",
@@ -132,7 +185,8 @@ def _parted(text: str) -> tuple[str, str]:
     except ValueError:
         found = None
     if isinstance(found, dict):
-        return str(found.get("deadline", "")), str(found.get("message", ""))
+        deadline = found.get("deadline")
+        return "" if deadline is None else str(deadline), str(found.get("message", ""))
     first = text.partition("\n")[0].strip()
     return (first, "") if _moment_s(first, 0.0) is not None else ("", first)
 
@@ -147,6 +201,8 @@ def _moment_s(text: str, now_s: float) -> float | None:
         if not 0 <= number < 1e11:  # noqa: PLR2004  neither NaN nor a time that anybody means
             return None
         return number if number >= _EPOCH_S else now_s + number
+    with suppress(ConfigError):
+        return now_s + parse_duration(text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ckptsync.readiness.base import Ready
-from ckptsync.snapshot.manifest import Manifest
+from ckptsync.snapshot.manifest import LinkEntry, Manifest
 from ckptsync.transfer.source import SourceTree
 
 _KEPT = 1000
@@ -41,6 +41,8 @@ def mark_of(name: str, tree: SourceTree) -> str:
     hashed = hashlib.blake2b(os.fsencode(name), digest_size=16)
     for file in tree.files:
         hashed.update(f"\n{file.path}\0{file.size}\0{file.identity.mtime_ns}".encode())
+    for link in tree.links:
+        hashed.update(f"\n{link.path}\0{link.target}".encode())
     return hashed.hexdigest()
 
 
@@ -53,11 +55,12 @@ def is_in(manifest: Manifest, tree: SourceTree, ready: Ready) -> bool:
         ready: the checkpoint.
     """
     there = {file.path: (file.size, file.mtime_ns) for file in manifest.files}
+    links = {(link.path, link.target) for link in manifest.entries if isinstance(link, LinkEntry)}
     return all(
         there.get(file.path) == (file.size, file.identity.mtime_ns)
         for file in tree.files
         if file.path not in ready.replaced
-    )
+    ) and all((link.path, link.target) in links for link in tree.links)
 
 
 def ledger_path(state: Path, run: str, directory: Path) -> Path:
@@ -83,11 +86,12 @@ class Ledger:
         with self._lock:
             return mark in self._entries
 
-    def add(self, entry: Entry) -> bool:
-        """Remember a checkpoint; whether it will be remembered by the next process, too. Safe to call again."""
+    def add(self, *entries: Entry) -> bool:
+        """Remember checkpoints; whether they will be remembered by the next process, too. Safe to call again."""
         with self._lock:
-            self._entries.pop(entry.mark, None)
-            self._entries[entry.mark] = entry
+            for entry in entries:
+                self._entries.pop(entry.mark, None)
+                self._entries[entry.mark] = entry
             while len(self._entries) > _KEPT:
                 del self._entries[next(iter(self._entries))]
             half = self._location.with_suffix(f".{os.getpid()}")

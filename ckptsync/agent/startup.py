@@ -76,6 +76,17 @@ def check_directory(directory: Path) -> None:
         raise ConfigError(f"{directory} is no directory")
 
 
+def keep_apart(directory: Path, run: Path) -> None:
+    """Refuse to commit what is committed.
+
+    Raises:
+        ConfigError: the run lies in the directory, or the directory in the run.
+    """
+    watched, kept = directory.resolve(), run.resolve()
+    if watched.is_relative_to(kept) or kept.is_relative_to(watched):
+        raise ConfigError(f"{directory} and the run {run} lie in each other; keep the run elsewhere")
+
+
 def _make(directory: Path) -> None:
     """Make the directory, where nothing was restored.
 
@@ -95,7 +106,7 @@ def _newer(run: Run, directory: Path, newest: Manifest, rule: str, quiet_s: floa
     looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now())
     good = [
         ready
-        for ready in looked.checkpoints
+        for ready in looked.snapshots
         if _is_newer(ready, looked, newest) or is_in(newest, chosen(looked.tree, ready.paths), ready)
     ]
     return (good[-1].name or str(directory)) if good else None

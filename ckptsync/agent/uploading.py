@@ -34,8 +34,9 @@ from ckptsync.snapshot.manifest import Manifest
 from ckptsync.tenure import Tenure
 from ckptsync.verbs.save import Saved, save
 
-_FOR_GOOD = (FencedError, DeniedError, UnsupportedError)
-_FOR_GOOD_AT_START = (*_FOR_GOOD, ConfigError, CredentialsError, NotFoundError, VersionError)
+_FOR_GOOD = (FencedError, UnsupportedError)
+_FOR_GOOD_AT_START = (*_FOR_GOOD, ConfigError, CredentialsError, DeniedError, NotFoundError, VersionError)
+"""What was right at the start may be wrong for a while: rights are changed, and given back."""
 _ASK_AGAIN_S = 5.0
 _COMMITS_COUNTED = 3
 
@@ -96,6 +97,7 @@ class Uploading:
             self.board.change(
                 newest=Committed(snapshot=newest.snapshot, step=newest.id.step, bytes=newest.size, at_s=made_s)
             )
+        self.board.change(failing=False)
         self.answered.set()
         return None
 
@@ -111,6 +113,11 @@ class Uploading:
         share = max(saved.bytes_sent / max(1, saved.bytes) for saved in self._sent)
         return max(int(share * unsent_bytes), *(saved.bytes_sent for saved in self._sent))
 
+    @property
+    def pending_bytes(self) -> int:
+        """Payload that is not in the bucket yet."""
+        return self.gauge.left_bytes + sum(one.bytes for one in self.backlog.waiting)
+
     # -- one upload --------------------------------------------------------------------------------------------------
 
     def upload_one(self, candidate: Candidate) -> None:
@@ -119,6 +126,7 @@ class Uploading:
             self.backlog.done()
             return
         self.gauge.begin(candidate.bytes)
+        self.board.change(pending_bytes=self.pending_bytes)
         self.gate.open()
         if self.backlog.paused:  # since it was taken
             self.gate.shut("nothing is begun any more")
@@ -138,7 +146,7 @@ class Uploading:
         else:
             self._newest_step = saved.step
             self._sent.append(saved)
-            self.ledger.add(Entry(mark=candidate.mark, step=saved.step, snapshot=saved.snapshot))
+            self._remember(candidate, saved.step, saved.snapshot)
             self.committed(candidate, saved)
             self.backlog.done()
         finally:
@@ -168,13 +176,18 @@ class Uploading:
             self.say(f"{candidate.title} does not tell its step; snapshots are counted on from {self._newest_step + 1}")
         return self._newest_step + 1
 
+    def _remember(self, candidate: Candidate, step: int, snapshot: str) -> None:
+        """Note that it is durable, alone as well as with what came along."""
+        marks = {candidate.mark, candidate.own_mark}
+        self.ledger.add(*(Entry(mark=mark, step=step, snapshot=snapshot) for mark in marks))
+
     def _is_known(self, candidate: Candidate) -> bool:
         """Whether it is what the bucket had at the start, or was there then and is older."""
         newest, step = self._newest, candidate.ready.step
         if newest is None:
             return False
         if is_in(newest, candidate.tree, candidate.ready):
-            self.ledger.add(Entry(mark=candidate.mark, step=newest.id.step, snapshot=newest.snapshot))
+            self._remember(candidate, newest.id.step, newest.snapshot)
             return True
         if not candidate.at_start or step is None or step > newest.id.step:
             return False

@@ -64,7 +64,8 @@ def sentences(ctx: click.Context | None = None) -> Iterator[None]:
 
             say(redacted("".join(traceback.format_exception(error))))
         text, code = _verdict(error, ctx.invoked_subcommand if ctx else None)
-        say(f"ckptsync: {one_line(redacted(text))}\n")
+        if not (isinstance(error, CkptsyncError) and error.was_told):
+            say(f"ckptsync: {one_line(redacted(text))}\n")
         raise click.exceptions.Exit(code) from error
 
 

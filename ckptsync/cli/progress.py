@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from ckptsync.cli.meter import BEGINS, Meter
 from ckptsync.cli.output import one_line, say
 from ckptsync.events import Event, Observer, fan_out, log_observer
+from ckptsync.patience import impatient
 
 _log = logging.getLogger("ckptsync")
 LINE_EVERY_S = 10.0
@@ -28,17 +29,18 @@ def reporting(verbosity: int, doing: str) -> Iterator[Observer]:
         doing: a word for the bar, as in `saving`; empty shows no progress.
     """
     with _logging(verbosity):
+        observe = log_observer if verbosity else fan_out(log_observer, impatient(log_observer))
         if verbosity < 0 or not doing:
-            yield log_observer
+            yield observe
             return
         if is_terminal() and os.environ.get("TERM") != "dumb":
             from ckptsync.cli.bar import bar
 
             with bar(Meter(), doing) as observer:
-                yield fan_out(observer, log_observer)
+                yield fan_out(observer, observe)
         else:
             with lines(Meter(), lambda line: write(f"{doing}: {line}")) as observer:
-                yield fan_out(observer, log_observer)
+                yield fan_out(observer, observe)
 
 
 @contextmanager

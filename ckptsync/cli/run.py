@@ -79,12 +79,16 @@ def run(options: Options, run: str, path: str, command: Sequence[str]) -> None:
     128+N where signal N ended it, 126 and 127 where it cannot be started. 75 tells that CMD ended well and something is not durable, 5
     that a newer writer owns the run. RUN may be left out when CKPTSYNC_RUN is set.
     """
+    from ckptsync.agent.companion import exit_by_code
     from ckptsync.agent.init import become_init
 
     become_init()
     config = sync_config(options)
-    with telling(options, config.agent) as (observer, spans):
-        code = _supervised(options, checked_run(run), Path(path), command, config, observer, spans)
+    try:
+        with telling(options, config.agent) as (observer, spans):
+            code = _supervised(options, checked_run(run), Path(path), command, config, observer, spans)
+    finally:
+        exit_by_code()
     click.get_current_context().exit(code)
 
 

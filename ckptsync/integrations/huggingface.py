@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ckptsync.config import request_file
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError, SourceChangedError
 from ckptsync.events import Event, Kind, Observer, log_observer
 from ckptsync.integrations._nodes import Place, any_of_all, bring_folder, brought, meet, place
 from ckptsync.options import Config
 from ckptsync.policy import KeepPolicy
 from ckptsync.readiness.huggingface import CHECKPOINT, INCOMPLETE, STATE, metrics_in
+from ckptsync.requested import Requests
 from ckptsync.run import Run
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.transfer.held import hold
@@ -73,6 +76,7 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
         self._best = best
         self._args: Any = None
         self._here: Place | None = None
+        self._requests = Requests(request_file())
         self._saved_step = -1
         self._before: Mapping[int, int] = {}
 
@@ -139,6 +143,12 @@ class CkptsyncCallback(TrainerCallback):  # type: ignore[misc]  # Any where tran
             moved = Path(args.output_dir) / _name(best)  # from another folder, perhaps of another machine
             if moved.is_dir():
                 state.best_model_checkpoint = str(moved)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the Trainer save where `ckptsync run` or the sidecar ask for a last checkpoint. Ranks do not hear of it together."""
+        del state, kwargs
+        if args.world_size == 1 and self._requests.is_new(time.monotonic()):
+            control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to upload the checkpoint that was just written.

@@ -21,6 +21,8 @@ class Ready:
         name: of its folder or file, relative to the directory; empty for the directory itself.
         rule: by which it is whole.
         metrics: finite numbers of this very step, as far as the files tell them.
+        beside: those of `paths` that are no part of it and come along, so that a restore brings them back.
+        joined: names of what is part of it beside the first, as `optimizer_100.pt` of `model_100.pt`.
     """
 
     step: int | None
@@ -30,6 +32,8 @@ class Ready:
     name: str = ""
     rule: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    beside: frozenset[str] = frozenset()
+    joined: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from ckptsync.readiness import whole
 from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import step_along, step_in
+from ckptsync.readiness.names import step_along
 from ckptsync.readiness.pickled import PickleError, scan
-from ckptsync.readiness.torch import scattered
 from ckptsync.transfer.source import SourceFile
 
 RULE = "dcp"
@@ -38,16 +37,12 @@ class Metadata:
 
 
 def find(folder: Folder, contents: Contents) -> Findings:
-    """Tell whether a folder is a whole checkpoint, or one of several that make up a checkpoint."""
+    """Tell whether a folder is a whole checkpoint."""
     if is_one(folder):
         if why := why_not(folder, contents):
             return Findings(waiting=(why,), all_claimed=True)
         ready = Ready(step=step_along(folder.path), paths=folder.all_paths(), name=folder.path, rule=RULE)
         return Findings(checkpoints=(ready,), all_claimed=True)
-    parts = [name for name, inner in folder.folders.items() if is_one(inner)]
-    more = len(folder.folders) + len(folder.files) > 1
-    if parts and more and step_in(folder.path.rpartition("/")[2]) is not None and not any(map(step_in, parts)):
-        return Findings(waiting=(scattered(folder),), all_claimed=True)
     return NOTHING
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ckptsync.readiness import dcp, deepspeed, whole
 from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import checked_step, is_temporary
+from ckptsync.readiness.names import checked_step, is_temporary, number_of_unit
 
 RULE = "huggingface"
 STATE = "trainer_state.json"
@@ -30,6 +30,12 @@ _OURS = re.compile(
     rf"{_WEIGHTS.pattern}|{_INDEX.pattern}|optimizer(?:\.pt|\.bin)|scheduler\.pt|rng_state.*\.pth|{INCOMPLETE}"
 )
 _BEFORE_STATE = re.compile(rf"{_WEIGHTS.pattern}|{_INDEX.pattern}|(?:optimizer|scheduler|scaler)\.(?:pt|bin)")
+_FOREIGN = re.compile(r"(?!scaler\.pt).*\.(?:pt|pth|ckpt)")
+"""Files that the Trainer never writes, besides those of `_OURS`."""
+_WEIGHING = re.compile(
+    r"(?!optimizer|scheduler|scaler|rng_state|training_args).*\.(?:safetensors|bin|pt|pth|ckpt|h5|msgpack)"
+)
+"""Files that may hold weights, a model's or an adapter's."""
 _RANDOM = re.compile(r"rng_state_(\d+)\.pth")
 _CONFIGURATIONS = frozenset({"config.json", "adapter_config.json"})
 _NO_METRIC_NAME = re.compile(r"[:=]")
@@ -55,7 +61,7 @@ def find(folder: Folder, contents: Contents) -> Findings:
     own = CHECKPOINT.fullmatch(folder.path.rpartition("/")[2])
     ours = {name for name in folder.files if _OURS.fullmatch(name)}
     if STATE not in folder.files:
-        if own and ours:
+        if own and ours and not any(_FOREIGN.fullmatch(name) for name in folder.files if name not in ours):
             return Findings(waiting=(f"{folder.path} has no {STATE} yet",), all_claimed=True)
         return _model(folder)
     if not own and any(
@@ -74,6 +80,8 @@ def find(folder: Folder, contents: Contents) -> Findings:
 
 def _model(folder: Folder) -> Findings:
     """A folder of weights without a training's state."""
+    if number_of_unit(folder.path.rpartition("/")[2]) is not None:
+        return NOTHING
     weights = {name for name in folder.files if _WEIGHTS.fullmatch(name)}
     about = {name for name in folder.files if name in _CONFIGURATIONS or _INDEX.fullmatch(name)}
     sharded = any(_SHARD.fullmatch(name) for name in weights)
@@ -94,6 +102,8 @@ def _why_not(folder: Folder, contents: Contents) -> str:
         return str(error)
     if state.why or missing:
         return f"{STATE} {state.why}" if state.why else f"{missing} is not there"
+    if not folder.folders and not any(_WEIGHING.fullmatch(name) for name in folder.files):
+        return "no weights are there"
     written = folder.files[STATE].identity.mtime_ns
     newer = (
         name

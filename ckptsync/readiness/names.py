@@ -17,6 +17,10 @@ _NUMBER = re.compile(
     r"(?:^|(?:^|[^a-z])(?:checkpoint|ckpt|model|state|snapshot|weights|save)[-_=.]?)(\d{1,12})$", re.IGNORECASE
 )
 
+_EPOCH = re.compile(r"(?:^|[^a-z])(?:epoch|ep|round|update)s?[-_=:]?(\d{1,12})$", re.IGNORECASE)
+_LAST_NUMBER = re.compile(r"(?:^|\D)(\d{1,12})$")
+_NUMBERS = re.compile(r"\d+")
+
 
 def is_temporary(name: str) -> bool:
     """Tell whether a file or folder of this name is one that is still being written, by what frameworks and tools call those."""
@@ -33,6 +37,31 @@ def step_in(name: str) -> int | None:
         return int(named[-1])
     number = _NUMBER.search(name)
     return int(number[1]) if number else None
+
+
+def number_of_unit(name: str) -> int | None:
+    """Return the number of the step or epoch that a folder's name tells, as `step-100` or `epoch_3`; None when it tells none."""
+    if (step := step_in(name)) is not None:
+        return step
+    found = _EPOCH.search(name)
+    return int(found[1]) if found else None
+
+
+def number_in(name: str) -> int | None:
+    """Return the number that tells a file or folder from others of its kind, as in `model_100`; None when it has none.
+
+    Args:
+        name: without ending.
+    """
+    if (number := number_of_unit(name)) is not None:
+        return number
+    found = _LAST_NUMBER.search(name)
+    return int(found[1]) if found else None
+
+
+def family(path: str) -> str:
+    """Return what paths of the same kind have in common: `step-#/model.pt` for `step-100/model.pt`."""
+    return _NUMBERS.sub("#", path)
 
 
 def step_along(path: str) -> int | None:

@@ -83,12 +83,7 @@ def _plain(folder: Folder) -> Iterator[SourceFile]:
 
 def _why_not(unit: _Unit, contents: Contents) -> str:
     """What speaks against it although it is quiet."""
-    for folder in unit.folder.all_folders() if unit.folder else ():
-        if odd := next(iter(folder.odd.items()), None):
-            return f"{folder.inner(odd[0])} {odd[1]}"
-        if begun := next((name for name in (*folder.files, *folder.folders) if is_temporary(name)), None):
-            return f"{folder.inner(begun)} is being written, by its name"
-    return whole.why_not(unit.files, contents)
+    return whole.why_not(unit.files, contents) if unit.folder is None else whole.why_not_in(unit.folder, contents)
 
 
 def _ready(unit: _Unit) -> Ready:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,9 +20,12 @@ from ckptsync.readiness import (
     safetensors,
     tensorflow,
     torch,
+    units,
 )
-from ckptsync.readiness.base import Findings, Folder, Ready
+from ckptsync.readiness.ages import Ages
+from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents
+from ckptsync.readiness.gathered import Gathered, gathered
 from ckptsync.readiness.names import checked_step, is_temporary
 from ckptsync.readiness.walk import Walker
 from ckptsync.transfer.source import SourceFile, SourceTree
@@ -36,12 +39,16 @@ _FINDERS: Mapping[str, _Find] = {
     dcp.RULE: dcp.find,
     tensorflow.RULE: tensorflow.find,
     keras.RULE: keras.find,
+}
+"""Rules that know what a folder must hold, in the order in which `auto` asks them: who knows more of a folder comes first."""
+_PLAIN: Mapping[str, _Find] = {
     lightning.RULE: lightning.find,
     torch.RULE: torch.find,
     safetensors.RULE: safetensors.find,
 }
-"""In the order in which `auto` asks them: who knows more of a folder comes first."""
-RULES: tuple[str, ...] = ("auto", *_FINDERS, quiet.RULE)
+"""Rules of single files, asked after those."""
+_IN_UNITS = frozenset({torch.RULE, safetensors.RULE, dcp.RULE})
+RULES: tuple[str, ...] = ("auto", *_FINDERS, *_PLAIN, quiet.RULE)
 """Names of all rules; `auto` is all but `quiet`."""
 _MAX_DEPTH = 8
 """Checkpoints are looked for in folders of up to this depth."""
@@ -54,11 +61,13 @@ class Looked:
 
     Attributes:
         checkpoints: that are whole, the oldest first: by when their newest file was written, then by step and name.
+        snapshots: what is to be committed of them, the oldest first; the newest holds the newest of each other kind, too.
         tree: everything in the directory that can be saved.
         waiting: a sentence for each candidate that is not whole, and why.
     """
 
     checkpoints: tuple[Ready, ...]
+    snapshots: tuple[Ready, ...]
     tree: SourceTree
     waiting: tuple[str, ...]
 
@@ -93,11 +102,21 @@ class Recogniser:
             )
         self._quiet_s = quiet_s
         self._finders = tuple(find for name, find in _FINDERS.items() if rule in {"auto", name})
-        self._walker, self._contents = Walker(directory), Contents()
+        self._plain = tuple(find for name, find in _PLAIN.items() if rule in {"auto", name})
+        self._in_units = _IN_UNITS if rule == "auto" else _IN_UNITS & {rule}
+        self._walker, self._contents, self._shapes = Walker(directory), Contents(), units.Shapes()
+        self._ages = Ages()
         self._known: dict[Folder, _Found] = {}
+        self._is_over = False
         self._files: tuple[SourceFile, ...] | None = None
         self._last: _Found | None = None
         self._sorted: tuple[Ready, ...] = ()
+        self._gathered = Gathered(())
+
+    def training_is_over(self) -> None:
+        """Take it from now on that the training has ended well, so that nothing is to come. Safe to call again."""
+        if not self._is_over:
+            self._is_over, self._known, self._last = True, {}, None
 
     def look(self, now_s: float) -> Looked:
         """Find what is whole at this moment. Safe to call again; what did not change costs next to nothing.
@@ -117,10 +136,17 @@ class Recogniser:
             before, self._known = self._known, {}
             found = self._below(root, 0, before)
         if tree.files is not self._files or found is not self._last:
-            self._contents.forget({file.path for file in tree.files})
             self._files, self._last = tree.files, found
-            self._sorted = _in_order(found.checkpoints, tree)
-        return Looked(checkpoints=self._sorted, tree=tree, waiting=_some(found.waiting))
+            written_ns = {file.path: file.identity.mtime_ns for file in tree.files}
+            self._sorted = self._ages.in_order(map(_cleaned, found.checkpoints), written_ns)
+            self._gathered = gathered(self._sorted, root, self._contents, is_over=self._is_over)
+            self._contents.forget({file.path for file in tree.files})
+        return Looked(
+            checkpoints=self._sorted,
+            snapshots=self._gathered.snapshots,
+            tree=tree,
+            waiting=_some((*found.waiting, *self._gathered.waiting)),
+        )
 
     def _below(self, folder: Folder, depth: int, before: Mapping[Folder, _Found]) -> _Found:
         """Ask the rules about a folder and those below it; what did not change needs no asking."""
@@ -128,47 +154,52 @@ class Recogniser:
             found = before[folder]
             self._known[folder] = found
             return found
-        checkpoints: list[Ready] = []
-        waiting: list[str] = []
-        rest = folder
-        for find in self._finders:
-            findings = find(rest, self._contents)
-            checkpoints += findings.checkpoints
-            waiting += findings.waiting
-            if findings.all_claimed:
-                break
-            rest = rest.without(findings.claimed)
-        else:
-            for name, inner in rest.folders.items():
-                if name.startswith("."):
-                    continue
-                if is_temporary(name):
-                    waiting.append(f"{inner.path} is being written, by its name")
-                elif depth < _MAX_DEPTH:
-                    found = self._below(inner, depth + 1, before)
-                    checkpoints += found.checkpoints
-                    waiting += found.waiting
+        findings, rest = self._here(folder)
+        checkpoints = [one for finding in findings for one in finding.checkpoints]
+        waiting = [why for finding in findings for why in finding.waiting]
+        for name, inner in rest.folders.items():
+            if name.startswith("."):
+                continue
+            if is_temporary(name):
+                waiting.append(f"{inner.path} is being written, by its name")
+            elif depth < _MAX_DEPTH:
+                found = self._below(inner, depth + 1, before)
+                checkpoints += found.checkpoints
+                waiting += found.waiting
         self._known[folder] = _Found(tuple(checkpoints), tuple(waiting))
         return self._known[folder]
 
+    def _here(self, folder: Folder) -> tuple[list[Findings], Folder]:
+        """Ask the rules about a folder alone; what they say, and what is left of it to look into."""
+        said: list[Findings] = []
+        rest = folder
+        for find in (*self._finders, self._units, *self._plain):
+            found = find(rest, self._contents)
+            said.append(found)
+            if found.all_claimed:
+                return said, Folder(folder.path, {}, {}, {}, {})
+            rest = rest.without(found.claimed)
+        return said, rest
 
-def _in_order(checkpoints: Iterable[Ready], tree: SourceTree) -> tuple[Ready, ...]:
-    """The oldest first, with nothing that a manifest could not hold."""
-    written = {file.path: file.identity.mtime_ns for file in tree.files}
-    cleaned = [
-        replace(
-            one,
-            step=checked_step(one.step),
-            metrics={name: value for name, value in one.metrics.items() if _is_fit(name, value)},
-        )
-        for one in checkpoints
-    ]
+    def _units(self, folder: Folder, contents: Contents) -> Findings:
+        """Ask about folders of steps that no framework ties together."""
+        if not self._in_units:
+            return NOTHING
+        names = [
+            name for name, inner in folder.folders.items() if units.is_unit(name, inner) and not self._is_tied(inner)
+        ]
+        return units.find(folder, names, contents, self._shapes, rules=self._in_units, is_over=self._is_over)
 
-    def age(one: Ready) -> tuple[int, int, str]:
-        newest = max((written.get(path, 0) for path in one.paths), default=0)
-        return newest, -1 if one.step is None else one.step, one.name
+    def _is_tied(self, folder: Folder) -> bool:
+        """Whether a rule knows what a folder must hold."""
+        found = (find(folder, self._contents) for find in self._finders)
+        return any(one.all_claimed or one.checkpoints or one.waiting for one in found)
 
-    return tuple(sorted(cleaned, key=age))
+
+def _cleaned(one: Ready) -> Ready:
+    """The same with nothing that a manifest could not hold."""
+    metrics = {name: value for name, value in one.metrics.items() if _is_fit(name, value)}
+    return replace(one, step=checked_step(one.step), metrics=metrics)
 
 
 def _is_fit(name: str, value: float) -> bool:

@@ -1,7 +1,7 @@
 """Files of `torch.save`: whole when the directory at their end tells of all that is before it.
 
-Files of the format before PyTorch 1.6 are whole when they end behind the last storage that they tell of. A folder whose name tells a
-step and that holds several files is none of this rule's: nothing tells when the last of them is there.
+Files of the format before PyTorch 1.6 are whole when they end behind the last storage that they tell of. Folders of a step are looked
+at by `units`.
 
 Source: torch/serialization.py, `_save` and `_legacy_save`; caffe2/serialize/inline_container.cc
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ckptsync.readiness import zipped
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import checked_step, is_temporary, step_along, step_in
+from ckptsync.readiness.names import checked_step, is_temporary, number_in, step_along
 from ckptsync.readiness.opcodes import Named
 from ckptsync.readiness.pickled import PickleError, scan
 from ckptsync.readiness.zipped import BrokenError
@@ -121,6 +121,8 @@ def _legacy(opened: Opened) -> TorchFile:
 def find(folder: Folder, contents: Contents) -> Findings:
     """Find files that are checkpoints by themselves."""
     names = [name for name in folder.files if is_candidate(name)]
+    numbers = {number_in(stem(name)) for name in names} - {None}
+    names += [name for name in folder.files if is_part(name) and number_in(stem(name)) in numbers]
     if is_scattered(folder, names):
         return Findings(waiting=(scattered(folder),), claimed=frozenset(names))
     return files(folder, names, contents, RULE)
@@ -152,24 +154,27 @@ def files(folder: Folder, names: Iterable[str], contents: Contents, rule: str) -
 
 def is_candidate(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:
     """Tell whether a file of this name may be a checkpoint by itself."""
-    if not name.lower().endswith(endings) or name.startswith(".") or is_temporary(name):
-        return False
-    return _RANK.sub("", stem(name)) not in _PARTS
+    return _is_plain(name, endings) and not is_part(name)
+
+
+def is_part(name: str) -> bool:
+    """Tell whether a file of this name is a part of a checkpoint, and none by itself."""
+    return _is_plain(name, ENDINGS) and _RANK.sub("", stem(name)) in _PARTS
+
+
+def _is_plain(name: str, endings: tuple[str, ...]) -> bool:
+    """Tell whether a name has one of some endings, and is neither hidden nor temporary."""
+    return name.lower().endswith(endings) and not name.startswith(".") and not is_temporary(name)
 
 
 def is_scattered(folder: Folder, names: Sequence[str]) -> bool:
-    """Tell whether files belong to one checkpoint, of which nothing tells when all of it is there.
+    """Tell whether files are parts of a checkpoint that is written over in place, of which nothing tells when all of it is there.
 
-    So it is where they tell no step themselves, and lie beside each other in a folder of a step, or in one further down, or beside the
-    state of an optimizer or of random numbers.
+    So it is where they have no number, and lie beside the state of an optimizer or of random numbers that has none either.
     """
-    if not names or any(step_in(stem(name)) is not None for name in names):
+    if not names or any(number_in(stem(name)) is not None for name in names):
         return False
-    above, _, own = folder.path.rpartition("/")
-    beside = sum(_RANK.sub("", name.partition(".")[0]) in _PARTS for name in folder.files)
-    if step_in(own) is None:
-        return beside > 0 or step_along(above) is not None
-    return len(names) + beside > 1
+    return any(_RANK.sub("", name.partition(".")[0]) in _PARTS for name in folder.files)
 
 
 def scattered(folder: Folder) -> str:

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 import msgspec
 
 from ckptsync.readiness import safetensors, torch
+from ckptsync.readiness.base import Folder
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
+from ckptsync.readiness.names import is_temporary
 from ckptsync.transfer.source import SourceFile
 
 _MAX_JSON_BYTES = 64 << 20
@@ -18,6 +20,16 @@ _json = msgspec.json.Decoder(msgspec.Raw)
 def why_not(files: Iterable[SourceFile], contents: Contents) -> str:
     """Return a sentence about one file that is not whole; empty when none is known to be cut short or still written."""
     return next((why for file in files if (why := _why_not(file, contents))), "")
+
+
+def why_not_in(folder: Folder, contents: Contents) -> str:
+    """Return a sentence about something in a folder that is not whole, has a temporary name or cannot be saved; empty when nothing is."""
+    for one in folder.all_folders():
+        if odd := next(iter(one.odd.items()), None):
+            return f"{one.inner(odd[0])} {odd[1]}"
+        if begun := next((name for name in (*one.files, *one.folders) if is_temporary(name)), None):
+            return f"{one.inner(begun)} is being written, by its name"
+    return why_not(folder.all_files(), contents)
 
 
 def _why_not(file: SourceFile, contents: Contents) -> str:

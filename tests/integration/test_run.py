@@ -127,7 +127,8 @@ def test_codes_are_those_of_a_shell(
         (["run", "x", "--dir", "y", "--notices", "azure", "--", "true"], "notices has 'azure'"),
         (["run", "x", "--dir", "y", "--ready", "jax", "--", "true"], "'jax'"),
         (["run", "memory://x", "--dir", "y", "--", "true"], "ends with this process"),
-        (["run", "x", "--dir", ".", "--", "true"], "holds more than checkpoints"),
+        (["run", "../x", "--dir", ".", "--", "true"], "holds more than checkpoints"),
+        (["run", "y/x", "--dir", "y", "--", "true"], "lie in each other"),
     ],
 )
 def test_bad_arguments_are_one_sentence(tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -194,19 +195,20 @@ def test_killed_without_a_word_it_takes_the_command_along(folder: Path, tmp_path
 
 def test_what_is_not_durable_in_time_is_75_and_continues(folder: Path, tmp_path: Path) -> None:
     bucket = tmp_path / "run"
-    breaks = f"open({str(bucket)!r}, 'w').close();"
+    breaks = f"import os; os.makedirs({str(bucket)!r}, exist_ok=True); open({str(bucket / 'data')!r}, 'w').close()\n"
     done = ended(argv(str(bucket), folder, *python(breaks + WRITE_ONE, "0"), options=("--drain-timeout", "2s")))
     assert done.returncode == 75, done.stderr
-    done = ended(argv(str(bucket), folder, *python(WRITE_ONE, "9"), options=("--drain-timeout", "2s")))
+    (bucket / "data").unlink()
+    done = ended(argv(str(bucket), folder, *python(breaks + WRITE_ONE, "9"), options=("--drain-timeout", "2s")))
     assert done.returncode == 9, done.stderr
-    bucket.unlink()
+    (bucket / "data").unlink()
     done = ended(argv(str(bucket), folder, "true"))
     assert (done.returncode, steps(str(bucket))) == (0, [5]), done.stderr
 
 
 def test_asked_to_end_again_it_waits_no_longer(folder: Path, tmp_path: Path, begun: Any) -> None:
     bucket = tmp_path / "run"
-    breaks = f"open({str(bucket)!r}, 'w').close();"
+    breaks = f"import os; os.makedirs({str(bucket)!r}, exist_ok=True); open({str(bucket / 'data')!r}, 'w').close()\n"
     process = begun(argv(str(bucket), folder, *python(breaks + WRITE_ONE, "0")), stdin=subprocess.DEVNULL)
     for line in process.stderr:
         if str(bucket) in line and "no snapshot" not in line:
@@ -235,7 +237,9 @@ def test_a_newer_writer_ends_it(folder: Path, tmp_path: Path, begun: Any) -> Non
         source.write_text("x")
         save(run, source, step=1000)
     assert process.wait(LONG_S) == 5
-    assert "is newer than ours" in process.stderr.read()
+    said = process.stderr.read()
+    assert said.count("is newer than ours") == 1, said
+    assert "the command is ended" in said
 
 
 def test_with_a_terminal_ctrl_c_reaches_the_command_once(folder: Path, tmp_path: Path) -> None:

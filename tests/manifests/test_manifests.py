@@ -15,7 +15,7 @@ import yaml
 from .rendering import Object, read, rendered
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples/kubernetes"
-FOLDERS = [EXAMPLES / "base", *sorted((EXAMPLES / "overlays").iterdir())]
+FOLDERS = [EXAMPLES / "base", EXAMPLES / "jobset", *sorted((EXAMPLES / "overlays").iterdir())]
 VERSIONS = ["1.29.0", "1.31.0", "1.33.0", "1.34.0"]
 TRAINER_S = 30
 SPOT_S = 15  # what Google's Spot nodes leave to pods
@@ -38,9 +38,21 @@ def validator() -> str:
 
 @pytest.fixture
 def pod(objects: list[Object]) -> Object:
-    (job,) = (one for one in objects if one["kind"] == "Job")
-    found: Object = job["spec"]["template"]["spec"]
+    found: Object = job_of(objects)["spec"]["template"]["spec"]
     return found
+
+
+def job_of(objects: list[Object]) -> Object:
+    """The job among them, or the one that a set of jobs makes."""
+    (job,) = (as_job(one) for one in objects if one["kind"] in {"Job", "JobSet"})
+    return job
+
+
+def as_job(found: Object) -> Object:
+    if found["kind"] != "JobSet":
+        return found
+    (jobs,) = found["spec"]["replicatedJobs"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": jobs["name"]}, **jobs["template"]}
 
 
 def named(containers: list[Object], name: str) -> Object:
@@ -53,7 +65,7 @@ def test_kubernetes_takes_them(objects: list[Object], version: str, validator: s
     paths = []
     for number, one in enumerate(objects):
         paths.append(tmp_path / f"{number}.yaml")
-        paths[-1].write_text(yaml.safe_dump(one))
+        paths[-1].write_text(yaml.safe_dump(as_job(one)))
     done = subprocess.run(
         [validator, "--strict", "-k", version, *map(str, paths)], capture_output=True, text=True, check=False
     )
@@ -152,10 +164,33 @@ def test_nobody_has_rights_that_are_not_needed(pod: Object, objects: list[Object
 
 
 def test_a_preempted_node_is_no_failure(objects: list[Object]) -> None:
-    (job,) = (one for one in objects if one["kind"] == "Job")
+    sets = [one["spec"]["failurePolicy"] for one in objects if one["kind"] == "JobSet"]
+    job = job_of(objects)
     first = job["spec"]["podFailurePolicy"]["rules"][0]
-    assert first == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert first["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert first["action"] == ("FailJob" if sets else "Ignore")
+    for policy in sets:
+        (rule,) = policy["rules"]
+        assert (rule["action"], rule["onJobFailureReasons"]) == (
+            "RestartJobSetAndIgnoreMaxRestarts",
+            ["PodFailurePolicy"],
+        )
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_pods_of_a_set_are_those_of_the_job() -> None:
+    alone, together = (job_of(rendered(EXAMPLES / name))["spec"]["template"] for name in ("base", "jobset"))
+    trainer = named(together["spec"]["containers"], "trainer")
+    assert trainer["env"].pop(0) == {"name": "MASTER_ADDR", "value": "train-workers-0-0.train"}
+    assert together == alone
+
+
+def test_the_jobset_controller_takes_the_set() -> None:
+    models = pytest.importorskip("kubeflow_trainer_api.models", reason="`make test-manifests` installs it")
+    (found,) = (one for one in rendered(EXAMPLES / "jobset") if one["kind"] == "JobSet")
+    for jobs in found["spec"]["replicatedJobs"]:
+        jobs["template"] = {}  # Kubernetes' schemas are asked about that above
+    assert models.JobsetV1alpha2JobSet.from_dict(found).to_dict() == found, "there is what the model does not know"
 
 
 def test_each_index_has_a_run_of_its_own() -> None:

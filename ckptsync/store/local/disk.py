@@ -87,6 +87,13 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+def file_above(folder: Path) -> Path | None:
+    """Return the file that stands where `folder` or a folder above it should be; None when none does."""
+    while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110  Path.exists raises where it may not look
+        folder = folder.parent
+    return None if folder.is_dir() else folder
+
+
 def sync_folder(folder: Path) -> None:
     """Write a folder's entries to the disk; one that is gone, or that its file system cannot sync, is left alone."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat as modes
@@ -144,8 +143,8 @@ class LocalObjects(Store):
         except CkptsyncError:
             raise
         except OSError as error:
-            if isinstance(error, NotADirectoryError) and not self.root.is_dir():
-                raise ConfigError(f"{self.root} is a file, not a directory") from error
+            if isinstance(error, NotADirectoryError) and (in_the_way := disk.file_above(self.root)):
+                raise ConfigError(f"{in_the_way} is a file, not a directory") from error
             if isinstance(error, NotADirectoryError) and reading:
                 raise NotFoundError(f"there is no {path}", op=op, key=key) from error
             raise disk.translate(error, op=op, key=key, path=path, needed_bytes=needed_bytes) from error
@@ -202,8 +201,8 @@ class LocalObjects(Store):
         path = self.root / folder
         with self._mapped("list", folder, path):
             listed = [] if self._link_to(path) else disk.entries(path)
-            if not listed and not folder and self.root.is_file():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.root))
+            if not listed and (in_the_way := disk.file_above(self.root)):
+                raise ConfigError(f"{in_the_way} is a file, not a directory")
         for entry in listed:
             is_folder = entry.is_dir(follow_symlinks=False)
             is_ours = not folder and entry.name == _RESERVED

@@ -178,6 +178,8 @@ _BY_EXCEPTION: tuple[tuple[_Rule, tuple[type[BaseException], ...]], ...] = (
     (_NO_CREDENTIALS, (FileNotFoundError, PermissionError, IsADirectoryError)),
     (_NO_CONNECTION, (OSError,)),
 )
+_OF_NO_USE = re.compile(r"\?[^\s\"]*(?=\")|\b\w+\(host=[^)]*\): ")
+"""A request's query, and the object that stands for a connection."""
 _UNRESOLVED = re.compile(
     r"failed to resolve|name or service not known|name resolution|nodename nor servname", re.IGNORECASE
 )
@@ -193,6 +195,7 @@ def translate(error: Exception, request: Request) -> CkptsyncError:
         return _from_answer(error, request)
     inner = getattr(error, "kwargs", {}).get("error", "")  # the SDK leaves why it could not connect out of its sentence
     said = " ".join(f"{error} {'' if str(inner) in str(error) else inner}".split()) or type(error).__name__
+    said = _OF_NO_USE.sub("", said)
     if isinstance(error, sdk.ConnectionError | sdk.HTTPClientError):
         if _UNRESOLVED.search(said):
             return _make(_NO_HOST, request, said=said)

@@ -13,8 +13,9 @@ data "aws_ami" "image" {
 }
 
 locals {
-  run  = "${var.url}/${var.run_name}"
-  tags = merge({ Name = var.name }, var.tags)
+  run    = "${var.url}/${var.run_name}"
+  region = data.aws_region.here.name
+  tags   = merge({ Name = var.name }, var.tags)
 
   # Under another name the disk would be a second one, and the root volume would stay as the image has it.
   root_device_name = var.root_device_name != null ? var.root_device_name : data.aws_ami.image[0].root_device_name
@@ -23,7 +24,7 @@ locals {
     repository           = var.repository
     train_options        = var.train_options
     run                  = local.run
-    region               = data.aws_region.here.name
+    region               = local.region
     ask                  = var.ask
     environment          = var.environment
     command              = var.command

@@ -14,12 +14,15 @@ output "run" {
 }
 
 output "commands" {
-  description = "Command lines, from anywhere with the rights of a reader: how far the run is, what it took and lost, and its newest checkpoint. stop and start change the group."
+  description = "What to run, by what it is for: `doctor` with the trainer's role, `gc` with gc's, the others with the reader's. `stop` and `start` change the group."
   value = {
-    status  = "ckptsync status ${local.run}"
-    report  = "ckptsync report ${local.run}"
-    restore = "ckptsync restore ${local.run} restored"
-    stop    = "aws autoscaling set-desired-capacity --auto-scaling-group-name ${var.name} --desired-capacity 0"
-    start   = "aws autoscaling set-desired-capacity --auto-scaling-group-name ${var.name} --desired-capacity 1"
+    doctor  = "ckptsync doctor ${local.run} --region ${local.region}"
+    status  = "ckptsync status ${local.run} --region ${local.region}"
+    ls      = "ckptsync ls ${local.run} --region ${local.region}"
+    report  = "ckptsync report ${local.run} --region ${local.region}"
+    restore = "ckptsync restore ${local.run} restored --region ${local.region}"
+    gc      = "ckptsync gc ${local.run} --region ${local.region} --keep-last 3"
+    stop    = "aws autoscaling set-desired-capacity --region ${local.region} --auto-scaling-group-name ${var.name} --desired-capacity 0"
+    start   = "aws autoscaling set-desired-capacity --region ${local.region} --auto-scaling-group-name ${var.name} --desired-capacity 1"
   }
 }

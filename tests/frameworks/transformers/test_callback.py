@@ -242,6 +242,28 @@ def test_a_checkpoint_that_is_written_on_sigterm_is_committed(tmp_path: Path, ca
     assert contents(tmp_path / "new/checkpoint-5") == contents(tmp_path / "out/checkpoint-5")
 
 
+class Asked(TrainerCallback):  # type: ignore[misc]
+    """Asks for a last checkpoint amid a step."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        del args, control, kwargs
+        if state.global_step == self.step:
+            self.path.touch()
+
+
+def test_who_is_asked_for_a_last_checkpoint_saves_at_once(
+    tmp_path: Path, callback: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = tmp_path / "request"
+    monkeypatch.setenv("CKPTSYNC_REQUEST_FILE", str(request))
+    monkeypatch.setattr("ckptsync.requested._LOOK_S", 0.0)
+    trainer(tmp_path / "out", callback(), Asked(2, request), max_steps=9, save_steps=8).train()
+    assert steps(tmp_path) == [9, 8, 3]
+
+
 @pytest.mark.usefixtures("at_once")
 def test_a_checkpoint_that_is_written_twice_is_committed_as_it_is_at_last(
     tmp_path: Path, callback: Any, monkeypatch: pytest.MonkeyPatch

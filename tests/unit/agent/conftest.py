@@ -77,6 +77,9 @@ def candidate(folder: Path) -> Callable[..., Candidate]:
         files = tuple(file for file in whole.files if file.path == name or file.path.startswith(f"{top}/"))
         mine = replace(whole, files=files)
         ready = Ready(step=None, paths=frozenset(file.path for file in files), name=top, rule=rule)
-        return Candidate(ready=ready, tree=mine, mark=f"mark of {top}", whole_s=whole_s, at_s=whole_s, at_start=False)
+        mark = f"mark of {top}"
+        return Candidate(
+            ready=ready, tree=mine, mark=mark, own_mark=mark, whole_s=whole_s, at_s=whole_s, at_start=False
+        )
 
     return make

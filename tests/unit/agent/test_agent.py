@@ -22,6 +22,7 @@ from ckptsync.errors import (
     NotFoundError,
     TransientError,
 )
+from ckptsync.events import Event, Kind
 from ckptsync.options import MIB, Config
 from ckptsync.run import Run
 from ckptsync.verbs.save import save
@@ -157,12 +158,15 @@ def test_the_trainer_may_delete_what_is_being_sent(begin: Begin, folder: Path, s
     assert steps.steps == [1]
 
 
-def test_failures_are_tried_again_after_growing_pauses(begin: Begin, folder: Path, store: Any) -> None:
+@pytest.mark.parametrize("error", [TransientError, DeniedError, CredentialsError])
+def test_failures_are_tried_again_after_growing_pauses(
+    begin: Begin, folder: Path, store: Any, error: type[Exception]
+) -> None:
     steps = begin()
     steps.work.ask_bucket()
     write(folder / "step_1.safetensors")
     steps.look()
-    store.fail("put", TransientError("the service is down"))
+    store.fail("put", error("it does not work for a while"))
     pauses = []
     for _ in range(3):
         assert steps.upload()
@@ -216,6 +220,39 @@ def test_a_bucket_that_does_not_answer_is_asked_again(begin: Begin, store: Any) 
     assert steps.agent.board.status.state is State.WATCHING
 
 
+def test_what_is_pending_is_counted_before_a_byte_is_sent(begin: Begin, folder: Path, store: Any) -> None:
+    steps = begin()
+    size = write(folder / "step_1.safetensors").stat().st_size
+    steps.look()
+    seen: list[int] = []
+
+    def asked(*_: str) -> None:
+        seen.append(steps.agent.board.status.pending_bytes)
+
+    store.before = asked
+    steps.upload()
+    assert seen[2] == size  # behind the first answer
+    assert steps.agent.board.status.pending_bytes == 0
+
+
+def test_nothing_but_retries_is_shown_as_a_failure_that_is_tried_on(begin: Begin, folder: Path) -> None:
+    steps = begin()
+    write(folder / "step_1.safetensors")
+    steps.look()
+    assert steps.work.ask_bucket() is None
+    for _ in range(3):
+        steps.agent._observer(Event(kind=Kind.RETRY, message="put failed; trying again"))
+        steps.clock.advance(2.0)
+    status = steps.agent.board.status
+    assert (status.failing, status.failures, [told.message for told in status.errors]) == (
+        True,
+        0,
+        ["put failed; trying again"],
+    )
+    assert steps.upload()
+    assert not steps.agent.board.status.failing
+
+
 def test_a_drain_names_what_is_not_durable(begin: Begin, folder: Path) -> None:
     steps = begin()
     steps.agent.drain(0)
@@ -223,6 +260,30 @@ def test_a_drain_names_what_is_not_durable(begin: Begin, folder: Path) -> None:
     write(folder / "step_1.safetensors")
     with pytest.raises(NotDurableError, match=r"not durable: step_1\.safetensors"):
         steps.agent.drain(0)
+
+
+def test_the_end_tells_what_is_no_checkpoint(begin: Begin, folder: Path) -> None:
+    (folder / "notes.txt").write_text("no checkpoint")
+    steps = begin(ready="dcp")
+    steps.agent.drain(1.0)
+    assert "nothing was committed: by the rule 'dcp' there was no checkpoint among the files, of which there are 1" in (
+        steps.notices()
+    )
+
+
+def test_the_end_tells_what_is_not_whole(begin: Begin, folder: Path) -> None:
+    write(folder / "step_1.safetensors")
+    for number in range(5):
+        with (folder / f"cut_{number}.safetensors").open("wb") as file:
+            file.write((folder / "step_1.safetensors").read_bytes()[:-1])
+    steps = begin()
+    steps.look()
+    steps.upload()
+    steps.agent.drain(1.0)
+    said = steps.notices()
+    assert said.count("not committed: cut_") == 3
+    assert "not committed: 2 more that are not whole" in said
+    assert "no checkpoint among" not in said
 
 
 def test_a_directory_that_is_not_there_yet_is_waited_for(begin: Begin, tmp_path: Path) -> None:
@@ -362,6 +423,17 @@ def test_no_last_checkpoint_is_asked_for_where_one_like_what_waits_could_not_be_
     assert steps.backlog.paused is not is_asked
 
 
+def test_of_a_short_time_little_is_kept_back(begin: Begin, folder: Path) -> None:
+    steps = begin(margin_s=30.0)
+    deadline_s = steps.clock.monotonic() + 8.0
+    steps.endgame.take_in(Notice(source=Source.SIGNAL, kind="SIGTERM", final=True, deadline_s=deadline_s, message=""))
+    assert steps.endgame.left_s() == pytest.approx(6.0)
+    write(folder / "step_1.safetensors")
+    steps.look()
+    steps.endgame.look_again()
+    assert steps.upload()
+
+
 def test_a_machine_that_outlives_its_deadline_goes_on(begin: Begin, folder: Path) -> None:
     steps = begin()
     steps.work.ask_bucket()
@@ -386,6 +458,14 @@ def test_advice_only_begins_what_waits(begin: Begin, folder: Path, store: Any) -
     steps.endgame.take_in(Notice(source=Source.EC2, kind="rebalance", final=False, deadline_s=None, message="may end"))
     assert steps.upload()
     assert steps.agent.board.status.notices[-1].decision == ""
+
+
+@pytest.mark.parametrize(("watched", "kept"), [("a", "a"), ("a", "a/run"), ("a/checkpoints", "a"), ("link", "a/run")])
+def test_a_run_in_the_directory_is_refused_and_the_other_way_round(tmp_path: Path, watched: str, kept: str) -> None:
+    (tmp_path / "a/checkpoints").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a")
+    with pytest.raises(ConfigError, match="lie in each other"):
+        Agent(tmp_path / watched, str(tmp_path / kept), config=Config())
 
 
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:

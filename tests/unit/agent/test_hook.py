@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,10 @@ def watched(watcher: Watcher) -> Iterator[queue.Queue[Notice]]:
     [
         ("", None, "it is so"),
         ("90", 90.0, "it is so, which leaves 90 s"),
+        ("2m", 120.0, "it is so, which leaves 120 s"),
+        ('{"deadline": "30s"}', 30.0, "it is so, which leaves 30 s"),
+        ('{"deadline": "soon", "message": "maintenance"}', None, "maintenance; its deadline 'soon' is no time"),
+        ('{"deadline": null}', None, "it is so"),
         ("1800000045.5", 45.5, "it is so, which leaves 46 s"),
         ("2027-01-15T08:01:00Z", 60.0, "it is so, which leaves 60 s"),
         ("2027-01-15T09:01:00+01:00", 60.0, "it is so, which leaves 60 s"),
@@ -125,6 +129,35 @@ def test_a_command_that_is_not_there_is_said_once(caplog: pytest.LogCaptureFixtu
     assert caplog.messages == [
         "notice_command /no/such/command cannot be run: No such file or directory; it is not tried again"
     ]
+
+
+def test_of_a_command_that_says_much_the_beginning_is_kept(tmp_path: Path) -> None:
+    code = f"import os; [os.write(1, b'x' * 65536) for _ in range(200)]; open({str(tmp_path / 'done')!r}, 'w')"
+    with watched(CommandHook(f'{sys.executable} -c "{code}"', every_s=LONG_S, clock=CLOCK)) as notices:
+        assert notices.get(timeout=LONG_S).message == "x" * 4096
+    assert (tmp_path / "done").exists()
+
+
+def test_a_command_ends_with_the_watching(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with watched(CommandHook(f"sh -c 'echo $$ > {pid}; sleep 1000; echo'", every_s=LONG_S, clock=CLOCK)):
+        wait_until(lambda: pid.exists() and pid.read_text().strip())
+    wait_until(lambda: not running(int(pid.read_text())))
+
+
+def running(group: int) -> list[str]:
+    """Processes of a group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
+            found += [str(path)] if int(of) == group and state != "Z" else []
+    return found
+
+
+def test_what_a_command_leaves_running_is_not_waited_for() -> None:
+    with watched(CommandHook("sh -c 'sleep 1000 & echo so'", every_s=LONG_S, clock=CLOCK)) as notices:
+        assert notices.get(timeout=LONG_S).message == "so"
 
 
 @pytest.mark.parametrize("command", ["", "a 'b"])

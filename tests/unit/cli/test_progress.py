@@ -14,6 +14,7 @@ from ckptsync.cli.bar import bar
 from ckptsync.cli.meter import Meter
 from ckptsync.cli.progress import lines, reporting, write
 from ckptsync.events import Event, Kind
+from ckptsync.patience import impatient
 from ckptsync.testing.clock import FakeClock
 
 MIB = 1 << 20
@@ -133,6 +134,25 @@ def test_how_much_is_told(verbosity: int, heard: set[str], capsys: pytest.Captur
     out, err = capsys.readouterr()
     assert out == ""
     assert {line.rpartition("ckptsync: ")[2] for line in err.splitlines()} == heard
+
+
+def test_who_sees_no_retries_is_told_when_there_is_nothing_else() -> None:
+    clock, told_of = FakeClock(), list[Event]()
+    observer = impatient(told_of.append, clock=clock)
+
+    def retried(number: int) -> None:
+        observer(Event(kind=Kind.RETRY, message=f"try {number}"))
+
+    for number, pause_s in enumerate((1.0, 1.5, 1.0, 5.0, 5.5), 1):
+        retried(number)
+        clock.advance(pause_s)
+    assert [event.message for event in told_of] == ["try 4"]
+    retried(6)
+    assert [event.message for event in told_of] == ["try 4", "try 6"]
+    observer(Event(kind=Kind.RECEIVED, bytes=1))
+    clock.advance(60.0)
+    retried(7)
+    assert len(told_of) == 2
 
 
 def test_nothing_is_left_behind() -> None:

@@ -223,7 +223,7 @@ def test_files_are_read_once_until_they_change(folder: Path, monkeypatch: pytest
     assert reads
     reads.clear()
     assert recogniser.look(1).checkpoints == first.checkpoints
-    (folder / "b/log.txt").write_text("x")
+    (folder / "b/log.txt").write_text("x" * 5000)
     assert recogniser.look(2).checkpoints == first.checkpoints
     assert not reads
     torch_file(folder / "b/model_2.pt", step=5)

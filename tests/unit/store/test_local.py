@@ -133,6 +133,14 @@ def test_a_root_that_is_a_file_is_refused(store: LocalStore, root: Path) -> None
     assert root.read_bytes() == b"a file"
 
 
+def test_a_root_below_a_file_is_refused(root: Path) -> None:
+    root.write_bytes(b"a file")
+    store = LocalStore(root / "bucket" / "run")
+    for ask in (lambda: store.put("a", b""), lambda: list(store.list("")), lambda: list(store.list("manifests/"))):
+        with pytest.raises(ConfigError, match=f"{root} is a file, not a directory"):
+            ask()
+
+
 def test_the_root_is_fixed_when_the_store_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -160,23 +160,43 @@ run "commands" {
   }
 
   assert {
-    condition     = output.commands.status == "ckptsync status s3://my-bucket/runs/first"
-    error_message = "The command for the status is another one."
+    condition     = output.commands.doctor == "ckptsync doctor s3://my-bucket/runs/first --region eu-central-1"
+    error_message = "The command that proves the bucket is another one."
   }
 
   assert {
-    condition     = output.commands.report == "ckptsync report s3://my-bucket/runs/first"
-    error_message = "The command for the report is another one."
+    condition     = output.commands.status == "ckptsync status s3://my-bucket/runs/first --region eu-central-1"
+    error_message = "The command that tells how far the run is is another one."
   }
 
   assert {
-    condition     = output.commands.restore == "ckptsync restore s3://my-bucket/runs/first restored"
-    error_message = "The command for a restore is another one."
+    condition     = output.commands.ls == "ckptsync ls s3://my-bucket/runs/first --region eu-central-1"
+    error_message = "The command that lists snapshots is another one."
   }
 
   assert {
-    condition     = output.commands.stop == "aws autoscaling set-desired-capacity --auto-scaling-group-name train --desired-capacity 0"
+    condition     = output.commands.report == "ckptsync report s3://my-bucket/runs/first --region eu-central-1"
+    error_message = "The command that tells what was lost is another one."
+  }
+
+  assert {
+    condition     = output.commands.restore == "ckptsync restore s3://my-bucket/runs/first restored --region eu-central-1"
+    error_message = "The command that brings a checkpoint is another one."
+  }
+
+  assert {
+    condition     = output.commands.gc == "ckptsync gc s3://my-bucket/runs/first --region eu-central-1 --keep-last 3"
+    error_message = "The command that deletes old checkpoints is another one."
+  }
+
+  assert {
+    condition     = output.commands.stop == "aws autoscaling set-desired-capacity --region eu-central-1 --auto-scaling-group-name train --desired-capacity 0"
     error_message = "The command that stops the machine is another one."
+  }
+
+  assert {
+    condition     = output.commands.start == "aws autoscaling set-desired-capacity --region eu-central-1 --auto-scaling-group-name train --desired-capacity 1"
+    error_message = "The command that starts the machine is another one."
   }
 }
 

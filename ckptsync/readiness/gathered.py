@@ -1,0 +1,127 @@
+"""What one snapshot holds: the newest checkpoint, what belongs to it, and the newest of each other kind.
+
+A restore brings one snapshot back and nothing else. A training that writes `last.pt` and `best.pt`, or a generator and a discriminator in two
+folders, must find both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ckptsync.readiness.base import Folder, Ready
+from ckptsync.readiness.contents import Contents
+from ckptsync.readiness.names import family, number_in
+from ckptsync.readiness.pointers import pointing
+from ckptsync.readiness.torch import stem
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What is to be committed.
+
+    Attributes:
+        snapshots: the oldest first.
+        waiting: why something newer is not among them, a sentence each.
+    """
+
+    snapshots: tuple[Ready, ...]
+    waiting: tuple[str, ...] = ()
+
+
+def gathered(checkpoints: Sequence[Ready], root: Folder, contents: Contents, *, is_over: bool) -> Gathered:
+    """Say what is to be committed.
+
+    Args:
+        checkpoints: that are whole, the oldest first.
+        root: the directory.
+        contents: of files.
+        is_over: whether the training has ended well, so that everything is there.
+    """
+    groups = _groups(checkpoints)
+    waiting: list[str] = []
+    while len(groups) > 1 and not is_over and (missing := _missing(groups)):
+        (*_, newest) = groups.pop()
+        waiting.append(f"{newest.name} has no {missing} beside it yet, as those before it have")
+    if not groups:
+        return Gathered(())
+    newest = _joined(groups[-1])
+    carried = _carried(groups)
+    full = _pointed(_with(newest, carried), (*groups[-1], *carried), root, contents)
+    full = replace(full, beside=full.paths - newest.paths)
+    older = (_joined(group) for group in groups[:-1])
+    return Gathered((*(one for one in older if not one.paths <= full.paths), full), tuple(waiting))
+
+
+def _groups(checkpoints: Sequence[Ready]) -> list[list[Ready]]:
+    """What lies beside each other and has the same number, as `model_100.pt` and `optimizer_100.pt`; the oldest first."""
+    groups: dict[object, list[Ready]] = {}
+    for one in checkpoints:
+        above, _, name = one.name.rpartition("/")
+        number = number_in(stem(name)) if name else None
+        key = one.name if number is None else (above, number)
+        before = groups.pop(key, [])  # what is written last decides where it stands
+        groups[key] = [*before, one]
+    return list(groups.values())
+
+
+def _missing(groups: Sequence[Sequence[Ready]]) -> str:
+    """Name of a kind that the newest group lacks, and all older ones of its kinds have; empty when there is none."""
+    own = {family(one.name) for one in groups[-1]}
+    alike = [kinds for group in groups[:-1] if (kinds := {family(one.name) for one in group}) & own]
+    if not alike or not any("#" in kind for kind in own):
+        return ""
+    common = set.intersection(*alike)
+    return min(common - own, default="").rpartition("/")[2]
+
+
+def _joined(group: Sequence[Ready]) -> Ready:
+    """One checkpoint of several; it is named after the first, which stays while more come."""
+    if len(group) == 1:
+        return group[0]
+    steps = [one.step for one in group if one.step is not None]
+    joined = tuple(one.name for one in group[1:])
+    return _with(replace(group[0], step=max(steps, default=None), joined=joined), group[1:])
+
+
+def _carried(groups: Sequence[Sequence[Ready]]) -> list[Ready]:
+    """The newest of each kind that the newest group has none of."""
+    known = {family(one.name) for one in groups[-1]}
+    carried: list[Ready] = []
+    for group in reversed(groups[:-1]):
+        if any(family(one.name) not in known for one in group):
+            carried += group
+            known |= {family(one.name) for one in group}
+    return carried
+
+
+def _with(one: Ready, more: Sequence[Ready]) -> Ready:
+    """A checkpoint, and what comes along with it, the newest first."""
+    steps = (other.step for other in (one, *more) if other.step is not None)
+    replaced = {path: content for other in (one, *more) for path, content in other.replaced.items()}
+    return replace(
+        one,
+        step=next(steps, None),
+        paths=one.paths.union(*(other.paths for other in more)),
+        copied=one.copied.union(*(other.copied for other in more)),
+        replaced=replaced,
+    )
+
+
+def _pointed(full: Ready, members: Sequence[Ready], root: Folder, contents: Contents) -> Ready:
+    """The same with what names its members from beside them."""
+    more: set[str] = set()
+    for one in members:
+        above, _, name = one.name.rpartition("/")
+        folder = _at(root, above)
+        if name and folder is not None:
+            more |= {path for path in pointing(folder, name, one.paths, contents) if path not in full.paths}
+    return replace(full, paths=full.paths | more)
+
+
+def _at(root: Folder, path: str) -> Folder | None:
+    """The folder at a path."""
+    folder: Folder | None = root
+    for name in path.split("/") if path else ():
+        folder = folder.folders.get(name) if folder is not None else None
+    return folder

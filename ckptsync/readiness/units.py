@@ -1,0 +1,165 @@
+"""Folders of a step that no framework ties together, as `step-100/model.pt` beside `step-100/optimizer.pt`.
+
+Nothing in such a folder tells when the last of it is there. What its older siblings hold does, and so does a file beside it that names
+it and was written after it; the first of its kind is taken once the next has begun, or the training has ended well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ckptsync.readiness import dcp, safetensors, torch, whole
+from ckptsync.readiness.base import Findings, Folder, Ready
+from ckptsync.readiness.contents import Contents, UnreadableError
+from ckptsync.readiness.names import family, is_temporary, number_of_unit, step_along
+from ckptsync.readiness.pointers import named_after
+
+Shape = Counter[str]
+
+
+@dataclass(slots=True)
+class Shapes:
+    """What the folders of each kind held that were seen so far; for one thread."""
+
+    _seen: dict[str, dict[int, Shape]] = field(default_factory=dict)
+
+    def note(self, kind: str, found: dict[int, Shape]) -> None:
+        """Take in what is there now. Of what is gone the newest is remembered, as its successor may come later."""
+        before = self._seen.get(kind, {})
+        gone = max((number for number in before if number not in found), default=None)
+        known = {number: shape | before.get(number, Shape()) for number, shape in found.items()}
+        if gone is not None and gone < max(found, default=0):
+            known[gone] = before[gone]
+        if known:
+            self._seen[kind] = known
+
+    def before(self, kind: str, number: int) -> Shape | None:
+        """What every older one held; None when there was none."""
+        older = [shape for one, shape in self._seen.get(kind, {}).items() if one < number]
+        common = older[0] if older else None
+        for shape in older[1:]:
+            common = shape if common is None else common & shape
+        return common
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A folder of a step.
+
+    Attributes:
+        folder: with all that is in it.
+        number: that its name ends with.
+        rule: by which its files are told.
+        shape: how many files there are of each name, numbers apart.
+    """
+
+    folder: Folder
+    number: int
+    rule: str
+    shape: Shape
+
+
+def is_unit(name: str, folder: Folder) -> bool:
+    """Tell whether a folder is one of a step, and not above such."""
+    if number_of_unit(name) is None or is_temporary(name) or name.startswith("."):
+        return False
+    return not any(number_of_unit(inner) is not None for one in folder.all_folders() for inner in one.folders)
+
+
+def find(
+    above: Folder, units: Sequence[str], contents: Contents, shapes: Shapes, *, rules: frozenset[str], is_over: bool
+) -> Findings:
+    """Tell which folders of steps are whole.
+
+    Args:
+        above: the folder that they are in.
+        units: their names.
+        contents: of files.
+        shapes: what was seen so far; is told of these.
+        rules: of whose files at least one must be in a folder.
+        is_over: whether the training has ended well, so that everything is there.
+    """
+    found = [unit for name in units if (unit := _unit(above.folders[name], name, contents, rules)) is not None]
+    begun: dict[str, int] = {}
+    for name in units:
+        kind = family(above.folders[name].path)
+        begun[kind] = max(begun.get(kind, 0), number_of_unit(name) or 0)
+    kinds: dict[str, list[Unit]] = {}
+    for unit in found:
+        kinds.setdefault(family(unit.folder.path), []).append(unit)
+    checkpoints: list[Ready] = []
+    waiting: list[str] = []
+    for kind, of_kind in kinds.items():
+        shapes.note(kind, {unit.number: unit.shape for unit in of_kind})
+        for unit in of_kind:
+            judged = (
+                "" if is_over or named_after(above, unit.folder, contents) else _lacks(unit, kind, shapes, begun[kind])
+            )
+            why = _torn(unit.folder, contents) or judged
+            if why:
+                waiting.append(why)
+            else:
+                checkpoints.append(_ready(unit, contents))
+    claimed = frozenset(unit.folder.path.rpartition("/")[2] for unit in found)
+    return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=claimed)
+
+
+def _torn(folder: Folder, contents: Contents) -> str:
+    """A sentence about something in a folder that is not whole by its format."""
+    if why := whole.why_not_in(folder, contents):
+        return why
+    sharded = (one for one in folder.all_folders() if dcp.is_one(one))
+    return next((why for one in sharded if (why := dcp.why_not(one, contents))), "")
+
+
+def _lacks(unit: Unit, kind: str, shapes: Shapes, newest: int) -> str:
+    """Why nothing tells that all of it is there; empty when something does."""
+    name = unit.folder.path
+    wanted = shapes.before(kind, unit.number)
+    if wanted is not None:
+        missing = next(iter(sorted((wanted - unit.shape).elements())), "")
+        return f"{name} has no {missing} yet, as those before it have" if missing else ""
+    if unit.number < newest:
+        return ""
+    return (
+        f"{name} is the first of its kind, and nothing tells when all of it is there: it is taken when the next one begins, when the "
+        "training has ended well, or when it is marked"
+    )
+
+
+def _unit(folder: Folder, name: str, contents: Contents, rules: frozenset[str]) -> Unit | None:
+    """The unit that a folder is; None when nothing in it is known here."""
+    number = number_of_unit(name)
+    rule = next((rule for rule in _rules_of(folder, contents) if rule in rules), None)
+    if number is None or rule is None:
+        return None
+    prefix = len(folder.path) + 1
+    return Unit(folder, number, rule, Counter(family(file.path[prefix:]) for file in folder.all_files()))
+
+
+def _rules_of(folder: Folder, contents: Contents) -> Iterator[str]:
+    """By which rules something in a folder is told."""
+    for one in folder.all_folders():
+        if dcp.is_one(one):
+            yield dcp.RULE
+        for name, file in one.files.items():
+            lower = name.lower()
+            if lower.endswith(safetensors.ENDING):
+                yield safetensors.RULE
+            elif lower.endswith(torch.ENDINGS):
+                try:
+                    if contents.of(file, torch.read).is_torch:
+                        yield torch.RULE
+                except UnreadableError:
+                    yield torch.RULE
+
+
+def _ready(unit: Unit, contents: Contents) -> Ready:
+    """The checkpoint; its step is told by its files, or else by its name."""
+    folder = unit.folder
+    files = (file for file in folder.all_files() if file.path.lower().endswith(torch.ENDINGS))
+    steps = [step for file in files if (step := contents.of(file, torch.read).step) is not None]
+    step = max(steps) if steps else step_along(folder.path)
+    return Ready(step=unit.number if step is None else step, paths=folder.all_paths(), name=folder.path, rule=unit.rule)

@@ -1,0 +1,76 @@
+variable "region" {
+  description = "Region of AWS for the bucket and the machine: traffic between the two costs nothing within one."
+  type        = string
+  default     = "eu-central-1"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "It is the name of a region, as in eu-central-1."
+  }
+}
+
+variable "bucket_name" {
+  description = "Name of the bucket that is made, unique among all of AWS."
+  type        = string
+}
+
+variable "run_name" {
+  description = "The run that is trained. Another training needs another one."
+  type        = string
+  default     = "first-run"
+}
+
+variable "repository" {
+  description = "Git repository of the training, which needs no key to be read, with a train.py in its root."
+  type        = string
+}
+
+variable "train_options" {
+  description = "Options of train.py. It must write its checkpoints to /var/lib/train/checkpoints, and resume from the newest there."
+  type        = string
+  default     = "--output-dir /var/lib/train/checkpoints"
+}
+
+variable "ami_id" {
+  description = "Image of the machine, with the drivers of its GPU where it has one; null takes the newest Debian 12, which has none."
+  type        = string
+  default     = null
+}
+
+variable "instance_types" {
+  description = "Kinds of machine that will do."
+  type        = list(string)
+  default     = ["m7i.large", "m7a.large", "m6i.large", "m6a.large"]
+}
+
+variable "subnet_ids" {
+  description = "Where the machine may start; null takes the subnets of the region's default network."
+  type        = list(string)
+  default     = null
+}
+
+variable "public_ip" {
+  description = "Give the machine a public address, by which it reaches its packages; nobody reaches it. The default network needs that."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
+variable "desired_size" {
+  description = "1: a machine trains. 0: none does, and nothing but storage costs."
+  type        = number
+  default     = 1
+}
+
+variable "create_kms_key" {
+  description = "Encrypt the bucket with a key of its own, which costs, instead of S3's."
+  type        = bool
+  default     = false
+}
+
+variable "force_destroy" {
+  description = "Let terraform destroy delete the bucket with every checkpoint in it. Set it, apply, and only then destroy."
+  type        = bool
+  default     = false
+}
