@@ -149,16 +149,23 @@ def test_a_trainer_saves_names_checks_and_restores(actor: Cast, run_url: str, mo
     assert (tmp_path / "back" / "weights.bin").read_bytes() == (model / "weights.bin").read_bytes()
 
 
+def stop_before_commit(guard: GuardedS3, who: Actor, *words: str) -> None:
+    """Run ckptsync, which is refused its commit: as if it were killed when all files were in the bucket."""
+    key = who.keys["AWS_ACCESS_KEY_ID"]
+    mine = guard.by_key[key]
+    no_commit = {"Effect": "Deny", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::*/manifests/*"}
+    guard.by_key[key] = replace(mine, identity=[*mine.identity, {"Version": "2012-10-17", "Statement": [no_commit]}])
+    try:
+        who.run(*words, code=3)
+    finally:
+        guard.by_key[key] = mine
+
+
 def test_an_interrupted_save_is_continued(
     applied: Applied, guard: GuardedS3, actor: Cast, run_url: str, model: Path
 ) -> None:
     trainer = actor("trainer")
-    mine = guard.by_key[trainer.keys["AWS_ACCESS_KEY_ID"]]
-    no_commit = {"Effect": "Deny", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::*/manifests/*"}
-    stopped = replace(mine, identity=[*mine.identity, {"Version": "2012-10-17", "Statement": [no_commit]}])
-    guard.by_key[trainer.keys["AWS_ACCESS_KEY_ID"]] = stopped
-    trainer.run("save", str(model), run_url, "--step", "100", code=3)
-    guard.by_key[trainer.keys["AWS_ACCESS_KEY_ID"]] = mine
+    stop_before_commit(guard, trainer, "save", str(model), run_url, "--step", "100")
     saved = json.loads(trainer.run("save", str(model), run_url, "--step", "100", "--json"))
     assert saved["bytes_sent"] == 0
     assert len(below(applied, run_url, "data/")) == 2
@@ -169,12 +176,7 @@ def test_what_gc_has_condemned_is_not_continued(
     applied: Applied, guard: GuardedS3, actor: Cast, run_url: str, model: Path
 ) -> None:
     trainer, gc = actor("trainer"), actor("gc")
-    mine = guard.by_key[trainer.keys["AWS_ACCESS_KEY_ID"]]
-    no_commit = {"Effect": "Deny", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::*/manifests/*"}
-    stopped = replace(mine, identity=[*mine.identity, {"Version": "2012-10-17", "Statement": [no_commit]}])
-    guard.by_key[trainer.keys["AWS_ACCESS_KEY_ID"]] = stopped
-    trainer.run("save", str(model), run_url, "--step", "100", code=3)
-    guard.by_key[trainer.keys["AWS_ACCESS_KEY_ID"]] = mine
+    stop_before_commit(guard, trainer, "save", str(model), run_url, "--step", "100")
     (attempt,) = {key.split("/")[1] for key in below(applied, run_url, "data/")}
     found = layout.parse_snapshot_id(attempt)
     assert found
@@ -275,7 +277,7 @@ def test_a_trainer_quarantines_what_is_damaged_and_lifts_it(
     trainer.run("save", str(model), run_url, "--step", "100")
     (key,) = (key for key in below(applied, run_url, "data/") if key.endswith("weights.bin"))
     whole = f"{run_url.removeprefix(f's3://{BUCKET}/')}/{key}"
-    good = admin.get_object(Bucket=BUCKET, Key=whole)["Body"].read()
+    good = (model / "weights.bin").read_bytes()
     admin.put_object(Bucket=BUCKET, Key=whole, Body=b"\0" + good[1:])
     trainer.run("verify", run_url, "100", code=4)
     assert len(below(applied, run_url, "quarantine/")) == 1
@@ -337,11 +339,17 @@ def _passes(attempt: Callable[[Any], object], client: Any) -> bool:
     return True
 
 
-def test_nothing_is_left_in_the_end(applied: Applied) -> None:
+def test_a_bucket_with_checkpoints_and_its_key_survive_a_destroy(applied: Applied) -> None:
+    key = applied.outputs()["kms_key_arn"]
     applied.client("s3").put_object(Bucket=BUCKET, Key=f"{PREFIX}/last", Body=b"1")
     with pytest.raises(AssertionError, match="BucketNotEmpty"):
         applied.do("destroy", "-auto-approve")
-    applied.do("apply", "-auto-approve", **OPTIONS, force_destroy=True)
+    assert applied.client("s3").get_object(Bucket=BUCKET, Key=f"{PREFIX}/last")["Body"].read() == b"1"
+    assert applied.client("kms").describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"
+
+
+def test_nothing_is_left_where_that_was_asked_for(applied: Applied) -> None:
+    applied.do("apply", "-auto-approve", "-target=aws_s3_bucket.this", **OPTIONS, force_destroy=True)
     applied.do("destroy", "-auto-approve")
     assert applied.client("s3").list_buckets()["Buckets"] == []
     assert applied.client("iam").list_roles()["Roles"] == []

@@ -21,6 +21,9 @@ resource "aws_s3_bucket" "this" {
   force_destroy = var.force_destroy
   tags          = var.tags
 
+  # What cannot be deleted because checkpoints are in it keeps its key: Terraform destroys the bucket first.
+  depends_on = [aws_kms_key.this]
+
   lifecycle {
     precondition {
       condition     = var.abort_multipart_days > var.resume_window_days
