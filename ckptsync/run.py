@@ -50,6 +50,13 @@ class Run:
         """Where the run lies on this machine's disk; None when it does not."""
         return Path(unquote(urlsplit(self.url).path)) if self.url.startswith("file://") else None
 
+    def overlaps(self, path: Path) -> bool:
+        """Whether the run lies below a path on this machine's disk, at it, or above it, whatever links lead there."""
+        if self.directory is None:
+            return False
+        directory, other = self.directory.resolve(), path.resolve()
+        return directory.is_relative_to(other) or other.is_relative_to(directory)
+
     @property
     def place(self) -> str:
         """What tells the run from all others: a directory without links, or the URL."""

@@ -24,7 +24,6 @@ from ckptsync.agent.ledger import Ledger, ledger_path
 from ckptsync.agent.lookout import SETTLE_S, Candidate, Found, Lookout
 from ckptsync.agent.memory import share_one_heap
 from ckptsync.agent.notice import Notice
-from ckptsync.agent.startup import keep_apart
 from ckptsync.agent.uploading import Uploading
 from ckptsync.agent.watchdir import Watch
 from ckptsync.clock import SYSTEM, Clock
@@ -98,8 +97,8 @@ class Agent:
         self._exits.enter_context(store)
         self._gate = Gate(store)
         opened = run_on(self._gate, config, observer=self._observer, clock=clock)
-        if opened.directory is not None:
-            keep_apart(directory, opened.directory)
+        if opened.overlaps(directory):
+            raise ConfigError(f"{directory} and the run {opened.directory} lie in each other; keep the run elsewhere")
         self._ledger = Ledger(ledger_path(config.state_path(), opened.place, directory))
         self._backlog = Backlog(options.backlog, is_durable=self._ledger.__contains__)
         self._lookout = Lookout(directory, options.ready, options.quiet_s, clock)

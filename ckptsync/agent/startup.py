@@ -76,17 +76,6 @@ def check_directory(directory: Path) -> None:
         raise ConfigError(f"{directory} is no directory")
 
 
-def keep_apart(directory: Path, run: Path) -> None:
-    """Refuse to commit what is committed.
-
-    Raises:
-        ConfigError: the run lies in the directory, or the directory in the run.
-    """
-    watched, kept = directory.resolve(), run.resolve()
-    if watched.is_relative_to(kept) or kept.is_relative_to(watched):
-        raise ConfigError(f"{directory} and the run {run} lie in each other; keep the run elsewhere")
-
-
 def _make(directory: Path) -> None:
     """Make the directory, where nothing was restored.
 

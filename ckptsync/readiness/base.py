@@ -90,11 +90,16 @@ class Folder:
 
     def file_at(self, path: str) -> SourceFile | None:
         """The file at a path relative to this folder."""
-        *above, name = path.split("/")
-        folder: Folder | None = self
-        for one in above:
-            folder = folder.folders.get(one) if folder is not None else None
+        above, _, name = path.rpartition("/")
+        folder = self.folder_at(above)
         return folder.files.get(name) if folder is not None else None
+
+    def folder_at(self, path: str) -> Folder | None:
+        """The folder at a path relative to this one, which is at the empty path."""
+        folder: Folder | None = self
+        for name in path.split("/") if path else ():
+            folder = folder.folders.get(name) if folder is not None else None
+        return folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,13 @@ def why_not(folder: Folder, contents: Contents) -> str:
     return whole.why_not(folder.all_files(), contents)
 
 
+def why_not_in(folder: Folder, contents: Contents) -> str:
+    """As `whole.why_not_in`, with the checkpoints of this rule in the folder."""
+    if why := whole.why_not_in(folder, contents):
+        return why
+    return next((why for one in folder.all_folders() if is_one(one) and (why := why_not(one, contents))), "")
+
+
 def _told(folder: Folder) -> Iterator[SourceFile]:
     """The metadata: one file, or one of each rank where ranks save without each other."""
     if METADATA in folder.files:

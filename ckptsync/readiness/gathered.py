@@ -96,7 +96,7 @@ def _carried(groups: Sequence[Sequence[Ready]]) -> list[Ready]:
 
 
 def _with(one: Ready, more: Sequence[Ready]) -> Ready:
-    """A checkpoint, and what comes along with it, the newest first."""
+    """A checkpoint, and what comes along with it; the first that tells a step counts."""
     steps = (other.step for other in (one, *more) if other.step is not None)
     replaced = {path: content for other in (one, *more) for path, content in other.replaced.items()}
     return replace(
@@ -113,15 +113,7 @@ def _pointed(full: Ready, members: Sequence[Ready], root: Folder, contents: Cont
     more: set[str] = set()
     for one in members:
         above, _, name = one.name.rpartition("/")
-        folder = _at(root, above)
+        folder = root.folder_at(above)
         if name and folder is not None:
             more |= {path for path in pointing(folder, name, one.paths, contents) if path not in full.paths}
     return replace(full, paths=full.paths | more)
-
-
-def _at(root: Folder, path: str) -> Folder | None:
-    """The folder at a path."""
-    folder: Folder | None = root
-    for name in path.split("/") if path else ():
-        folder = folder.folders.get(name) if folder is not None else None
-    return folder

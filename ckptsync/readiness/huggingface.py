@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from ckptsync.readiness import dcp, deepspeed, whole
+from ckptsync.readiness import dcp, deepspeed
 from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import checked_step, is_temporary, number_of_unit
+from ckptsync.readiness.names import checked_step, number_of_unit
 
 RULE = "huggingface"
 STATE = "trainer_state.json"
@@ -112,22 +112,8 @@ def _why_not(folder: Folder, contents: Contents) -> str:
     )
     if (late := next(newer, None)) is not None:
         return f"{late} was written after {STATE}, so it is being written again"
-    return _why_not_below(folder, contents)
-
-
-def _why_not_below(folder: Folder, contents: Contents) -> str:
-    """What the folders in a checkpoint lack, and its files by their formats."""
-    for inner in folder.all_folders():
-        if inner.odd:
-            name, why = next(iter(inner.odd.items()))
-            return f"{inner.inner(name)} {why}"
-        if temporary := next((name for name in (*inner.files, *inner.folders) if is_temporary(name)), None):
-            return f"{inner.inner(temporary)} is being written"
-        if inner is not folder and dcp.is_one(inner) and (why := dcp.why_not(inner, contents)):
-            return why
-    if deepspeed.LATEST in folder.files and (why := deepspeed.why_not(folder, contents)):
-        return why
-    return whole.why_not(folder.all_files(), contents)
+    why = deepspeed.why_not(folder, contents) if deepspeed.LATEST in folder.files else ""
+    return why or dcp.why_not_in(folder, contents)
 
 
 def _wanted(folder: Folder, contents: Contents) -> Iterator[str]:

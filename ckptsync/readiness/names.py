@@ -27,6 +27,11 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None or is_partial(name)
 
 
+def is_plain(name: str) -> bool:
+    """Tell whether a file or folder of this name is neither hidden nor still being written."""
+    return not name.startswith(".") and not is_temporary(name)
+
+
 def step_in(name: str) -> int | None:
     """Return the step that a name tells, as `epoch=3-step=500`, `step-100`, `checkpoint-500` or `500`; None when it tells none.
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 from ckptsync.readiness.base import Folder
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import is_temporary, number_in
+from ckptsync.readiness.names import checked_step, is_plain, number_in
 from ckptsync.readiness.torch import stem
 from ckptsync.transfer.source import SourceFile
 
 _MOST_BYTES = 4096
 _WORD = re.compile(r"[\w.=+-]+")
+_CONTROLS = frozenset(map(chr, range(32))) - frozenset("\t\n\r")
 
 
 def read_text(opened: Opened) -> frozenset[str] | None:
@@ -24,10 +25,7 @@ def read_text(opened: Opened) -> frozenset[str] | None:
         text = opened.read(0, _MOST_BYTES).decode()
     except UnicodeDecodeError:
         return None
-    return frozenset(_WORD.findall(text)) if text.isprintable() or not set(text) & _CONTROLS else None
-
-
-_CONTROLS = frozenset(map(chr, range(32))) - frozenset("\t\n\r")
+    return None if _CONTROLS.intersection(text) else frozenset(_WORD.findall(text))
 
 
 def pointing(folder: Folder, name: str, paths: frozenset[str], contents: Contents) -> Iterator[str]:
@@ -51,7 +49,7 @@ def texts_naming(folder: Folder, name: str, contents: Contents) -> Iterator[Sour
     """Small files in a folder that name something else in it, whole or by its number alone."""
     own, number = {name, stem(name)}, number_in(stem(name))
     for beside, file in folder.files.items():
-        if beside == name or beside.startswith(".") or is_temporary(beside) or file.size > _MOST_BYTES:
+        if beside == name or not is_plain(beside) or file.size > _MOST_BYTES:
             continue
         try:
             words = contents.of(file, read_text)
@@ -70,4 +68,4 @@ def named_after(above: Folder, folder: Folder, contents: Contents) -> bool:
 
 def _plain(word: str) -> int | None:
     """A number that is written as such."""
-    return int(word) if word.isdecimal() and len(word) < 13 else None  # noqa: PLR2004  as steps are
+    return checked_step(int(word)) if word.isdecimal() else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ckptsync.readiness import whole
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents
-from ckptsync.readiness.names import is_temporary, step_along, step_in
+from ckptsync.readiness.names import is_plain, step_along, step_in
 from ckptsync.readiness.torch import stem
 from ckptsync.transfer.source import SourceFile
 
@@ -58,7 +58,7 @@ def find(root: Folder, contents: Contents, *, quiet_s: float, now_s: float) -> F
 def _units(folder: Folder) -> Iterator[_Unit]:
     """What may be checkpoints in a folder."""
     for name, inner in folder.folders.items():
-        if is_temporary(name) or name.startswith("."):
+        if not is_plain(name):
             continue
         if step_in(name) is not None or not _tells_steps(inner):
             yield _Unit(inner.path, list(inner.all_files()), inner)
@@ -77,7 +77,7 @@ def _tells_steps(folder: Folder) -> bool:
 def _plain(folder: Folder) -> Iterator[SourceFile]:
     """Files of a folder that are neither hidden nor temporary."""
     for name, file in folder.files.items():
-        if not name.startswith(".") and not is_temporary(name):
+        if is_plain(name):
             yield file
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import is_temporary, step_along
+from ckptsync.readiness.names import is_plain, step_along
 from ckptsync.readiness.torch import is_scattered, scattered
 
 RULE = "safetensors"
@@ -55,9 +55,7 @@ def read(opened: Opened) -> SafetensorsFile:
 
 def find(folder: Folder, contents: Contents) -> Findings:
     """Find files that are checkpoints by themselves."""
-    names = [
-        name for name in folder.files if name.lower().endswith(ENDING) and name[0] != "." and not is_temporary(name)
-    ]
+    names = [name for name in folder.files if name.lower().endswith(ENDING) and is_plain(name)]
     if is_scattered(folder, names):
         return Findings(waiting=(scattered(folder),), claimed=frozenset(names))
     checkpoints: list[Ready] = []

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ckptsync.readiness import zipped
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import checked_step, is_temporary, number_in, step_along
+from ckptsync.readiness.names import checked_step, is_plain, number_in, step_along
 from ckptsync.readiness.opcodes import Named
 from ckptsync.readiness.pickled import PickleError, scan
 from ckptsync.readiness.zipped import BrokenError
@@ -154,17 +154,12 @@ def files(folder: Folder, names: Iterable[str], contents: Contents, rule: str) -
 
 def is_candidate(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:
     """Tell whether a file of this name may be a checkpoint by itself."""
-    return _is_plain(name, endings) and not is_part(name)
+    return is_plain(name) and name.lower().endswith(endings) and not is_part(name)
 
 
 def is_part(name: str) -> bool:
     """Tell whether a file of this name is a part of a checkpoint, and none by itself."""
-    return _is_plain(name, ENDINGS) and _RANK.sub("", stem(name)) in _PARTS
-
-
-def _is_plain(name: str, endings: tuple[str, ...]) -> bool:
-    """Tell whether a name has one of some endings, and is neither hidden nor temporary."""
-    return name.lower().endswith(endings) and not name.startswith(".") and not is_temporary(name)
+    return is_plain(name) and name.lower().endswith(ENDINGS) and _RANK.sub("", stem(name)) in _PARTS
 
 
 def is_scattered(folder: Folder, names: Sequence[str]) -> bool:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 
-from ckptsync.readiness import dcp, safetensors, torch, whole
+from ckptsync.readiness import dcp, safetensors, torch
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, UnreadableError
-from ckptsync.readiness.names import family, is_temporary, number_of_unit, step_along
+from ckptsync.readiness.names import family, is_plain, number_of_unit, step_along
 from ckptsync.readiness.pointers import named_after
 
 Shape = Counter[str]
@@ -38,10 +40,7 @@ class Shapes:
     def before(self, kind: str, number: int) -> Shape | None:
         """What every older one held; None when there was none."""
         older = [shape for one, shape in self._seen.get(kind, {}).items() if one < number]
-        common = older[0] if older else None
-        for shape in older[1:]:
-            common = shape if common is None else common & shape
-        return common
+        return reduce(and_, older) if older else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Unit:
 
 def is_unit(name: str, folder: Folder) -> bool:
     """Tell whether a folder is one of a step, and not above such."""
-    if number_of_unit(name) is None or is_temporary(name) or name.startswith("."):
+    if number_of_unit(name) is None or not is_plain(name):
         return False
     return not any(number_of_unit(inner) is not None for one in folder.all_folders() for inner in one.folders)
 
@@ -81,43 +80,33 @@ def find(
         rules: of whose files at least one must be in a folder.
         is_over: whether the training has ended well, so that everything is there.
     """
-    found = [unit for name in units if (unit := _unit(above.folders[name], name, contents, rules)) is not None]
-    begun: dict[str, int] = {}
+    kinds: dict[str, list[str]] = {}
     for name in units:
-        kind = family(above.folders[name].path)
-        begun[kind] = max(begun.get(kind, 0), number_of_unit(name) or 0)
-    kinds: dict[str, list[Unit]] = {}
-    for unit in found:
-        kinds.setdefault(family(unit.folder.path), []).append(unit)
+        kinds.setdefault(family(name), []).append(name)
     checkpoints: list[Ready] = []
     waiting: list[str] = []
-    for kind, of_kind in kinds.items():
-        shapes.note(kind, {unit.number: unit.shape for unit in of_kind})
-        for unit in of_kind:
-            judged = (
-                "" if is_over or named_after(above, unit.folder, contents) else _lacks(unit, kind, shapes, begun[kind])
+    claimed: set[str] = set()
+    for kind, names in kinds.items():
+        newest = max(number_of_unit(name) or 0 for name in names)
+        known = {name: unit for name in names if (unit := _unit(above.folders[name], name, contents, rules))}
+        place = family(above.inner(kind))
+        shapes.note(place, {unit.number: unit.shape for unit in known.values()})
+        claimed |= known.keys()
+        for unit in known.values():
+            is_all = is_over or named_after(above, unit.folder, contents)
+            why = dcp.why_not_in(unit.folder, contents) or (
+                "" if is_all else _lacks(unit, shapes.before(place, unit.number), newest)
             )
-            why = _torn(unit.folder, contents) or judged
             if why:
                 waiting.append(why)
             else:
                 checkpoints.append(_ready(unit, contents))
-    claimed = frozenset(unit.folder.path.rpartition("/")[2] for unit in found)
-    return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=claimed)
+    return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(claimed))
 
 
-def _torn(folder: Folder, contents: Contents) -> str:
-    """A sentence about something in a folder that is not whole by its format."""
-    if why := whole.why_not_in(folder, contents):
-        return why
-    sharded = (one for one in folder.all_folders() if dcp.is_one(one))
-    return next((why for one in sharded if (why := dcp.why_not(one, contents))), "")
-
-
-def _lacks(unit: Unit, kind: str, shapes: Shapes, newest: int) -> str:
+def _lacks(unit: Unit, wanted: Shape | None, newest: int) -> str:
     """Why nothing tells that all of it is there; empty when something does."""
     name = unit.folder.path
-    wanted = shapes.before(kind, unit.number)
     if wanted is not None:
         missing = next(iter(sorted((wanted - unit.shape).elements())), "")
         return f"{name} has no {missing} yet, as those before it have" if missing else ""

@@ -245,9 +245,9 @@ def _spare_the_run(run: Run, entries: Sequence[Entry], target: Path) -> None:
     Raises:
         ConfigError: the run lies below the target, or the target below the run.
     """
-    directory = run.directory.resolve() if run.directory else None
-    if directory is None or not (directory.is_relative_to(target) or target.is_relative_to(directory)):
+    if run.directory is None or not run.overlaps(target):
         return
+    directory = run.directory.resolve()
     tops = {entry.path.partition("/")[0] for entry in entries}
     beside = (
         directory != target and directory.is_relative_to(target) and directory.relative_to(target).parts[0] not in tops

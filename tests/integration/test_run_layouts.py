@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.instances import CKPTSYNC
 from support.waiting import LONG_S
 
 from ckptsync.run import open_run
 
-CKPTSYNC = str(Path(sys.executable).with_name("ckptsync"))
 pytestmark = [pytest.mark.req(12)]
 BEGIN = """import os, shutil, time
 folder, template = os.environ['CKPTSYNC_DIR'], os.environ['TEMPLATE']

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,13 @@ class Unit:
             variable = _VARIABLE.fullmatch(word)
             words += shlex.split(environ.get(variable[1], "")) if variable else [word]
         return words
+
+
+def said(*command: str | Path) -> str:
+    """What a checker says of a file; without the checker this fails."""
+    assert shutil.which(str(command[0])), f"{command[0]} is not there; install cloud-init, shellcheck and systemd"
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    return done.stdout if done.stdout or not done.returncode else f"it ended with {done.returncode}"
 
 
 def unit(text: str) -> Unit:

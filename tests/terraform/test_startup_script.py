@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from support.mocked import made
-from support.startup import ENVIRONMENT, SCRIPT, UNIT, environment, files, unit
+from support.startup import ENVIRONMENT, SCRIPT, UNIT, environment, files, said, unit
 from support.terraform import Terraform
 
 from ckptsync.config import resolve
@@ -63,13 +62,6 @@ def rendered(terraform: Terraform, tmp_path_factory: pytest.TempPathFactory) -> 
         return known[key]
 
     return render
-
-
-def said(*command: str | Path) -> str:
-    """What a checker says of a file; without the checker this fails."""
-    assert shutil.which(str(command[0])), f"{command[0]} is not there; install shellcheck and systemd"
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    return done.stdout if done.stdout or not done.returncode else f"it ended with {done.returncode}"
 
 
 def test_the_example_of_the_documentation_is_what_the_module_makes(rendered: Rendered) -> None:

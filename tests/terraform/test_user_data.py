@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.startup import ENVIRONMENT, UNIT, USER_DATA, environment, files, unit
+from support.startup import ENVIRONMENT, UNIT, USER_DATA, environment, files, said, unit
 from support.terraform import Terraform
 
 from ckptsync.config import resolve
@@ -78,13 +77,6 @@ def planned(terraform: Terraform, folder: Path, variables: dict[str, object]) ->
     (module,) = plan["planned_values"]["root_module"]["child_modules"]
     (found,) = (made["values"]["user_data"] for made in module["resources"] if made["type"] == "aws_launch_template")
     return base64.b64decode(found).decode()
-
-
-def said(*command: str | Path) -> str:
-    """What a checker says of a file; without the checker this fails."""
-    assert shutil.which(str(command[0])), f"{command[0]} is not there; install cloud-init, shellcheck and systemd"
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    return done.stdout if done.stdout or not done.returncode else f"it ended with {done.returncode}"
 
 
 def test_the_example_of_the_documentation_is_what_the_module_makes(rendered: Rendered) -> None:
