@@ -101,7 +101,7 @@ def _legacy(opened: Opened) -> TorchFile:
     storages: dict[str, tuple[str, int]] = {}
 
     def watch(what: object, argument: object) -> None:
-        if what is None and isinstance(argument, tuple) and len(argument) > 4 and isinstance(argument[1], Named):  # noqa: PLR2004
+        if what is None and isinstance(argument, tuple) and len(argument) > 4 and isinstance(argument[1], Named):  # noqa: PLR2004  items
             storages[str(argument[2])] = (argument[1].name.removesuffix("Storage"), argument[4])
 
     end = len(_LEGACY)

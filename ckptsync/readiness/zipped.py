@@ -135,7 +135,7 @@ def _enlarged(extra: bytes, *fields: int) -> tuple[int, int, int]:
     found: list[int] = []
     for value in fields:
         if value == _LARGE and len(large) >= 8:  # noqa: PLR2004  a 64-bit number
-            value, large = int.from_bytes(large[:8], "little"), large[8:]  # noqa: PLW2901
+            value, large = int.from_bytes(large[:8], "little"), large[8:]  # noqa: PLW2901  the rest of it
         found.append(value)
     full_size, size, begin = found
     return full_size, size, begin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,4 +100,4 @@ def test_a_training_that_failed_leaves_no_half_folder_and_a_word(tmp_path: Path)
     done = run(url, tmp_path / "here", sys.executable, "-c", code)
     assert done.returncode == 3
     assert "not committed: step-7 is the first of its kind" in done.stderr
-    assert not os.path.exists(url) or held(url) == []  # noqa: PTH110
+    assert not Path(url).exists() or held(url) == []
