@@ -29,6 +29,11 @@ class CommandNotFoundError(CommandError):
     exit_code = 127
 
 
+def has_terminal() -> bool:
+    """Tell whether commands that are started here have a terminal, from which signals reach them as well."""
+    return sys.stdin is not None and os.isatty(0)
+
+
 class Child:
     """A running command.
 
@@ -49,7 +54,7 @@ class Child:
         """
         if not command[0]:
             raise CommandNotFoundError("the command is empty")
-        self.has_terminal = sys.stdin is not None and os.isatty(0)
+        self.has_terminal = has_terminal()
         try:
             self._process = subprocess.Popen(  # noqa: S603  that it is run was asked for
                 command,

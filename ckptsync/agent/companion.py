@@ -8,9 +8,10 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from ckptsync.agent.agent import Agent
-from ckptsync.agent.child import Child
+from ckptsync.agent.child import Child, has_terminal
 from ckptsync.agent.notice import Notice, Source
 from ckptsync.clock import Clock
 from ckptsync.errors import CkptsyncError, FencedError, NotDurableError
@@ -27,27 +28,27 @@ _STOP_S = 35.0
 class Companion:
     """Passes signals on, waits for the command, drains. For the main thread."""
 
+    _child: Child
+
     def __init__(
         self,
         agent: Agent,
-        child: Child,
         *,
         drain_timeout_s: float,
         margin_s: float,
         clock: Clock,
         say: Callable[[str], None],
     ) -> None:
-        """Take both; nothing happens yet.
+        """Keep what is needed; nothing happens yet.
 
         Args:
-            agent: that was started.
-            child: that was started.
+            agent: that commits what the command writes.
             drain_timeout_s: for what is not durable when the command has ended, or from the first SIGTERM on for everything.
             margin_s: before that is over, everything is; of a short time it is at most a quarter.
             clock: tells the time.
             say: told what people should read.
         """
-        self._agent, self._child, self._clock, self._say = agent, child, clock, say
+        self._agent, self._clock, self._say = agent, clock, say
         self._drain_timeout_s, self._margin_s = drain_timeout_s, min(margin_s, drain_timeout_s / 4)
         self._events: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._until_s: float | None = None
@@ -55,14 +56,29 @@ class Companion:
         self._told_failure = self._draining = False
 
     @contextmanager
-    def passing_signals(self) -> Iterator[None]:
-        """Pass signals on for as long as the `with` block lasts; those that were ignored before stay so."""
-        before = {}
-        for number in (*_PASSED, signal.SIGTSTP, signal.SIGCHLD):
-            by_terminal = self._child.has_terminal and number in _FROM_TERMINAL and number is not signal.SIGINT
-            if signal.getsignal(number) is not signal.SIG_IGN and not by_terminal:
-                before[number] = signal.signal(number, self._signalled)
+    def beside(self, start: Callable[[], Child]) -> Iterator[None]:
+        """Start the command, and pass signals on to it for as long as the `with` block lasts; those that were ignored before stay so.
+
+        What arrives while it is being started reaches it, too.
+
+        Args:
+            start: starts it.
+
+        Raises:
+            CommandError: it cannot be started.
+        """
+        before = dict[int, Any]()
+        by_terminal = set(_FROM_TERMINAL) - {signal.SIGINT} if has_terminal() else set()
+
+        def take_over(*numbers: int) -> None:
+            for number in numbers:
+                if signal.getsignal(number) is not signal.SIG_IGN and number not in by_terminal:
+                    before[number] = signal.signal(number, self._signalled)
+
         try:
+            take_over(*_PASSED, signal.SIGCHLD)
+            self._child = start()
+            take_over(signal.SIGTSTP)
             yield
         finally:
             for number, handler in before.items():

@@ -141,17 +141,20 @@ def _supervised(
         with spanned(spans, "restore"):
             _bring(run, directory, config, fan_out(observer, agent.board.observe))
         agent.look()  # what stands here by now is not of the command
-        children.append(Child(command, _environ(run, directory, request_file)))
-        exits.callback(children[0].kill)
+
+        def start() -> Child:
+            children.append(Child(command, _environ(run, directory, request_file)))
+            exits.callback(children[0].kill)
+            return children[0]
+
         companion = Companion(
             agent,
-            children[0],
             drain_timeout_s=config.agent.drain_timeout_s,
             margin_s=config.agent.margin_s,
             clock=SYSTEM,
             say=say,
         )
-        with companion.passing_signals():
+        with companion.beside(start):
             agent.start()
             return companion.wait()
 
