@@ -1,7 +1,8 @@
 """moto: AWS on loopback as far as Terraform needs it: buckets, roles, keys, and machines that are only written down.
 
 It holds nobody to any policy: its own checks pass over conditions of a role's policies, take a conditional denial in a bucket's
-for one that always holds, and know no `?` in a pattern. guarded_s3.py stands before it where rights matter.
+for one that always holds, and know no `?` in a pattern. guarded_s3.py stands before it where rights matter. A last version that
+is a delete marker is deleted here as any other; moto itself fails at it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ _PINS = ("moto[server,s3,ec2,iam,autoscaling,sts,kms]==5.2.5",)
 _PROGRAM = """
 import sys
 from moto.iam.access_control import PermissionResult
-from moto.s3.models import FakeBucket
+from moto.s3.models import FakeBucket, FakeDeleteMarker
 from moto.server import main
 
 FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL
+FakeDeleteMarker.dispose = lambda _: None
 main(sys.argv[1:])
 """
 

@@ -8,6 +8,10 @@ provider "aws" {
   }
 }
 
+data "aws_caller_identity" "current" {}
+
+data "aws_partition" "current" {}
+
 data "aws_vpc" "default" {
   count   = var.subnet_ids == null ? 1 : 0
   default = true
@@ -46,6 +50,12 @@ data "aws_ami" "debian" {
 locals {
   subnet_ids = var.subnet_ids != null ? var.subnet_ids : data.aws_subnets.default[0].ids
   ami_id     = var.ami_id != null ? var.ami_id : data.aws_ami.debian[0].id
+
+  role_arns = {
+    trainer = module.bucket.trainer_role_arn
+    reader  = module.bucket.reader_role_arn
+    gc      = module.bucket.gc_role_arn
+  }
 }
 
 module "bucket" {
@@ -54,6 +64,14 @@ module "bucket" {
   prefix         = "runs"
   create_kms_key = var.create_kms_key
   force_destroy  = var.force_destroy
+
+  # The machine, and whom IAM lets in this account: who operates it tries the trainer's rights with the doctor.
+  principals = {
+    trainer = {
+      services = ["ec2.amazonaws.com"]
+      arns     = ["arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:root"]
+    }
+  }
 }
 
 # The machine asks, and is never asked.

@@ -9,8 +9,14 @@ output "run" {
 }
 
 output "commands" {
-  description = "What to run, by what it is for: look at the run, bring its newest checkpoint, keep the bill small, stop and start the machine."
-  value       = module.machine.commands
+  description = "What to run, by what it is for, after the one that makes you the trainer, the reader or gc: `doctor` as trainer, `gc` as gc, the others as reader. `stop` and `start` change the group, as whoever applied this."
+  value = merge(module.machine.commands, {
+    for who, arn in local.role_arns : "as_${who}" => join(" && ", [
+      "aws configure set profile.ckptsync-${who}.role_arn ${arn}",
+      "aws configure set profile.ckptsync-${who}.source_profile ${var.source_profile}",
+      "export AWS_PROFILE=ckptsync-${who}",
+    ])
+  })
 }
 
 output "trainer_role_arn" {

@@ -63,6 +63,18 @@ variable "desired_size" {
   default     = 1
 }
 
+variable "source_profile" {
+  description = "Profile of the AWS CLI by which you take the roles, in the commands of the outputs."
+  type        = string
+  default     = "default"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9_.@-]+$", var.source_profile))
+    error_message = "It is the name of a profile, of letters, digits and _ . @ - alone."
+  }
+}
+
 variable "create_kms_key" {
   description = "Encrypt the bucket with a key of its own, which costs, instead of S3's."
   type        = bool

@@ -26,7 +26,7 @@ output "trainer_role_name" {
 }
 
 output "trainer_instance_profile_name" {
-  description = "What EC2 instances that train are given; null where EC2 is none of `trainer_principals`."
+  description = "What EC2 instances that train are given; null where EC2 is none of the trainer's principals."
   value       = one(aws_iam_instance_profile.trainer[*].name)
 }
 

@@ -1,10 +1,11 @@
 # Three roles, each with what its verbs need and no more; README.md tells which verb needs which.
 
 locals {
+  nobody = { services = [], arns = [], oidc = [] }
   principals = {
-    trainer = var.trainer_principals
-    reader  = var.reader_principals
-    gc      = var.gc_principals
+    trainer = lookup(var.principals, "trainer", merge(local.nobody, { services = ["ec2.amazonaws.com"] }))
+    reader  = lookup(var.principals, "reader", local.nobody)
+    gc      = lookup(var.principals, "gc", local.nobody)
   }
   role_names = { for role in keys(local.principals) : role => "${substr(var.bucket_name, 0, 56)}-${role}" }
   role_arns  = { for role, name in local.role_names : role => "arn:${local.partition}:iam::${local.account}:role/${name}" }
@@ -142,7 +143,7 @@ resource "aws_iam_role_policy" "this" {
 }
 
 resource "aws_iam_instance_profile" "trainer" {
-  count = contains(var.trainer_principals.services, "ec2.amazonaws.com") ? 1 : 0
+  count = contains(local.principals.trainer.services, "ec2.amazonaws.com") ? 1 : 0
 
   name = local.role_names.trainer
   role = aws_iam_role.this["trainer"].name

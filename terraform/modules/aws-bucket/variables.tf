@@ -110,108 +110,49 @@ variable "access_log_bucket" {
   }
 }
 
-variable "trainer_principals" {
-  description = "Who may take the role that saves and restores: services, ARNs, or service accounts of Kubernetes by OIDC. With none of them, whom IAM lets in this account."
-  type = object({
+variable "principals" {
+  description = "Who may take the role of the `trainer`, which saves and restores, the `reader`, which only restores, and `gc`, which deletes (`gc`, `rm`, `unpin`): services, ARNs, or service accounts of Kubernetes by OIDC. A trainer that is not named is EC2. Any other role that names nobody is for whom IAM lets in this account."
+  type = map(object({
     services = optional(list(string), [])
     arns     = optional(list(string), [])
     oidc = optional(list(object({
       provider_arn = string
       subjects     = list(string)
     })), [])
-  })
-  default  = { services = ["ec2.amazonaws.com"] }
-  nullable = false
-
-  validation {
-    condition     = alltrue([for one in var.trainer_principals.services : can(regex("^[a-z0-9.-]+\\.amazonaws\\.com(\\.cn)?$", one))])
-    error_message = "trainer_principals.services must be names such as ec2.amazonaws.com or pods.eks.amazonaws.com."
-  }
-
-  validation {
-    condition     = alltrue([for one in var.trainer_principals.arns : can(regex("^arn:aws[a-z-]*:(iam|sts)::[0-9]{12}:[^*]+$", one))])
-    error_message = "trainer_principals.arns must be whole ARNs of accounts, roles or users, without wildcards."
-  }
-
-  validation {
-    condition = alltrue(flatten([
-      for one in var.trainer_principals.oidc : [
-        can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:oidc-provider/.+$", one.provider_arn)),
-        length(one.subjects) > 0,
-        [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*]+:[^:]+$", subject))],
-      ]
-    ]))
-    error_message = "trainer_principals.oidc must hold ARNs of OIDC providers, and subjects such as system:serviceaccount:NAMESPACE:NAME."
-  }
-}
-
-variable "reader_principals" {
-  description = "Who may take the role that only restores; as `trainer_principals`."
-  type = object({
-    services = optional(list(string), [])
-    arns     = optional(list(string), [])
-    oidc = optional(list(object({
-      provider_arn = string
-      subjects     = list(string)
-    })), [])
-  })
+  }))
   default  = {}
   nullable = false
 
   validation {
-    condition     = alltrue([for one in var.reader_principals.services : can(regex("^[a-z0-9.-]+\\.amazonaws\\.com(\\.cn)?$", one))])
-    error_message = "reader_principals.services must be names such as ec2.amazonaws.com or pods.eks.amazonaws.com."
-  }
-
-  validation {
-    condition     = alltrue([for one in var.reader_principals.arns : can(regex("^arn:aws[a-z-]*:(iam|sts)::[0-9]{12}:[^*]+$", one))])
-    error_message = "reader_principals.arns must be whole ARNs of accounts, roles or users, without wildcards."
+    condition     = length(setsubtract(keys(var.principals), ["trainer", "reader", "gc"])) == 0
+    error_message = "principals must be those of trainer, reader and gc; there are no other roles."
   }
 
   validation {
     condition = alltrue(flatten([
-      for one in var.reader_principals.oidc : [
-        can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:oidc-provider/.+$", one.provider_arn)),
-        length(one.subjects) > 0,
-        [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*]+:[^:]+$", subject))],
-      ]
+      for role in values(var.principals) : [for one in role.services : can(regex("^[a-z0-9.-]+\\.amazonaws\\.com(\\.cn)?$", one))]
     ]))
-    error_message = "reader_principals.oidc must hold ARNs of OIDC providers, and subjects such as system:serviceaccount:NAMESPACE:NAME."
-  }
-}
-
-variable "gc_principals" {
-  description = "Who may take the role that deletes (`gc`, `rm`, `unpin`); as `trainer_principals`."
-  type = object({
-    services = optional(list(string), [])
-    arns     = optional(list(string), [])
-    oidc = optional(list(object({
-      provider_arn = string
-      subjects     = list(string)
-    })), [])
-  })
-  default  = {}
-  nullable = false
-
-  validation {
-    condition     = alltrue([for one in var.gc_principals.services : can(regex("^[a-z0-9.-]+\\.amazonaws\\.com(\\.cn)?$", one))])
-    error_message = "gc_principals.services must be names such as ec2.amazonaws.com or pods.eks.amazonaws.com."
-  }
-
-  validation {
-    condition     = alltrue([for one in var.gc_principals.arns : can(regex("^arn:aws[a-z-]*:(iam|sts)::[0-9]{12}:[^*]+$", one))])
-    error_message = "gc_principals.arns must be whole ARNs of accounts, roles or users, without wildcards."
+    error_message = "services must be names such as ec2.amazonaws.com or pods.eks.amazonaws.com."
   }
 
   validation {
     condition = alltrue(flatten([
-      for one in var.gc_principals.oidc : [
-        can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:oidc-provider/.+$", one.provider_arn)),
-        length(one.subjects) > 0,
-        [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*]+:[^:]+$", subject))],
+      for role in values(var.principals) : [for one in role.arns : can(regex("^arn:aws[a-z-]*:(iam|sts)::[0-9]{12}:[^*]+$", one))]
+    ]))
+    error_message = "arns must be whole ARNs of accounts, roles or users, without wildcards."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for role in values(var.principals) : [
+        for one in role.oidc : [
+          can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:oidc-provider/.+$", one.provider_arn)),
+          length(one.subjects) > 0,
+          [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*]+:[^:]+$", subject))],
+        ]
       ]
     ]))
-    error_message = "gc_principals.oidc must hold ARNs of OIDC providers, and subjects such as system:serviceaccount:NAMESPACE:NAME."
+    error_message = "oidc must hold ARNs of OIDC providers, and subjects such as system:serviceaccount:NAMESPACE:NAME."
   }
 }
 

@@ -143,108 +143,68 @@ run "everybody_as_trainer" {
   command = plan
 
   variables {
-    trainer_principals = { arns = ["*"] }
+    principals = { trainer = { arns = ["*"] } }
   }
 
-  expect_failures = [var.trainer_principals]
+  expect_failures = [var.principals]
 }
 
 run "every_role_of_an_account_as_trainer" {
   command = plan
 
   variables {
-    trainer_principals = { arns = ["arn:aws:iam::123456789012:role/*"] }
+    principals = { trainer = { arns = ["arn:aws:iam::123456789012:role/*"] } }
   }
 
-  expect_failures = [var.trainer_principals]
+  expect_failures = [var.principals]
 }
 
 run "no_service_as_trainer" {
   command = plan
 
   variables {
-    trainer_principals = { services = ["ec2"] }
+    principals = { trainer = { services = ["ec2"] } }
   }
 
-  expect_failures = [var.trainer_principals]
+  expect_failures = [var.principals]
 }
 
 run "every_service_account_as_trainer" {
   command = plan
 
   variables {
-    trainer_principals = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = ["*"] }] }
+    principals = { trainer = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = ["*"] }] } }
   }
 
-  expect_failures = [var.trainer_principals]
+  expect_failures = [var.principals]
 }
 
 run "no_service_account_as_trainer" {
   command = plan
 
   variables {
-    trainer_principals = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = [] }] }
+    principals = { trainer = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = [] }] } }
   }
 
-  expect_failures = [var.trainer_principals]
-}
-
-run "everybody_as_reader" {
-  command = plan
-
-  variables {
-    reader_principals = { arns = ["*"] }
-  }
-
-  expect_failures = [var.reader_principals]
-}
-
-run "no_service_as_reader" {
-  command = plan
-
-  variables {
-    reader_principals = { services = ["ec2"] }
-  }
-
-  expect_failures = [var.reader_principals]
-}
-
-run "every_service_account_as_reader" {
-  command = plan
-
-  variables {
-    reader_principals = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = ["*"] }] }
-  }
-
-  expect_failures = [var.reader_principals]
+  expect_failures = [var.principals]
 }
 
 run "everybody_as_gc" {
   command = plan
 
   variables {
-    gc_principals = { arns = ["*"] }
+    principals = { gc = { arns = ["*"] } }
   }
 
-  expect_failures = [var.gc_principals]
+  expect_failures = [var.principals]
 }
 
-run "no_service_as_gc" {
+run "a_role_that_there_is_not" {
   command = plan
 
   variables {
-    gc_principals = { services = ["ec2"] }
+    principals = { writer = { services = ["ec2.amazonaws.com"] } }
   }
 
-  expect_failures = [var.gc_principals]
-}
-
-run "every_service_account_as_gc" {
-  command = plan
-
-  variables {
-    gc_principals = { oidc = [{ provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A", subjects = ["*"] }] }
-  }
-
-  expect_failures = [var.gc_principals]
+  expect_failures = [var.principals]
 }

@@ -190,14 +190,16 @@ run "with_a_key" {
 
 run "with_other_principals" {
   variables {
-    trainer_principals = {
-      services = ["pods.eks.amazonaws.com"]
-      oidc = [{
-        provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A1"
-        subjects     = ["system:serviceaccount:training:trainer"]
-      }]
+    principals = {
+      trainer = {
+        services = ["pods.eks.amazonaws.com"]
+        oidc = [{
+          provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-central-1.amazonaws.com/id/A1"
+          subjects     = ["system:serviceaccount:training:trainer"]
+        }]
+      }
+      gc = { arns = ["arn:aws:iam::123456789012:role/nightly"] }
     }
-    gc_principals            = { arns = ["arn:aws:iam::123456789012:role/nightly"] }
     permissions_boundary_arn = "arn:aws:iam::123456789012:policy/boundary"
   }
 
