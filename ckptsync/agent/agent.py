@@ -212,7 +212,7 @@ class Agent:
             return self._endgame.plan.why
         if self.board.status.failing:
             return self.board.status.errors[-1].message
-        return f"not within {timeout_s:g} s"
+        return f"not within {timeout_s:g} s" if timeout_s else "there was no time left"
 
     def close(self, *, patience_s: float = _PATIENCE_S) -> None:
         """Begin nothing more, and let go of the bucket. Safe to call again.
@@ -268,14 +268,15 @@ class Agent:
                 return Found(settling=isinstance(error, SourceChangedError))
             gone = self._backlog.found(found.candidates)
             try:
-                self._guard.see_to(found.candidates, busy={one.mark for one in self._backlog.pending})
+                if self._work.answered.is_set():
+                    self._guard.see_to(found.candidates, busy={one.mark for one in self._backlog.pending})
             except DiskError as error:
                 self._failed(error)
         if found.candidates:
             self._endgame.whole(found.candidates[-1])
         if (self.directory / DONE_MARKER).exists():
             self.trainer_done.set()
-        for candidate in gone:
+        for candidate in filter(found.is_gone, gone):
             self._say(f"{candidate.title} was deleted before it was committed")
         for why in found.overdue:
             self._say(f"not committed yet: {why}")
@@ -348,7 +349,7 @@ class Agent:
     def _went_wrong(self, error: CkptsyncError) -> None:
         """Show what will be tried again."""
         if isinstance(error, SourceChangedError):
-            self._say(f"{error}; it will be looked at again")
+            self._say(str(error))
             self._watch.nudge()
             return
         self._failed(error)

@@ -36,8 +36,8 @@ class Asker(Protocol):
         """Of the way, for log lines."""
         ...
 
-    def ask(self, notice: Notice) -> bool:
-        """Ask, within a few seconds; whether somebody was asked. Never raises; asking again is harmless."""
+    def ask(self, notice: Notice) -> str:
+        """Ask, within a few seconds; the ways by which somebody was asked, empty for none. Never raises; asking again is harmless."""
         ...
 
 
@@ -49,7 +49,7 @@ class ByFile:
     clock: Clock = SYSTEM
     name: str = "file"
 
-    def ask(self, notice: Notice) -> bool:
+    def ask(self, notice: Notice) -> str:
         """As `Asker` asks for it."""
         new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
@@ -57,8 +57,8 @@ class ByFile:
             new.replace(self.path)
         except OSError as error:
             _log.warning("the trainer cannot be asked by %s: %s", self.path, error.strerror)
-            return False
-        return True
+            return ""
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,15 @@ class BySignal:
     send: SendSignal
     name: str = "signal"
 
-    def ask(self, notice: Notice) -> bool:
+    def ask(self, notice: Notice) -> str:
         """As `Asker` asks for it."""
         del notice
         try:
             self.send(self.number)
         except OSError as error:
             _log.warning("the trainer cannot be asked by a signal: %s", error.strerror)
-            return False
-        return True
+            return ""
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class ByHttp:
     clock: Clock = SYSTEM
     name: str = "http"
 
-    def ask(self, notice: Notice) -> bool:
+    def ask(self, notice: Notice) -> str:
         """As `Asker` asks for it."""
         parts = urllib.parse.urlsplit(self.url)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
@@ -100,12 +100,12 @@ class ByHttp:
             _log.warning(
                 "the trainer cannot be asked at %s: %s", redacted(self.url), str(error) or type(error).__name__
             )
-            return False
+            return ""
         finally:
             connection.close()
         if status not in _GOOD:
             _log.warning("the trainer was asked at %s and answered with status %d", redacted(self.url), status)
-        return status in _GOOD
+        return self.name if status in _GOOD else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class ByCommand:
     clock: Clock = SYSTEM
     name: str = "command"
 
-    def ask(self, notice: Notice) -> bool:
+    def ask(self, notice: Notice) -> str:
         """As `Asker` asks for it."""
         words = _words(notice, self.clock).encode()
         try:
@@ -125,10 +125,10 @@ class ByCommand:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             _log.warning("the trainer cannot be asked by %s: %s", self.command[0], error)
-            return False
+            return ""
         if run.returncode:
             _log.warning("%s, which asks the trainer, ended with %d", self.command[0], run.returncode)
-        return run.returncode == 0
+        return "" if run.returncode else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,9 @@ class Each:
         """Of all of them."""
         return " and ".join(way.name for way in self.ways)
 
-    def ask(self, notice: Notice) -> bool:
+    def ask(self, notice: Notice) -> str:
         """As `Asker` asks for it."""
-        return sum(way.ask(notice) for way in self.ways) > 0  # every way is tried
+        return " and ".join(filter(None, [way.ask(notice) for way in self.ways]))  # every way is tried
 
 
 def asker(

@@ -174,6 +174,7 @@ class Endgame:
             fresh_s=self._wrote_s,
             can_ask=self.asker is not None and self._asked_s is None and not self.draining(),
             lost_s=self.clock.monotonic() - since_s,
+            asked=self._asked_s is not None,
         )
 
     def _ask(self) -> None:
@@ -181,8 +182,8 @@ class Endgame:
         assert self.final is not None  # noqa: S101  nothing is decided without a notice
         assert self.asker is not None  # noqa: S101  or else it cannot be asked
         self._asked_s = self.clock.monotonic()
-        if self.asker.ask(self.final):
-            self.say(f"asked the trainer for a last checkpoint by {self.asker.name}")
+        if ways := self.asker.ask(self.final):
+            self.say(f"asked the trainer for a last checkpoint by {ways}")
             return
         self.say(f"the trainer could not be asked by {self.asker.name}")
         self.asker = None

@@ -32,6 +32,7 @@ class Guard:
             observer: told of what is deleted.
         """
         self._directory, self._options, self._is_durable, self._observer = directory, options, is_durable, observer
+        self._told: set[str] = set()
 
     def see_to(self, whole: Sequence[Candidate], *, busy: Collection[str]) -> None:
         """Delete what may be deleted and should. Safe to call again.
@@ -47,12 +48,34 @@ class Guard:
         if keep_local is not None:
             for one in expendable(whole, is_durable=self._is_durable, busy=busy, keep_local=keep_local):
                 self._delete(one, whole)
+            self._tell_overtaken(whole[:-keep_local], busy)
         if not least_bytes:
             return
         for one in expendable(whole, is_durable=self._is_durable, busy=busy, keep_local=None):
             if free_bytes(self._directory) >= least_bytes:
                 return
             self._delete(one, whole)
+        if (free := free_bytes(self._directory)) < least_bytes:
+            self._tell(
+                "min-free",
+                f"{free / (1 << 30):.1f} GiB are free on the disk, less than --min-free, and nothing more may be deleted",
+            )
+
+    def _tell_overtaken(self, old: Sequence[Candidate], busy: Collection[str]) -> None:
+        """Tell that some will never be durable, and so never be deleted."""
+        left = [one for one in old if one.ready.name and one.mark not in busy and not self._is_durable(one.mark)]
+        if left:
+            self._tell(
+                "overtaken",
+                "checkpoints that newer ones overtook, as the bucket is slower than the training, are in no snapshot and stay on the "
+                f"disk, {left[0].title} first: only what is durable is deleted; --backlog all commits every one",
+            )
+
+    def _tell(self, topic: str, message: str) -> None:
+        """Tell something of each topic, once."""
+        if topic not in self._told:
+            self._told.add(topic)
+            self._observer(Event(kind=Kind.NOTICE, message=message))
 
     def _delete(self, candidate: Candidate, whole: Sequence[Candidate]) -> None:
         """Delete one checkpoint, and tell."""

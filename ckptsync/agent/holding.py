@@ -31,15 +31,24 @@ class Followed(SourceTree):
             SourceChangedError: one was written, replaced or removed since the first look.
         """
         for file in self.files:
-            try:
-                found = os.stat(file.location)  # noqa: PTH116  thousands of them
-            except OSError as error:
-                raise SourceChangedError(f"{file.location} disappeared while it was being saved") from error
-            if Identity.of(found) != file.identity:
-                raise SourceChangedError(f"{file.location} was written to while it was being saved")
+            _check_still(file, "being saved")
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _check_still(file: SourceFile, what: str) -> None:
+    """Look at a file again.
+
+    Raises:
+        SourceChangedError: it was written, replaced or removed since the first look.
+    """
+    try:
+        found = os.stat(file.location)  # noqa: PTH116  thousands of them
+    except OSError as error:
+        raise SourceChangedError(f"{file.location} disappeared while it was {what}") from error
+    if Identity.of(found) != file.identity:
+        raise SourceChangedError(f"{file.location} was written to while it was {what}")
 
 
 def allow_many_files() -> None:
@@ -49,22 +58,32 @@ def allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def held(tree: SourceTree, ready: Ready, *, now_s: float) -> HeldTree | Followed:
-    """Take hold of a checkpoint's files; nothing is written anywhere.
+def held(tree: SourceTree, ready: Ready, *, now_s: float, copies: Path | None = None) -> HeldTree | Followed:
+    """Take hold of a checkpoint's files.
 
     Args:
         tree: its files alone.
         ready: what is known of it.
         now_s: seconds since the Unix epoch.
+        copies: where to copy everything first, to files without a name; None where nothing is to be written anywhere.
 
     Raises:
         SourceChangedError: a file is no longer the one that was found.
-        DiskError: one cannot be read.
+        DiskError: one cannot be read, or there is no space for a copy.
     """
     made = {**_copied(tree, ready), **ready.replaced}
     added = [MemoryFile.of(path, [memoryview(made[path])], made_ns=_time_of(tree, path, now_s)) for path in made]
     if len(tree.files) < _descriptors_left():
-        return hold(tree, added=added)
+        if copies is None:
+            return hold(tree, added=added)
+        holding = hold(tree, copied={file.path for file in tree.files}, copies=copies, added=added)
+        try:
+            for file in tree.files:
+                _check_still(file, "copied")
+        except SourceChangedError:
+            holding.close()
+            raise
+        return holding
     files = [file for file in tree.files if file.path not in made]
     return Followed(
         root=tree.root,

@@ -1,6 +1,7 @@
 """What this machine remembers of the checkpoints it committed, so that none is committed twice and only durable ones are deleted.
 
-One file beside the journals, replaced whole. Losing it costs an upload of what is in the bucket already.
+One file beside the journals, replaced whole. Losing it costs an upload of what is in the bucket already. The bucket has the last word: at the
+start, what it does not have any more is forgotten.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -81,10 +83,16 @@ class Ledger:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             entries = ()
         self._entries = {entry.mark: entry for entry in entries}
+        self._checked = False
 
     def __contains__(self, mark: str) -> bool:
+        """Whether a checkpoint is durable for sure; of none until `keep` was called."""
         with self._lock:
-            return mark in self._entries
+            return self._checked and mark in self._entries
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._entries)
 
     def add(self, *entries: Entry) -> bool:
         """Remember checkpoints; whether they will be remembered by the next process, too. Safe to call again."""
@@ -94,11 +102,24 @@ class Ledger:
                 self._entries[entry.mark] = entry
             while len(self._entries) > _KEPT:
                 del self._entries[next(iter(self._entries))]
-            half = self._location.with_suffix(f".{os.getpid()}")
-            try:
-                self._location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                half.write_bytes(msgspec.json.encode(tuple(self._entries.values())))
-                half.replace(self._location)
-            except OSError:
-                return False
-            return True
+            return self._write()
+
+    def keep(self, snapshots: Collection[str]) -> None:
+        """Forget what is in none of these snapshots: it was deleted from the bucket, or found damaged there."""
+        with self._lock:
+            self._checked = True
+            left = {mark: entry for mark, entry in self._entries.items() if entry.snapshot in snapshots}
+            if len(left) < len(self._entries):
+                self._entries = left
+                self._write()
+
+    def _write(self) -> bool:
+        """Replace the file; whether that was possible. The lock is held."""
+        half = self._location.with_suffix(f".{os.getpid()}")
+        try:
+            self._location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            half.write_bytes(msgspec.json.encode(tuple(self._entries.values())))
+            half.replace(self._location)
+        except OSError:
+            return False
+        return True

@@ -78,6 +78,12 @@ class Found:
     tree: SourceTree | None = None
     never: bool = False
 
+    def is_gone(self, candidate: Candidate) -> bool:
+        """Whether a checkpoint that was whole is not there any more; one that is written over is."""
+        name = candidate.ready.name
+        paths = () if self.tree is None else (file.path for file in self.tree.files)
+        return bool(name) and not any(path == name or path.startswith(f"{name}/") for path in paths)
+
     def left_over(self, rule: str) -> Iterator[str]:
         """What is in the directory and no checkpoint: a sentence for each, or one for all.
 

@@ -31,6 +31,7 @@ class Outlook:
         fresh_bytes: payload that a last checkpoint would have to send, by those before; None when there was none.
         fresh_s: how long the trainer takes to write one, by those before; None when that is not known.
         can_ask: whether the trainer can be asked, and was not asked yet.
+        asked: whether it was.
         lost_s: work done since the newest whole checkpoint, which only a last one would save.
     """
 
@@ -42,6 +43,7 @@ class Outlook:
     fresh_s: float | None
     can_ask: bool
     lost_s: float
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,8 @@ def _fits(outlook: Outlook, size_bytes: int) -> bool:
 
 def _why_not_asked(outlook: Outlook) -> str:
     """Why no last checkpoint is asked for."""
+    if outlook.asked:
+        return "the trainer was asked for a last one before"
     if not outlook.can_ask:
         return "the trainer cannot be asked for a last one"
     if outlook.lost_s <= 0:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from ckptsync.agent.ledger import is_in
+from ckptsync.agent.unfinished import put_aside
 from ckptsync.errors import ConfigError, NoSnapshotError
 from ckptsync.readiness.base import Ready
 from ckptsync.readiness.recognise import Looked, Recogniser
 from ckptsync.run import Run
+from ckptsync.snapshot.layout import parse_snapshot_id
 from ckptsync.snapshot.manifest import Manifest
 from ckptsync.transfer.held import chosen
+from ckptsync.transfer.target import must_stay
 from ckptsync.verbs.restore import Restored, restore
 
 
@@ -24,18 +26,20 @@ class Begun:
         restored: what was brought from the bucket; None when nothing was.
         kept: name of a checkpoint on the disk that is the newest snapshot, or newer than it; None when there is none.
         step: of the newest snapshot; None when there is none.
+        aside: where checkpoints are now that were in the way; None when there were none.
     """
 
     restored: Restored | None = None
     kept: str | None = None
     step: int | None = None
+    aside: Path | None = None
 
 
 def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None) -> Begun:
     """Let the newest checkpoint stand in the directory. Safe to call again: what is there already is not fetched.
 
     A whole checkpoint on the disk stays when it is the newest snapshot, by names, sizes and times, or is newer: then it was written
-    before the last upload came to its end.
+    before the last upload came to its end. What is not whole is put aside.
 
     Args:
         run: where from.
@@ -45,19 +49,33 @@ def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None)
 
     Raises:
         ConfigError: the directory cannot be used.
+        DiskError: something cannot be put aside, or the disk is full.
         IntegrityError: every snapshot is bad.
         StoreError: the bucket failed for good.
     """
     check_directory(directory)
+    looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now()) if directory.is_dir() else None
     newest = run.catalog.latest()
-    if newest is not None and (kept := _newer(run, directory, newest, rule, quiet_s)) is not None:
-        return Begun(kept=kept, step=newest.id.step)
+    if newest is not None and looked is not None and (kept := _newer(looked, newest, directory)) is not None:
+        return Begun(kept=kept, step=newest.id.step, aside=put_aside(directory, looked.tree, looked.unfinished))
     try:
         restored = restore(run, directory)
     except NoSnapshotError:
         _make(directory)
-        return Begun()
-    return Begun(restored=restored, step=restored.step)
+        return Begun(aside=None if looked is None else put_aside(directory, looked.tree, looked.unfinished))
+    aside = _put_others_aside(run, directory, restored, rule, quiet_s) if must_stay(directory) else None
+    return Begun(restored=restored, step=restored.step, aside=aside)
+
+
+def _put_others_aside(run: Run, directory: Path, restored: Restored, rule: str, quiet_s: float | None) -> Path | None:
+    """Move every other checkpoint out of a directory that cannot be replaced as a whole, as a mount point."""
+    looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now())
+    snapshot = parse_snapshot_id(restored.snapshot)
+    if snapshot is None:
+        return None
+    ours = {entry.path for entry in run.catalog.get(snapshot).entries}
+    theirs = looked.unfinished.union(*(one.paths for one in looked.checkpoints))
+    return put_aside(directory, looked.tree, theirs - ours)
 
 
 def check_directory(directory: Path) -> None:
@@ -88,11 +106,8 @@ def _make(directory: Path) -> None:
         raise ConfigError(f"cannot make {directory}: {error.strerror}") from error
 
 
-def _newer(run: Run, directory: Path, newest: Manifest, rule: str, quiet_s: float | None) -> str | None:
+def _newer(looked: Looked, newest: Manifest, directory: Path) -> str | None:
     """Name of the newest whole checkpoint on the disk, where it is not behind a snapshot; None when it is."""
-    if not directory.is_dir():
-        return None
-    looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now())
     good = [
         ready
         for ready in looked.snapshots
@@ -102,8 +117,11 @@ def _newer(run: Run, directory: Path, newest: Manifest, rule: str, quiet_s: floa
 
 
 def _is_newer(ready: Ready, looked: Looked, newest: Manifest) -> bool:
-    """Whether a checkpoint is newer than a snapshot: by its step, or by its files' times where nothing tells that."""
-    if ready.step is not None:
-        return ready.step > newest.id.step
-    wrote_s = max((file.identity.mtime_ns for file in looked.tree.files if file.path in ready.paths), default=0) / 1e9
-    return wrote_s > datetime.fromisoformat(newest.created).timestamp()
+    """Whether a checkpoint is newer than a snapshot: it was written later, and is of a later step as far as it tells.
+
+    A later step alone is not enough: the training may have begun anew on another machine since.
+    """
+    if ready.step is not None and ready.step <= newest.id.step:
+        return False
+    wrote_ns = max((file.identity.mtime_ns for file in looked.tree.files if file.path in ready.paths), default=0)
+    return wrote_ns > max((file.mtime_ns for file in newest.files), default=0)

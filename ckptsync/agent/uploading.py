@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -76,6 +77,7 @@ class Uploading:
     _newest: Manifest | None = None
     _newest_step: int = -1
     _said_steps: bool = False
+    _restless: set[str] = field(default_factory=set)
     _sent: deque[Saved] = field(default_factory=lambda: deque(maxlen=_COMMITS_COUNTED))
 
     # -- the bucket's first answer -----------------------------------------------------------------------------------
@@ -84,6 +86,7 @@ class Uploading:
         """Ask what is committed; None when it answered or never will, else seconds until it is to be asked again."""
         try:
             self._newest = self.run.catalog.newest_readable()
+            self._believe_the_bucket()
         except _FOR_GOOD_AT_START as error:
             self.fail(error)
             return None
@@ -100,6 +103,14 @@ class Uploading:
         self.board.change(failing=False)
         self.answered.set()
         return None
+
+    def _believe_the_bucket(self) -> None:
+        """Take for durable only what is in a snapshot that is there, and was not found damaged."""
+        if not len(self.ledger):
+            self.ledger.keep(())
+            return
+        bad = self.run.catalog.quarantined()
+        self.ledger.keep({str(listed.id) for listed in self.run.catalog.listed() if listed.id not in bad})
 
     def usual_bytes(self, unsent_bytes: int) -> int | None:
         """Payload that the next checkpoint has to send, by the last few, or by the snapshot that was there before; None if by none.
@@ -133,7 +144,7 @@ class Uploading:
         try:
             saved = self._save(candidate)
         except SourceChangedError as error:
-            self.went_wrong(error)
+            self._changed(candidate, error)
             self.backlog.forget()
         except NotDurableError:  # the gate was shut, and who shut it said why
             self.backlog.put_back()
@@ -154,7 +165,10 @@ class Uploading:
 
     def _save(self, candidate: Candidate) -> Saved:
         """Hold and send it."""
-        holding = held(candidate.tree, candidate.ready, now_s=self.run.clock.now())
+        copies = None
+        if candidate.ready.name in self._restless:
+            copies = self.directory if os.access(self.directory, os.W_OK) else self.run.config.state_path()
+        holding = held(candidate.tree, candidate.ready, now_s=self.run.clock.now(), copies=copies)
         try:
             return save(
                 self.run,
@@ -166,6 +180,16 @@ class Uploading:
             )
         finally:
             holding.close()
+
+    def _changed(self, candidate: Candidate, error: SourceChangedError) -> None:
+        """Copy a checkpoint before it is sent, from now on, as it is written over faster than it is sent."""
+        name, again = candidate.ready.name, "it will be looked at again"
+        if name in self._restless:
+            again += ", but it is written over sooner than it can even be copied: write it beside and rename it, or less often"
+        else:
+            again += " and copied first"
+        self._restless.add(name)
+        self.went_wrong(SourceChangedError(f"{error}; {again}"))
 
     def _step_of(self, candidate: Candidate) -> int:
         """The step its files tell, else one more than the newest."""
@@ -184,6 +208,8 @@ class Uploading:
     def _is_known(self, candidate: Candidate) -> bool:
         """Whether it is what the bucket had at the start, or was there then and is older."""
         newest, step = self._newest, candidate.ready.step
+        if candidate.mark in self.ledger:  # it waited for the bucket's first answer
+            return True
         if newest is None:
             return False
         if is_in(newest, candidate.tree, candidate.ready):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptsync.cli.options import (
@@ -18,7 +17,16 @@ from ckptsync.cli.options import (
     verb,
     workers,
 )
-from ckptsync.cli.sync import checked_run, commit_teller, status_page, stopping, sync_config, synced, telling
+from ckptsync.cli.sync import (
+    checked_directory,
+    checked_run,
+    commit_teller,
+    status_page,
+    stopping,
+    sync_config,
+    synced,
+    telling,
+)
 
 if TYPE_CHECKING:
     from ckptsync.agent.agent import Agent
@@ -62,7 +70,7 @@ def agent(options: Options, path: str, run: str) -> None:
         stopping() as stop,
         telling(options, config.agent) as (observer, spans),
         Agent(
-            Path(path),
+            checked_directory(path),
             checked_run(run),
             config=config,
             observer=observer,

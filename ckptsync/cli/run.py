@@ -22,7 +22,7 @@ from ckptsync.cli.options import (
     verb,
     workers,
 )
-from ckptsync.cli.sync import checked_run, commit_teller, status_page, sync_config, synced, telling
+from ckptsync.cli.sync import checked_directory, checked_run, commit_teller, status_page, sync_config, synced, telling
 
 if TYPE_CHECKING:
     from ckptsync.agent.child import Child
@@ -86,7 +86,7 @@ def run(options: Options, run: str, path: str, command: Sequence[str]) -> None:
     config = sync_config(options)
     try:
         with telling(options, config.agent) as (observer, spans):
-            code = _supervised(options, checked_run(run), Path(path), command, config, observer, spans)
+            code = _supervised(options, checked_run(run), checked_directory(path), command, config, observer, spans)
     finally:
         exit_by_code()
     click.get_current_context().exit(code)
@@ -178,6 +178,8 @@ def _bring(run: str, directory: Path, config: Config, observer: Observer) -> Non
         say(f"{begun.kept} in {directory} stays: it is the newest snapshot, of step {begun.step}, or newer")
     else:
         say(f"no snapshot yet: {directory} stays as it is")
+    if begun.aside is not None:
+        say(f"what stood in {directory} beside that, half written or behind, is in {begun.aside} now")
 
 
 def _request_file(exits: ExitStack) -> Path:

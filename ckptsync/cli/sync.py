@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,19 @@ def checked_run(url: str) -> str:
     if url.startswith("memory://"):
         raise ConfigError("a memory:// run ends with this process; name a bucket or a directory")
     return url
+
+
+def checked_directory(path: str) -> Path:
+    """Refuse a directory that is a run's URL: the two were given in each other's place.
+
+    Raises:
+        ConfigError: it is.
+    """
+    from ckptsync.errors import ConfigError
+
+    if "://" in path:
+        raise ConfigError(f"{path} is no directory of this machine; DIR is where the training writes, and RUN the URL")
+    return Path(path)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ class Ready:
         metrics: finite numbers of this very step, as far as the files tell them.
         beside: those of `paths` that are no part of it and come along, so that a restore brings them back.
         joined: names of what is part of it beside the first, as `optimizer_100.pt` of `model_100.pt`.
+        best: name of the checkpoint that it calls the best so far, which the training will come back to; empty for none.
     """
 
     step: int | None
@@ -34,6 +35,13 @@ class Ready:
     metrics: Mapping[str, float] = field(default_factory=dict)
     beside: frozenset[str] = frozenset()
     joined: tuple[str, ...] = ()
+    best: str = ""
+
+
+def sibling(name: str, path: str) -> str:
+    """Return the name of what lies beside a checkpoint, of a path that another machine may have written; empty for none."""
+    above, last = name.rpartition("/")[0], path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return f"{above}/{last}" if above and last else last
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,12 +119,16 @@ class Findings:
         waiting: a sentence for each that is not, and why.
         claimed: names of entries that are spoken for.
         all_claimed: whether everything in the folder is.
+        unsure: those of the claimed that may be whole, and nothing tells.
+        is_loose: whether they are files that no framework ties to others.
     """
 
     checkpoints: tuple[Ready, ...] = ()
     waiting: tuple[str, ...] = ()
     claimed: frozenset[str] = frozenset()
     all_claimed: bool = False
+    unsure: frozenset[str] = frozenset()
+    is_loose: bool = False
 
 
 NOTHING = Findings()

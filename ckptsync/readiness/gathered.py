@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ckptsync.readiness.base import Folder, Ready
 from ckptsync.readiness.contents import Contents
+from ckptsync.readiness.loose import Parts, beside
 from ckptsync.readiness.names import family, number_in
 from ckptsync.readiness.pointers import pointing
 from ckptsync.readiness.torch import stem
@@ -29,25 +30,30 @@ class Gathered:
     waiting: tuple[str, ...] = ()
 
 
-def gathered(checkpoints: Sequence[Ready], root: Folder, contents: Contents, *, is_over: bool) -> Gathered:
+def gathered(
+    checkpoints: Sequence[Ready], parts: Parts, root: Folder, contents: Contents, *, is_over: bool
+) -> Gathered:
     """Say what is to be committed.
 
     Args:
         checkpoints: that are whole, the oldest first.
+        parts: which of them are not to be taken one by one.
         root: the directory.
         contents: of files.
         is_over: whether the training has ended well, so that everything is there.
     """
-    groups = _groups(checkpoints)
-    waiting: list[str] = []
+    groups = _groups([one for one in checkpoints if is_over or one.name not in parts.names])
+    waiting = [] if is_over else list(parts.waiting)
     while len(groups) > 1 and not is_over and (missing := _missing(groups)):
         (*_, newest) = groups.pop()
         waiting.append(f"{newest.name} has no {missing} beside it yet, as those before it have")
     if not groups:
-        return Gathered(())
+        return Gathered((), tuple(waiting))
     newest = _joined(groups[-1])
     carried = _carried(groups)
     full = _pointed(_with(newest, carried), (*groups[-1], *carried), root, contents)
+    if is_over and parts.names & full.paths:
+        full = replace(full, paths=full.paths | beside(parts.names, root))
     full = replace(full, beside=full.paths - newest.paths)
     older = (_joined(group) for group in groups[:-1])
     return Gathered((*(one for one in older if not one.paths <= full.paths), full), tuple(waiting))
@@ -85,11 +91,12 @@ def _joined(group: Sequence[Ready]) -> Ready:
 
 
 def _carried(groups: Sequence[Sequence[Ready]]) -> list[Ready]:
-    """The newest of each kind that the newest group has none of."""
+    """The newest of each kind that the newest group has none of, and what the newest calls its best."""
     known = {family(one.name) for one in groups[-1]}
+    best = {one.best for one in groups[-1]}
     carried: list[Ready] = []
     for group in reversed(groups[:-1]):
-        if any(family(one.name) not in known for one in group):
+        if any(one.name in best or family(one.name) not in known for one in group):
             carried += group
             known |= {family(one.name) for one in group}
     return carried

@@ -14,7 +14,7 @@ from numbers import Real
 from typing import Any
 
 from ckptsync.readiness import dcp, deepspeed
-from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
+from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready, sibling
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
 from ckptsync.readiness.names import checked_step, number_of_unit
 
@@ -38,6 +38,7 @@ _WEIGHING = re.compile(
 """Files that may hold weights, a model's or an adapter's."""
 _RANDOM = re.compile(r"rng_state_(\d+)\.pth")
 _CONFIGURATIONS = frozenset({"config.json", "adapter_config.json"})
+_ARGUMENTS = "training_args.bin"
 _NO_METRIC_NAME = re.compile(r"[:=]")
 
 
@@ -49,11 +50,13 @@ class TrainerState:
         why: it is not whole, in words that follow its name; empty when it is.
         step: that the training was at.
         metrics: finite numbers of this step.
+        best: path of the best checkpoint so far; empty when it tells none.
     """
 
     why: str = ""
     step: int | None = None
     metrics: Mapping[str, float] | None = None
+    best: str = ""
 
 
 def find(folder: Folder, contents: Contents) -> Findings:
@@ -73,7 +76,12 @@ def find(folder: Folder, contents: Contents) -> Findings:
         return Findings(waiting=(f"{name} is not whole: {why}",), all_claimed=True)
     state = contents.of(folder.files[STATE], read_state)
     ready = Ready(
-        step=state.step, paths=folder.all_paths(), name=folder.path, rule=RULE, metrics=dict(state.metrics or {})
+        step=state.step,
+        paths=folder.all_paths(),
+        name=folder.path,
+        rule=RULE,
+        metrics=dict(state.metrics or {}),
+        best=sibling(folder.path, state.best),
     )
     return Findings(checkpoints=(ready,), all_claimed=True)
 
@@ -88,7 +96,8 @@ def _model(folder: Folder) -> Findings:
     if not weights or not (about or sharded):
         return NOTHING
     sentence = f"{folder.path or '.'} holds a model without {STATE}: it is no checkpoint of a training"
-    return Findings(waiting=(sentence,), claimed=frozenset(weights | about))
+    claimed = weights | about | ({_ARGUMENTS} & folder.files.keys())
+    return Findings(waiting=(sentence,), claimed=frozenset(claimed), unsure=frozenset(claimed))
 
 
 def _why_not(folder: Folder, contents: Contents) -> str:
@@ -148,7 +157,12 @@ def read_state(opened: Opened) -> TrainerState:
     best = found.get("best_metric")
     if isinstance(best, int | float) and not isinstance(best, bool):
         metrics["best_metric"] = float(best)
-    return TrainerState(step=step, metrics={name: value for name, value in metrics.items() if math.isfinite(value)})
+    path = found.get("best_model_checkpoint")
+    return TrainerState(
+        step=step,
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
+        best=path if isinstance(path, str) else "",
+    )
 
 
 def read_index(opened: Opened) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from ckptsync.readiness.ages import Ages
 from ckptsync.readiness.base import NOTHING, Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents
 from ckptsync.readiness.gathered import Gathered, gathered
+from ckptsync.readiness.loose import Loose
 from ckptsync.readiness.names import checked_step, is_temporary
-from ckptsync.readiness.walk import Walker
+from ckptsync.readiness.walk import LEADS_OUT, Walker
 from ckptsync.transfer.source import SourceFile, SourceTree
 
 _Find = Callable[[Folder, Contents], Findings]
@@ -64,20 +65,36 @@ class Looked:
         snapshots: what is to be committed of them, the oldest first; the newest holds the newest of each other kind, too.
         tree: everything in the directory that can be saved.
         waiting: a sentence for each candidate that is not whole, and why.
+        unfinished: paths of files of candidates that are not whole for sure.
     """
 
     checkpoints: tuple[Ready, ...]
     snapshots: tuple[Ready, ...]
     tree: SourceTree
     waiting: tuple[str, ...]
+    unfinished: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What is in a folder and below it."""
+    """What is in a folder and below it.
+
+    Attributes:
+        checkpoints: that are whole.
+        waiting: a sentence for each that is not.
+        claimed: paths of files that belong to some candidate for sure.
+        loose: those of them that no framework ties to others.
+    """
 
     checkpoints: tuple[Ready, ...]
     waiting: tuple[str, ...]
+    claimed: frozenset[str] = frozenset()
+    loose: frozenset[str] = frozenset()
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Paths of all files of checkpoints that are whole."""
+        return frozenset().union(*(one.paths for one in self.checkpoints))
 
 
 class Recogniser:
@@ -105,12 +122,15 @@ class Recogniser:
         self._plain = tuple(find for name, find in _PLAIN.items() if rule in {"auto", name})
         self._in_units = _IN_UNITS if rule == "auto" else _IN_UNITS & {rule}
         self._walker, self._contents, self._shapes = Walker(directory), Contents(), units.Shapes()
-        self._ages = Ages()
+        self._ages, self._loose = Ages(), Loose()
         self._known: dict[Folder, _Found] = {}
         self._is_over = False
         self._files: tuple[SourceFile, ...] | None = None
         self._last: _Found | None = None
         self._sorted: tuple[Ready, ...] = ()
+        self._unfinished: frozenset[str] = frozenset()
+        self._root: Folder | None = None
+        self._leading_out: tuple[str, ...] = ()
         self._gathered = Gathered(())
 
     def training_is_over(self) -> None:
@@ -129,6 +149,8 @@ class Recogniser:
             DiskError: it cannot be read.
         """
         root, tree = self._walker.look(int(now_s * 1e9))
+        if root is not self._root:
+            self._root, self._leading_out = root, tuple(_leading_out(root))
         if self._quiet_s is not None:
             findings = quiet.find(root, self._contents, quiet_s=self._quiet_s, now_s=now_s)
             found = _Found(findings.checkpoints, findings.waiting)
@@ -139,13 +161,16 @@ class Recogniser:
             self._files, self._last = tree.files, found
             written_ns = {file.path: file.identity.mtime_ns for file in tree.files}
             self._sorted = self._ages.in_order(map(_cleaned, found.checkpoints), written_ns)
-            self._gathered = gathered(self._sorted, root, self._contents, is_over=self._is_over)
+            self._unfinished = found.claimed - found.whole
+            parts = self._loose.parts(self._sorted, found.loose - found.whole, root, self._contents)
+            self._gathered = gathered(self._sorted, parts, root, self._contents, is_over=self._is_over)
             self._contents.forget({file.path for file in tree.files})
         return Looked(
             checkpoints=self._sorted,
             snapshots=self._gathered.snapshots,
             tree=tree,
-            waiting=_some((*found.waiting, *self._gathered.waiting)),
+            waiting=_some((*found.waiting, *self._gathered.waiting, *self._leading_out)),
+            unfinished=self._unfinished,
         )
 
     def _below(self, folder: Folder, depth: int, before: Mapping[Folder, _Found]) -> _Found:
@@ -157,6 +182,8 @@ class Recogniser:
         findings, rest = self._here(folder)
         checkpoints = [one for finding in findings for one in finding.checkpoints]
         waiting = [why for finding in findings for why in finding.waiting]
+        claimed = {path for finding in findings for path in _claimed(folder, finding)}
+        loose = {path for finding in findings if finding.is_loose for path in _claimed(folder, finding)}
         for name, inner in rest.folders.items():
             if name.startswith("."):
                 continue
@@ -166,7 +193,9 @@ class Recogniser:
                 found = self._below(inner, depth + 1, before)
                 checkpoints += found.checkpoints
                 waiting += found.waiting
-        self._known[folder] = _Found(tuple(checkpoints), tuple(waiting))
+                claimed |= found.claimed
+                loose |= found.loose
+        self._known[folder] = _Found(tuple(checkpoints), tuple(waiting), frozenset(claimed), frozenset(loose))
         return self._known[folder]
 
     def _here(self, folder: Folder) -> tuple[list[Findings], Folder]:
@@ -194,6 +223,24 @@ class Recogniser:
         """Whether a rule knows what a folder must hold."""
         found = (find(folder, self._contents) for find in self._finders)
         return any(one.all_claimed or one.checkpoints or one.waiting for one in found)
+
+
+def _leading_out(root: Folder) -> Iterator[str]:
+    """A sentence for each link that leads out, where a checkpoint may be meant."""
+    for folder in root.all_folders():
+        for name, why in folder.odd.items():
+            if why.startswith(LEADS_OUT) and (folder is root or torch.is_candidate(name)):
+                yield f"{folder.inner(name)} {why}, where it is not followed"
+
+
+def _claimed(folder: Folder, findings: Findings) -> Iterator[str]:
+    """Paths of the files that are spoken for, but for those that may be whole."""
+    names = {*folder.files, *folder.folders} if findings.all_claimed else findings.claimed
+    for name in names - findings.unsure:
+        if name in folder.files:
+            yield folder.files[name].path
+        elif name in folder.folders:
+            yield from (file.path for file in folder.folders[name].all_files())
 
 
 def _cleaned(one: Ready) -> Ready:

@@ -12,7 +12,6 @@ import msgspec
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
 from ckptsync.readiness.names import is_plain, step_along
-from ckptsync.readiness.torch import is_scattered, scattered
 
 RULE = "safetensors"
 ENDING = ".safetensors"
@@ -56,8 +55,6 @@ def read(opened: Opened) -> SafetensorsFile:
 def find(folder: Folder, contents: Contents) -> Findings:
     """Find files that are checkpoints by themselves."""
     names = [name for name in folder.files if name.lower().endswith(ENDING) and is_plain(name)]
-    if is_scattered(folder, names):
-        return Findings(waiting=(scattered(folder),), claimed=frozenset(names))
     checkpoints: list[Ready] = []
     waiting: list[str] = []
     for name in names:
@@ -72,4 +69,4 @@ def find(folder: Folder, contents: Contents) -> Findings:
         else:
             step = step_along(file.path[: -len(ENDING)])
             checkpoints.append(Ready(step=step, paths=frozenset({file.path}), name=file.path, rule=RULE))
-    return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(names))
+    return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(names), is_loose=True)

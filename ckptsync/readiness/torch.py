@@ -9,13 +9,13 @@ Source: torch/serialization.py, `_save` and `_legacy_save`; caffe2/serialize/inl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from ckptsync.readiness import zipped
-from ckptsync.readiness.base import Findings, Folder, Ready
+from ckptsync.readiness.base import Findings, Folder, Ready, sibling
 from ckptsync.readiness.contents import Contents, Opened, UnreadableError
-from ckptsync.readiness.names import checked_step, is_plain, number_in, step_along
+from ckptsync.readiness.names import checked_step, is_plain, step_along
 from ckptsync.readiness.opcodes import Named
 from ckptsync.readiness.pickled import PickleError, scan
 from ckptsync.readiness.zipped import BrokenError
@@ -24,10 +24,9 @@ RULE = "torch"
 ENDINGS = (".pth.tar", ".pt.tar", ".pt", ".pth", ".bin", ".ckpt")
 _ALWAYS = (".pth.tar", ".pt.tar", ".pt", ".pth", ".ckpt")
 """Endings that nothing else has, so that it is told when such a file is not whole."""
-_PARTS = frozenset({"optimizer", "scheduler", "scaler", "sampler", "training_args", "rng_state", "random_states"})
-"""What the Trainer of transformers and Accelerate call files that are no checkpoint by themselves."""
 _ENDING = re.compile(r"\.[A-Za-z]\w{0,15}$")
-_RANK = re.compile(r"_\d+$")
+_BEST = re.compile(rb"best_model_path(?:q.|r.{4})?X(.{4})", re.DOTALL)
+"""Two texts in a row, the first put into the memo; by then the length of the second (BINUNICODE)."""
 _STEPS = ("global_step", "step", "iteration", "iter")
 _MAX_PICKLE_BYTES = 8 << 20
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -54,12 +53,14 @@ class TorchFile:
         why: it is not whole, in words that follow its name; empty when it is.
         step: that it holds on its uppermost level.
         keys: of its uppermost level; empty when it is no dictionary, or a very large one.
+        best: path of the best checkpoint so far, as Lightning's `ModelCheckpoint` notes it; empty when there is none.
     """
 
     is_torch: bool
     why: str = ""
     step: int | None = None
     keys: frozenset[str] = frozenset()
+    best: str = ""
 
 
 def read(opened: Opened) -> TorchFile:
@@ -86,7 +87,15 @@ def _zip(opened: Opened) -> TorchFile:
     content = zipped.stored(opened, pickle, _MAX_PICKLE_BYTES + 1)
     if content is None or len(content) > _MAX_PICKLE_BYTES:
         return TorchFile(is_torch=True)
-    return _told(scan(content).mapping)
+    return replace(_told(scan(content).mapping), best=_best(content))
+
+
+def _best(pickle: bytes) -> str:
+    """The text behind the first `best_model_path`, wherever that is."""
+    if (found := _BEST.search(pickle)) is None:
+        return ""
+    begin = found.end()
+    return pickle[begin : begin + int.from_bytes(found[1], "little")].decode("utf-8", "replace")
 
 
 def _told(mapping: Mapping[str, object]) -> TorchFile:
@@ -120,12 +129,8 @@ def _legacy(opened: Opened) -> TorchFile:
 
 def find(folder: Folder, contents: Contents) -> Findings:
     """Find files that are checkpoints by themselves."""
-    names = [name for name in folder.files if is_candidate(name)]
-    numbers = {number_in(stem(name)) for name in names} - {None}
-    names += [name for name in folder.files if is_part(name) and number_in(stem(name)) in numbers]
-    if is_scattered(folder, names):
-        return Findings(waiting=(scattered(folder),), claimed=frozenset(names))
-    return files(folder, names, contents, RULE)
+    found = files(folder, [name for name in folder.files if is_candidate(name)], contents, RULE)
+    return replace(found, is_loose=True)
 
 
 def files(folder: Folder, names: Iterable[str], contents: Contents, rule: str) -> Findings:
@@ -148,33 +153,21 @@ def files(folder: Folder, names: Iterable[str], contents: Contents, rule: str) -
             continue
         claimed.add(name)
         step = found.step if found.step is not None else step_along(stem(file.path))
-        checkpoints.append(Ready(step=step, paths=frozenset({file.path}), name=file.path, rule=rule))
+        checkpoints.append(
+            Ready(
+                step=step,
+                paths=frozenset({file.path}),
+                name=file.path,
+                rule=rule,
+                best=sibling(file.path, found.best),
+            )
+        )
     return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(claimed))
 
 
 def is_candidate(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:
     """Tell whether a file of this name may be a checkpoint by itself."""
-    return is_plain(name) and name.lower().endswith(endings) and not is_part(name)
-
-
-def is_part(name: str) -> bool:
-    """Tell whether a file of this name is a part of a checkpoint, and none by itself."""
-    return is_plain(name) and name.lower().endswith(ENDINGS) and _RANK.sub("", stem(name)) in _PARTS
-
-
-def is_scattered(folder: Folder, names: Sequence[str]) -> bool:
-    """Tell whether files are parts of a checkpoint that is written over in place, of which nothing tells when all of it is there.
-
-    So it is where they have no number, and lie beside the state of an optimizer or of random numbers that has none either.
-    """
-    if not names or any(number_in(stem(name)) is not None for name in names):
-        return False
-    return any(_RANK.sub("", name.partition(".")[0]) in _PARTS for name in folder.files)
-
-
-def scattered(folder: Folder) -> str:
-    """The sentence about such a folder."""
-    return f"{folder.path or '.'} holds a part of a checkpoint, and nothing tells when all is there; mark it when it is"
+    return is_plain(name) and name.lower().endswith(endings)
 
 
 def stem(name: str) -> str:

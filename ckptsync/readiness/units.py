@@ -86,22 +86,28 @@ def find(
     checkpoints: list[Ready] = []
     waiting: list[str] = []
     claimed: set[str] = set()
+    unsure: set[str] = set()
     for kind, names in kinds.items():
         newest = max(number_of_unit(name) or 0 for name in names)
         known = {name: unit for name in names if (unit := _unit(above.folders[name], name, contents, rules))}
         place = family(above.inner(kind))
         shapes.note(place, {unit.number: unit.shape for unit in known.values()})
         claimed |= known.keys()
-        for unit in known.values():
+        for name, unit in known.items():
             is_all = is_over or named_after(above, unit.folder, contents)
-            why = dcp.why_not_in(unit.folder, contents) or (
-                "" if is_all else _lacks(unit, shapes.before(place, unit.number), newest)
-            )
-            if why:
+            older = shapes.before(place, unit.number)
+            torn = dcp.why_not_in(unit.folder, contents)
+            if why := torn or ("" if is_all else _lacks(unit, older, newest)):
                 waiting.append(why)
+                unsure |= {name} if not torn and older is None else set()
             else:
                 checkpoints.append(_ready(unit, contents))
-    return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(claimed))
+    return Findings(
+        checkpoints=tuple(checkpoints),
+        waiting=tuple(waiting),
+        claimed=frozenset(claimed),
+        unsure=frozenset(unsure),
+    )
 
 
 def _lacks(unit: Unit, wanted: Shape | None, newest: int) -> str:

@@ -14,6 +14,7 @@ from ckptsync.snapshot.manifest import DirectoryEntry, LinkEntry, link_stays_ins
 from ckptsync.transfer.folders import is_partial
 from ckptsync.transfer.source import Identity, SourceFile, SourceTree
 
+LEADS_OUT = "is a link that leads out of"
 _MAX_DEPTH = 64
 """Folders that lie deeper are no checkpoint's."""
 
@@ -148,7 +149,7 @@ def _link(path: str, root: Path, entry: os.DirEntry[str]) -> LinkEntry:
     if target.startswith("/"):
         target = os.path.relpath(target, os.path.dirname(os.path.abspath(entry.path)))  # noqa: PTH100, PTH120  as above
     if not link_stays_inside(path, target):
-        raise _OddError(f"is a link that leads out of {root}")
+        raise _OddError(f"{LEADS_OUT} {root}")
     return LinkEntry(path=check_path(path), target=target)
 
 

@@ -77,12 +77,19 @@ class HeldTree(SourceTree):
                 file.check_unchanged()
 
 
-def hold(tree: SourceTree, *, copied: Collection[str] = (), added: Sequence[MemoryFile] = ()) -> HeldTree:
+def hold(
+    tree: SourceTree,
+    *,
+    copied: Collection[str] = (),
+    copies: Path | None = None,
+    added: Sequence[MemoryFile] = (),
+) -> HeldTree:
     """Open every file of a tree.
 
     Args:
         tree: as it was found.
-        copied: paths of files that may be written to in place. They are copied first, beside it, to a file without a name.
+        copied: paths of files that may be written to in place. They are copied first, to a file without a name.
+        copies: the folder for these; None takes the tree's own.
         added: files in memory, beside those of the tree or, where the paths are the same, in their place.
 
     Raises:
@@ -92,7 +99,11 @@ def hold(tree: SourceTree, *, copied: Collection[str] = (), added: Sequence[Memo
     """
     made = {file.path for file in added}
     with ExitStack() as stack:
-        held = [_held(file, tree.root, stack, copy=file.path in copied) for file in tree.files if file.path not in made]
+        held = [
+            _held(file, copies or tree.root, stack, copy=file.path in copied)
+            for file in tree.files
+            if file.path not in made
+        ]
         return HeldTree(
             root=tree.root,
             kind=tree.kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,41 @@ def test_the_next_machine_finds_all_of_it(layout: str, tmp_path: Path) -> None:
     done = run(url, again, "true")
     assert done.returncode == 0, done.stderr
     assert {str(path.relative_to(again)) for path in again.rglob("*") if not path.is_dir()} >= files
+
+
+PARTS = "for n in range(3):\n write('model.pt'); time.sleep(1.2); write('optim.pt'); time.sleep(0.6)\n"
+
+
+def test_parts_that_are_written_over_are_committed_at_the_end_alone(tmp_path: Path) -> None:
+    url = str(tmp_path / "bucket")
+    done = run(url, tmp_path / "here", sys.executable, "-c", BEGIN + PARTS)
+    assert done.returncode == 0, done.stderr
+    assert held(url) == [{"model.pt", "optim.pt"}]
+
+
+def test_parts_of_a_training_that_failed_are_not_committed(tmp_path: Path) -> None:
+    url = str(tmp_path / "bucket")
+    done = run(url, tmp_path / "here", sys.executable, "-c", BEGIN + PARTS + "os._exit(3)")
+    assert done.returncode == 3
+    assert "model.pt, optim.pt may be parts of one checkpoint" in done.stderr
+    assert not Path(url).exists() or held(url) == []
+
+
+def test_what_the_bucket_has_lost_is_committed_again(tmp_path: Path) -> None:
+    url, here = str(tmp_path / "bucket"), tmp_path / "here"
+    assert run(url, here, sys.executable, "-c", BEGIN + "write('step-4.pt')").returncode == 0
+    shutil.rmtree(url)
+    assert run(url, here, "true").returncode == 0
+    assert held(url) == [{"step-4.pt"}]
+
+
+def test_a_file_that_a_killed_training_left_half_is_out_of_the_way(tmp_path: Path) -> None:
+    url, here = str(tmp_path / "bucket"), tmp_path / "here"
+    assert run(url, here, sys.executable, "-c", BEGIN + "write('step-10.pt')").returncode == 0
+    (here / "step-30.pt").write_bytes((here / "step-10.pt").read_bytes()[:-100])
+    done = run(url, here, "ls", str(here))
+    assert done.stdout.split() == ["step-10.pt"]
+    assert f"half written or behind, is in {tmp_path / 'here.unfinished-1'} now" in done.stderr
 
 
 def test_half_a_folder_is_never_committed(tmp_path: Path) -> None:

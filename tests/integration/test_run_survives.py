@@ -14,7 +14,7 @@ from support.instances import Instances
 TRAINER = Path(__file__).parents[1] / "support" / "plain_trainer.py"
 EVENTS = 3 if os.environ.get("CKPTSYNC_TEST_SHORT") else 20
 SEED = 6
-STEPS = EVENTS * 60
+STEPS = EVENTS * 80
 
 
 @pytest.mark.slow

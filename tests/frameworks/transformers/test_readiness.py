@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from frameworks.transformers.test_callback import trainer
 from support.watching import Watching
+
+from ckptsync.readiness.recognise import look
 
 pytestmark = [pytest.mark.req(12), pytest.mark.filterwarnings("default")]  # of other people's packages
 
@@ -33,3 +36,13 @@ def test_the_last_model_is_no_checkpoint(tmp_path: Path) -> None:
         pass
     assert [ready.name for ready, _ in watching.taken] == ["checkpoint-1"]
     assert not watching.waiting
+
+
+def test_the_best_so_far_comes_along_with_the_newest(tmp_path: Path) -> None:
+    how = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+    trainer(tmp_path / "watched", eval_strategy="steps", eval_steps=1, save_total_limit=2, **how).train()
+    newest = look(tmp_path / "watched", now_s=time.time()).snapshots[-1]
+    best = Path(json.loads((tmp_path / "watched/checkpoint-4/trainer_state.json").read_text())["best_model_checkpoint"])
+    assert newest.name == "checkpoint-4"
+    assert {path.partition("/")[0] for path in newest.paths} == {"checkpoint-4", best.name}
+    assert best.name != "checkpoint-4"

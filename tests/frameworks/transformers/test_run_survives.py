@@ -14,7 +14,7 @@ from support.instances import Instances
 TRAINER = Path(__file__).parents[2] / "support" / "plain_transformers.py"
 EVENTS = 3 if os.environ.get("CKPTSYNC_TEST_SHORT") else 20
 SEED = 6
-STEPS = EVENTS * 50
+STEPS = EVENTS * 100
 
 
 @pytest.mark.req(4, 6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ckptsync.errors import (
 from ckptsync.events import Event, Kind
 from ckptsync.options import MIB, Config
 from ckptsync.run import Run
+from ckptsync.snapshot import layout
 from ckptsync.verbs.save import save
 
 Begin = Callable[..., Steps]
@@ -62,7 +64,8 @@ def test_a_restart_on_the_same_disk_commits_nothing_twice(begin: Begin, folder: 
     assert first.upload()
     second = begin()
     second.look()
-    assert second.agent.board.status.pending == 0
+    second.upload()  # which finds that it is there
+    assert (second.saved, second.agent.board.status.pending) == ([], 0)
     assert not second.upload()
 
 
@@ -141,6 +144,53 @@ def test_what_changes_while_it_is_sent_is_not_committed_but_looked_at_again(
     steps.look()
     assert steps.upload()
     assert steps.steps == [1]
+
+
+@pytest.mark.req(11)
+def test_what_is_written_over_faster_than_it_is_sent_is_copied_first(
+    begin: Begin, folder: Path, store: Any, run: Run
+) -> None:
+    steps = begin()
+    content = write(folder / "latest.safetensors").read_bytes()
+
+    def write_over(verb: str, key: str) -> None:
+        if verb == "put" and key.startswith("data/"):
+            (folder / "latest.safetensors").write_bytes(content)
+
+    store.before = write_over
+    steps.look()
+    assert steps.upload()
+    assert "looked at again and copied first" in steps.notices()
+    steps.look()
+    assert steps.upload()
+    assert len(steps.saved) == 1
+    assert [path.name for path in folder.iterdir()] == ["latest.safetensors"]
+    (entry,) = next(run.catalog.history()).files
+    assert entry.size == len(content)
+    steps.look()
+    assert "was deleted" not in steps.notices()
+
+
+@pytest.mark.req(11)
+def test_what_is_written_over_while_it_is_copied_is_told(
+    begin: Begin, folder: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = begin()
+    file = write(folder / "latest.safetensors")
+    store.before = lambda verb, key: os.utime(file) if verb == "put" and key.startswith("data/") else None
+    steps.look()
+    assert steps.upload()
+    copy = shutil.copyfileobj
+
+    def write_over(*arguments: Any) -> None:
+        copy(*arguments)
+        os.utime(file)
+
+    monkeypatch.setattr("shutil.copyfileobj", write_over)
+    steps.look()
+    assert steps.upload()
+    assert steps.saved == []
+    assert "sooner than it can even be copied: write it beside and rename it" in steps.notices()
 
 
 @pytest.mark.req(13)
@@ -315,6 +365,30 @@ def test_what_is_durable_leaves_the_disk_but_for_the_newest(begin: Begin, folder
     assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "step_2.safetensors"]
 
 
+@pytest.mark.parametrize("lost", ["deleted", "damaged"])
+@pytest.mark.req(23)
+def test_what_the_bucket_has_lost_is_committed_again_and_not_deleted(
+    begin: Begin, folder: Path, run: Run, lost: str
+) -> None:
+    steps = begin(backlog="all")
+    for step in (1, 2):
+        write(folder / f"step_{step}.safetensors", at_s=step)
+        steps.look()
+        steps.upload()
+    for listed in list(run.catalog.listed()):
+        if lost == "deleted":
+            run.store.delete([listed.stat.key])
+        else:
+            run.store.put(layout.quarantine_key(listed.id), b"{}")
+    again = begin(backlog="all", keep_local=1)
+    again.work.ask_bucket()
+    again.look()
+    assert sorted(path.name for path in folder.iterdir()) == ["step_1.safetensors", "step_2.safetensors"]
+    while again.upload():
+        pass
+    assert again.steps == [1, 2]
+
+
 @pytest.mark.req(23)
 def test_what_was_never_committed_stays(begin: Begin, folder: Path) -> None:
     steps = begin(keep_local=1, min_free_bytes=1 << 62)
@@ -324,6 +398,29 @@ def test_what_was_never_committed_stays(begin: Begin, folder: Path) -> None:
     steps.upload()
     steps.look()
     assert sorted(path.name for path in folder.iterdir()) == ["step_1.safetensors", "step_2.safetensors"]
+
+
+@pytest.mark.req(23)
+def test_what_stays_on_the_disk_for_good_is_told_once(begin: Begin, folder: Path) -> None:
+    steps = begin(keep_local=1, min_free_bytes=1 << 62)
+    for step in (1, 2, 3):
+        write(folder / f"step_{step}.safetensors", at_s=step)
+    for _ in range(3):
+        steps.look()
+        steps.upload()
+    assert steps.steps == [3]
+    assert steps.notices().count("step_1.safetensors first: only what is durable is deleted; --backlog all") == 1
+    assert steps.notices().count("less than --min-free, and nothing more may be deleted") == 1
+
+
+@pytest.mark.req(13)
+def test_links_that_lead_out_are_told(begin: Begin, folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "step_1.safetensors")
+    folder.mkdir(exist_ok=True)
+    (folder / "run").symlink_to(tmp_path / "elsewhere")
+    steps = begin()
+    steps.agent.drain(1.0)
+    assert "not committed: run is a link that leads out of" in steps.notices()
 
 
 # -- notices -----------------------------------------------------------------------------------------------------------

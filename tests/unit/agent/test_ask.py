@@ -125,11 +125,15 @@ def test_who_is_not_reached_is_said(ask: str, says: str, caplog: pytest.LogCaptu
     assert "s3cret" not in caplog.text
 
 
-def test_a_trainer_that_refuses_was_not_asked(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trainer_that_refuses_was_not_asked(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     with trainer(503) as (url, _):
         way = asker(url)
         assert way is not None
         assert not way.ask(NOTICE)
+        both = asker(url, request_file=tmp_path / "request")
+        assert both is not None
+        assert both.name == "request file and http"
+        assert both.ask(NOTICE) == "request file"
     assert "answered with status 503" in caplog.text
 
 

@@ -45,6 +45,11 @@ outlooks = st.builds(
         ({"under_way_bytes": 1200 * MIB}, Choice.KEEP, "takes 120 s at 10.0 MiB/s, and 117 s are left"),
         ({"waiting_bytes": 1000 * MIB}, Choice.FINISH, "of a whole checkpoint wait"),
         ({"waiting_bytes": 1200 * MIB}, Choice.KEEP, "the next start continues"),
+        (
+            {"asked": True},
+            Choice.KEEP,
+            "every whole checkpoint is durable, and the trainer was asked for a last one before",
+        ),
         ({"can_ask": True}, Choice.ASK, "saves 60 s of work, and takes 15 s of the 117 s left"),
         ({"can_ask": True, "under_way_bytes": 500 * MIB}, Choice.ASK, "takes 60 s behind the upload under way"),
         ({"can_ask": True, "under_way_bytes": 1100 * MIB}, Choice.FINISH, "a last one would take longer"),

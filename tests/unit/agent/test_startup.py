@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.checkpoints import trainer_checkpoint
 
 from ckptsync.agent.startup import Begun, bring_newest
 from ckptsync.errors import ConfigError
@@ -93,6 +94,74 @@ def test_without_a_step_the_files_times_decide(run: Run, tmp_path: Path) -> None
     assert begun(run, here) == Begun(kept="model.pt", step=1)
     os.utime(here / "model.pt", (1, 1))
     assert begun(run, here).restored is not None
+
+
+def test_what_another_machine_has_overtaken_is_replaced_though_its_step_is_later(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    committed(run, here, 40)
+    committed(run, tmp_path / "elsewhere", 10)
+    found = begun(run, here)
+    assert found.restored is not None
+    assert found.restored.step == 10
+    assert [path.name for path in here.iterdir()] == ["step-10.pt"]
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_what_is_half_written_is_put_aside(run: Run, tmp_path: Path, is_first: bool) -> None:  # noqa: FBT001  parametrized
+    here = tmp_path / "here"
+    here.mkdir()
+    if not is_first:
+        committed(run, here, 1)
+    torn = trainer_checkpoint(here / "checkpoint-30", step=30)
+    (torn / "trainer_state.json").unlink()
+    write(here / "runs" / "step-3.pt", 3)
+    os.truncate(here / "runs" / "step-3.pt", 100)
+    (here / "runs" / "events").write_text("log")
+    found = begun(run, here)
+    assert (found.kept, found.aside) == (None if is_first else "step-1.pt", tmp_path / "here.unfinished-1")
+    left = {str(path.relative_to(here)) for path in here.rglob("*")}
+    assert left == {"runs", "runs/events"} | (set() if is_first else {"step-1.pt"})
+    assert (tmp_path / "here.unfinished-1" / "checkpoint-30" / "model.safetensors").exists()
+    assert (tmp_path / "here.unfinished-1" / "runs" / "step-3.pt").exists()
+    assert begun(run, here).aside is None
+
+
+def test_it_is_put_aside_within_a_directory_that_has_no_beside(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    committed(run, here, 1)
+    write(here / "step-3.pt", 3)
+    os.truncate(here / "step-3.pt", 100)
+    monkeypatch.setattr("ckptsync.agent.unfinished.must_stay", lambda _: True)
+    assert begun(run, here).aside == here / ".unfinished-1"
+    assert begun(run, here) == Begun(kept="step-1.pt", step=1)
+
+
+def test_what_is_restored_into_a_directory_that_must_stay_is_the_newest_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    write(here / "step-90.pt", 90)
+    trainer_checkpoint(here / "checkpoint-99", step=99)
+    (here / "checkpoint-99" / "trainer_state.json").unlink()
+    (here / "log").write_text("log")
+    committed(run, tmp_path / "elsewhere", 80)
+    monkeypatch.setattr("ckptsync.transfer.target.must_stay", lambda _: True)
+    monkeypatch.setattr("ckptsync.agent.unfinished.must_stay", lambda _: True)
+    monkeypatch.setattr("ckptsync.agent.startup.must_stay", lambda _: True)
+    assert begun(run, here).aside == here / ".unfinished-1"
+    assert {path.name for path in here.iterdir()} == {"step-80.pt", "log", ".unfinished-1"}
+    assert {path.name for path in (here / ".unfinished-1").iterdir()} == {"step-90.pt", "checkpoint-99"}
+
+
+def test_what_may_be_whole_stays(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for name in ("model.pt", "optimizer.pt"):
+        write(here / name, 1)
+    (here / "epoch-1").mkdir()
+    write(here / "epoch-1" / "model.pt", 1)
+    assert begun(run, here) == Begun()
 
 
 def test_a_directory_of_more_than_checkpoints_is_refused(

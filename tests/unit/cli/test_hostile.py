@@ -35,3 +35,11 @@ def test_a_link_that_leaves_the_tree_is_not_restored(call: Call, source: Path, t
     assert "leaves the snapshot" in call("restore", "run", "back", exit_code=4).stderr
     assert not Path("back").exists()
     assert "leaves the snapshot" in call("restore", "run", "back", "--snapshot", 1, exit_code=4).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["agent", "s3://bucket/run", "folder"], ["run", "run", "--dir", "gs://bucket/run", "--", "true"]]
+)
+def test_a_url_in_the_place_of_a_directory_is_refused(call: Call, arguments: list[str]) -> None:
+    assert "is no directory of this machine" in call(*arguments, exit_code=2).stderr
+    assert list(Path().glob("*:*")) == []

@@ -46,6 +46,11 @@ def every_error() -> list[type[errors.CkptsyncError]]:
     return found
 
 
+def test_python_m_is_the_same() -> None:
+    done = subprocess.run([sys.executable, "-m", "ckptsync", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ckptsync ")
+
+
 def test_the_verbs_are_those_of_the_contract() -> None:
     assert set(cli.list_commands(click.Context(cli))) == set(CONTRACT.split())
 

@@ -137,3 +137,34 @@ def test_a_later_step_that_comes_later_is_newer_whatever_its_time(folder: Path) 
 
 def test_an_empty_directory_has_none(looked: Look) -> None:
     assert looked().snapshots == ()
+
+
+def test_the_best_that_a_trainer_names_comes_along(folder: Path, looked: Look) -> None:
+    for step in (20, 30, 50):
+        trainer_checkpoint(folder / f"checkpoint-{step}", step=step, best_model_checkpoint="out\\run/checkpoint-20")
+    one = newest(looked())
+    assert (one.name, one.step) == ("checkpoint-50", 50)
+    assert {path.partition("/")[0] for path in one.paths} == {"checkpoint-50", "checkpoint-20"}
+    assert {path.partition("/")[0] for path in one.beside} == {"checkpoint-20"}
+
+
+def test_a_best_that_is_gone_is_nobodys(folder: Path, looked: Look) -> None:
+    trainer_checkpoint(folder / "checkpoint-30", step=30)
+    trainer_checkpoint(folder / "checkpoint-50", step=50, best_model_checkpoint="out/checkpoint-20")
+    assert {path.partition("/")[0] for path in newest(looked()).paths} == {"checkpoint-50"}
+
+
+def test_the_best_that_lightning_names_comes_along(folder: Path, looked: Look) -> None:
+    for step in (10, 30, 40):
+        later(
+            torch_file(
+                folder / f"runs/epoch=1-step={step}.ckpt",
+                callbacks={
+                    "ModelCheckpoint": {"monitor": "loss", "best_model_path": "/elsewhere/epoch=1-step=30.ckpt"}
+                },
+                global_step=step,
+                **{"pytorch-lightning_version": "2.5"},
+            )
+        )
+    one = newest(looked())
+    assert (one.step, one.paths) == (40, {"runs/epoch=1-step=40.ckpt", "runs/epoch=1-step=30.ckpt"})

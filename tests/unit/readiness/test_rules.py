@@ -378,9 +378,9 @@ def test_parts_of_a_checkpoint_are_not_taken_alone(folder: Path, looked: Look, n
         else:
             torch_file(folder / name)
     found = looked()
-    assert found.checkpoints == ()
+    assert found.snapshots == ()
     (sentence,) = found.waiting
-    assert "mark it when it is" in sentence or "nothing tells when all of it is there" in sentence
+    assert "mark them when they are" in sentence or "nothing tells when all of it is there" in sentence
 
 
 def test_hidden_folders_are_left_alone(folder: Path, looked: Look) -> None:

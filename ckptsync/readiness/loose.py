@@ -1,0 +1,211 @@
+"""Loose files, of which no framework tells what belongs together: each is a checkpoint by itself, or some are parts of one.
+
+While `model.pt` and `optimizer.pt` are written over in place, one after the other, nothing in them tells that both are of one step. Names do
+where they say that a file is a state among others of the same thing, as `last.pt` and `best.pt`; so does what happens: of parts, none stays as
+it is while another is written twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ckptsync.readiness import safetensors, torch
+from ckptsync.readiness.base import Folder, Ready
+from ckptsync.readiness.contents import Contents, UnreadableError
+from ckptsync.readiness.names import family, is_plain, number_in
+from ckptsync.transfer.source import SourceFile
+
+_RULES = frozenset({torch.RULE, safetensors.RULE})
+
+
+def _listed(words: str) -> frozenset[str]:
+    """Words as a set."""
+    return frozenset(words.split())
+
+
+_WHOLE = _listed(
+    "best checkpoint checkpoints chkpt ckpt ckpts current final last latest newest resume save saved snapshot snapshots"
+)
+"""Words of a name that say that a file is a checkpoint, and which."""
+_WHICH = _listed(
+    "epoch epochs ep step steps iter iteration iterations global round update min max lowest highest top new "
+    "old prev previous backup bak init initial pretrained base model models weight weights pytorch torch acc "
+    "accuracy auc bleu cer dev dice err error eval fid iou loss mae map metric miou mse perplexity ppl psnr "
+    "return reward rmse rouge score ssim test train val valid validation wer"
+)
+"""Words that say which of several it is, or nothing: a model, a time, a measure."""
+_MODEL = _listed("model models net network weight weights")
+"""Words that say that it is a model, and perhaps no more."""
+_PART = _listed("args opt optim optimizer random rng sampler scaler sched scheduler")
+"""Words of what is no checkpoint by itself."""
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_OPTIMIZER = re.compile(r"opt$|opt_|optim")
+_MOST_NAMED = 4
+_ENDS_WAIT = "when the training has ended well, or when it is marked"
+_LONELY = f"is a part of a checkpoint by its name, and no rest of it is there: it is taken {_ENDS_WAIT}"
+_FIRST = f"may be the first part of a checkpoint: it is taken when it is written again, {_ENDS_WAIT}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Files of one name, numbers apart, or one that is written over in place.
+
+    Attributes:
+        name: path of the newest.
+        words: of its path that are neither of those above; parts of a checkpoint differ in them.
+        in_place: whether it has no number, so that the next version replaces this one.
+        is_whole: whether the newest can be taken, as far as it tells itself.
+        newest_ns: when it was written.
+        before_ns: when the version before it was, as far as it was seen; 0 for none.
+    """
+
+    name: str
+    words: frozenset[str]
+    in_place: bool
+    is_whole: bool
+    newest_ns: int
+    before_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Files that are not to be taken one by one.
+
+    Attributes:
+        names: their paths.
+        waiting: a sentence about each checkpoint of which they are.
+    """
+
+    names: frozenset[str] = frozenset()
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Loose:
+    """Remembers when each kind was written, the last two times. For one thread."""
+
+    _times: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _established: frozenset[str] | None = None
+
+    def parts(self, checkpoints: Sequence[Ready], torn: Iterable[str], root: Folder, contents: Contents) -> Parts:
+        """Tell which files are parts of a checkpoint, of which nothing tells when all of it is there. Safe to call again.
+
+        Args:
+            checkpoints: that are whole.
+            torn: paths of loose files that are not.
+            root: the directory.
+            contents: of files.
+        """
+        kinds = list(self._kinds(checkpoints, torn, root))
+        if self._established is None:  # what was there at the first look was there before
+            self._established = frozenset(kind.name for kind in kinds)
+        names: set[str] = set()
+        waiting: list[str] = []
+        for group in _entangled(kinds):
+            names |= {kind.name for kind in group}
+            if any(kind.is_whole for kind in group):
+                waiting.append(_sentence(sorted(kind.name for kind in group)))
+        for kind in kinds:
+            if kind.name not in names and (why := self._why_not_alone(kind, kinds, root, contents)):
+                names.add(kind.name)
+                waiting.append(f"{kind.name} {why}")
+        parts = (one.name for one in checkpoints if _key(one.name) in {_key(name) for name in names})
+        return Parts(frozenset(parts) | names, tuple(waiting))
+
+    def _kinds(self, checkpoints: Sequence[Ready], torn: Iterable[str], root: Folder) -> Iterator[Kind]:
+        """Loose files, by kind."""
+        files: dict[str, list[tuple[SourceFile, bool]]] = {}
+        whole = {one.name for one in checkpoints if one.rule in _RULES and one.paths == {one.name}}
+        for path in whole.union(torn):
+            if (file := root.file_at(path)) is not None:
+                files.setdefault(_key(path), []).append((file, path in whole))
+        times, self._times = self._times, {}
+        for key, found in files.items():
+            seen = {file.identity.mtime_ns for file, _ in found} | set(times.get(key, ()))
+            before_ns, newest_ns = sorted({0, *seen})[-2:]
+            self._times[key] = (before_ns, newest_ns)
+            newest, is_whole = max(found, key=lambda one: one[0].identity.mtime_ns)
+            yield Kind(newest.path, _words(newest.path), key == newest.path, is_whole, newest_ns, before_ns)
+
+    def _why_not_alone(self, kind: Kind, kinds: Sequence[Kind], root: Folder, contents: Contents) -> str:
+        """Why a file may be a part of something that is not there yet; empty when its name, its content or its past tells otherwise."""
+        others = [other for other in kinds if other is not kind]
+        if not kind.is_whole:
+            return ""
+        if kind.words & _PART:
+            return "" if any(not other.words & _PART for other in others) else _LONELY
+        is_first = kind.in_place and not kind.before_ns and kind.name not in (self._established or ())
+        words = _all_words(kind.name)
+        says_whole = words & _WHOLE and not words & _MODEL
+        if not is_first or says_whole or any(other.words == kind.words for other in others):
+            return ""
+        return "" if _holds_optimizer(root.file_at(kind.name), contents) else _FIRST
+
+
+def _entangled(kinds: Sequence[Kind]) -> Iterator[list[Kind]]:
+    """Kinds that may be parts of one checkpoint, in groups."""
+    left = list(kinds)
+    while left:
+        group = [left.pop()]
+        for one in group:
+            more = [other for other in left if _may_be_parts(one, other)]
+            group += more
+            left = [other for other in left if other not in more]
+        if len(group) > 1:
+            yield group
+
+
+def _may_be_parts(one: Kind, other: Kind) -> bool:
+    """Whether two kinds may be parts of one checkpoint."""
+    if one.words == other.words or not (one.in_place or other.in_place):
+        return False
+    return not (one.newest_ns < other.before_ns or other.newest_ns < one.before_ns)
+
+
+def _sentence(names: Sequence[str]) -> str:
+    """Why a group is not taken."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return (
+        f"{', '.join(names[:_MOST_NAMED])}{more} may be parts of one checkpoint, and are written over in place: nothing tells when all "
+        "of them are of one step; mark them when they are"
+    )
+
+
+def beside(parts: Iterable[str], root: Folder) -> frozenset[str]:
+    """Paths of files of other formats in the folders in which parts lie: once the training has ended well, they are of the same step."""
+    folders = (root.folder_at(above) for above in {path.rpartition("/")[0] for path in parts})
+    files = (entry for folder in folders if folder is not None for entry in folder.files.items())
+    return frozenset(
+        file.path
+        for name, file in files
+        if is_plain(name) and not torch.is_candidate(name, (*torch.ENDINGS, safetensors.ENDING))
+    )
+
+
+def _key(path: str) -> str:
+    """What versions of the same thing have in common: the path, or of a file with a number the path without numbers."""
+    name = torch.stem(path.rpartition("/")[2])
+    return path if number_in(name) is None else family(path)
+
+
+def _all_words(path: str) -> frozenset[str]:
+    """Of a path, in small letters."""
+    return frozenset(word.lower() for word in _WORD.findall(torch.stem(path)))
+
+
+def _words(path: str) -> frozenset[str]:
+    """Of a path those that tell a part from another."""
+    return _all_words(path) - _WHOLE - _WHICH
+
+
+def _holds_optimizer(file: SourceFile | None, contents: Contents) -> bool:
+    """Whether a file tells the state of an optimizer, by the keys of its uppermost level."""
+    if file is None or not file.path.lower().endswith(torch.ENDINGS):
+        return False
+    try:
+        keys = contents.of(file, torch.read).keys
+    except UnreadableError:
+        return False
+    return any(_OPTIMIZER.match(key.lower()) for key in keys)
