@@ -15,6 +15,7 @@ import ckptsync
 from ckptsync.agent.ask import Asker
 from ckptsync.agent.backlog import Backlog
 from ckptsync.agent.board import Board, Committed, State, Status
+from ckptsync.agent.draining import wait_until_durable
 from ckptsync.agent.endgame import Endgame
 from ckptsync.agent.gate import Gate
 from ckptsync.agent.gauge import Gauge
@@ -184,17 +185,14 @@ class Agent:
             with self._looking:
                 self._lookout.training_is_over()
         self._look_a_last_time()
-        while (
-            not trainer_ended
-            and self._endgame.awaits
-            and self._clock.monotonic() < until_s
-            and not self._stop.wait(SETTLE_S)
-        ):
+        while not trainer_ended and self._endgame.awaits and self._clock.monotonic() < until_s:
+            if self._stop.wait(SETTLE_S):
+                break
             self.look()
+        self._work.unreadable = None
         self._backlog.hurry()
         self._show()
-        with self._backlog.changed:
-            self._backlog.changed.wait_for(self._is_over, max(0.0, until_s - self._clock.monotonic()))
+        wait_until_durable(self._work, self._is_over, until_s=until_s, say=self._say)
         if self.failure is not None:
             raise self.failure
         if pending := self._backlog.pending:
@@ -232,8 +230,8 @@ class Agent:
 
     def _is_over(self) -> bool:
         """Whether there is nothing to wait for."""
-        backlog = self._backlog
-        return self.failure is not None or backlog.ended or backlog.paused or backlog.is_idle
+        backlog, failure = self._backlog, self.failure or self._work.unreadable
+        return failure is not None or backlog.ended or backlog.paused or backlog.is_idle
 
     # -- looking -----------------------------------------------------------------------------------------------------
 

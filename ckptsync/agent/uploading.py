@@ -22,6 +22,7 @@ from ckptsync.errors import (
     ConfigError,
     CredentialsError,
     DeniedError,
+    DiskError,
     FencedError,
     NotDurableError,
     NotFoundError,
@@ -74,6 +75,8 @@ class Uploading:
     committed: Callable[[Candidate, Saved], None]
     tenure: Tenure = field(default_factory=Tenure)
     answered: threading.Event = field(default_factory=threading.Event)
+    unreadable: DiskError | None = None
+    """Why the last one could not be read, which no waiting changes."""
     _newest: Manifest | None = None
     _newest_step: int = -1
     _said_steps: bool = False
@@ -152,10 +155,11 @@ class Uploading:
             self.fail(error)
             self.backlog.put_back()
         except (CkptsyncError, OSError) as error:
+            self.unreadable = error if isinstance(error, DiskError) else None
             self.backlog.failed(self.run.clock.monotonic())
             self.went_wrong(error if isinstance(error, CkptsyncError) else StoreError(str(error)))
         else:
-            self._newest_step = saved.step
+            self._newest_step, self.unreadable = saved.step, None
             self._sent.append(saved)
             self._remember(candidate, saved.step, saved.snapshot)
             self.committed(candidate, saved)

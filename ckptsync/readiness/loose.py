@@ -87,6 +87,7 @@ class Loose:
     """Remembers when each kind was written, the last two times. For one thread."""
 
     _times: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _left_torn: frozenset[tuple[str, int]] | None = None
     _established: frozenset[str] | None = None
 
     def parts(self, checkpoints: Sequence[Ready], torn: Iterable[str], root: Folder, contents: Contents) -> Parts:
@@ -118,8 +119,11 @@ class Loose:
         """Loose files, by kind."""
         files: dict[str, list[tuple[SourceFile, bool]]] = {}
         whole = {one.name for one in checkpoints if one.rule in _RULES and one.paths == {one.name}}
-        for path in whole.union(torn):
-            if (file := root.file_at(path)) is not None:
+        there = {path: file for path in whole.union(torn) if (file := root.file_at(path)) is not None}
+        if self._left_torn is None:  # who wrote these was killed: they are parts of nothing that comes
+            self._left_torn = frozenset((path, there[path].identity.mtime_ns) for path in there.keys() - whole)
+        for path, file in there.items():
+            if (path, file.identity.mtime_ns) not in self._left_torn:
                 files.setdefault(_key(path), []).append((file, path in whole))
         times, self._times = self._times, {}
         for key, found in files.items():

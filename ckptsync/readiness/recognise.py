@@ -130,7 +130,7 @@ class Recogniser:
         self._sorted: tuple[Ready, ...] = ()
         self._unfinished: frozenset[str] = frozenset()
         self._root: Folder | None = None
-        self._leading_out: tuple[str, ...] = ()
+        self._cannot_be_saved: tuple[str, ...] = ()
         self._gathered = Gathered(())
 
     def training_is_over(self) -> None:
@@ -150,7 +150,7 @@ class Recogniser:
         """
         root, tree = self._walker.look(int(now_s * 1e9))
         if root is not self._root:
-            self._root, self._leading_out = root, tuple(_leading_out(root))
+            self._root, self._cannot_be_saved = root, tuple(_odd(root))
         if self._quiet_s is not None:
             findings = quiet.find(root, self._contents, quiet_s=self._quiet_s, now_s=now_s)
             found = _Found(findings.checkpoints, findings.waiting)
@@ -169,7 +169,7 @@ class Recogniser:
             checkpoints=self._sorted,
             snapshots=self._gathered.snapshots,
             tree=tree,
-            waiting=_some((*found.waiting, *self._gathered.waiting, *self._leading_out)),
+            waiting=_some((*found.waiting, *self._gathered.waiting, *self._cannot_be_saved)),
             unfinished=self._unfinished,
         )
 
@@ -225,12 +225,12 @@ class Recogniser:
         return any(one.all_claimed or one.checkpoints or one.waiting for one in found)
 
 
-def _leading_out(root: Folder) -> Iterator[str]:
-    """A sentence for each link that leads out, where a checkpoint may be meant."""
+def _odd(root: Folder) -> Iterator[str]:
+    """A sentence for each entry that cannot be saved, where a checkpoint may be meant."""
     for folder in root.all_folders():
         for name, why in folder.odd.items():
-            if why.startswith(LEADS_OUT) and (folder is root or torch.is_candidate(name)):
-                yield f"{folder.inner(name)} {why}, where it is not followed"
+            if torch.is_candidate(name) or (folder is root and why.startswith(LEADS_OUT)):
+                yield f"{folder.inner(name)} {why}"
 
 
 def _claimed(folder: Folder, findings: Findings) -> Iterator[str]:

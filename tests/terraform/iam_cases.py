@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from support.applied_bucket import BUCKET
+from support.aws_account import BUCKET
 
 from ckptsync.snapshot import layout
 

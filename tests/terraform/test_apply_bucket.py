@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from support.applied_bucket import BUCKET, PREFIX, Applied, account
+from support.aws_account import BUCKET, MODULE, PREFIX, Account, Keys, account
 from support.guarded_s3 import GuardedS3, guarded_s3
 from support.iam import judge
 
@@ -23,23 +23,17 @@ from ckptsync.snapshot import layout
 
 MIB = 1 << 20
 CKPTSYNC = (sys.executable, "-c", "from ckptsync.cli.main import main; main()")
-OPTIONS: dict[str, object] = {
-    "bucket_name": BUCKET,
-    "prefix": PREFIX,
-    "create_kms_key": True,
-    "access_log_bucket": None,
-}
 
 
 @pytest.fixture(scope="module")
-def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
-    with account(tmp_path_factory.mktemp("apply")) as made:
-        made.do("apply", "-auto-approve", **OPTIONS)
+def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    with account(tmp_path_factory.mktemp("apply"), MODULE, prefix=PREFIX, create_kms_key=True) as made:
+        made.do("apply", "-auto-approve")
         yield made
 
 
 @pytest.fixture(scope="module")
-def guard(applied: Applied) -> Iterator[GuardedS3]:
+def guard(applied: Account) -> Iterator[GuardedS3]:
     with judge() as simulator, guarded_s3(applied.server.url, simulator) as made:
         yield made
 
@@ -49,12 +43,12 @@ class Actor:
     """Somebody with the keys of a role.
 
     Attributes:
-        keys: by the names of their environment variables.
+        keys: of the role.
         environ: of the processes that are started.
         client: of boto3, for S3.
     """
 
-    keys: Mapping[str, str]
+    keys: Keys
     environ: Mapping[str, str]
     client: Any
 
@@ -70,16 +64,16 @@ Cast = Callable[[str], Actor]
 
 
 @pytest.fixture
-def actor(applied: Applied, guard: GuardedS3, tmp_path: Path) -> Cast:
+def actor(applied: Account, guard: GuardedS3, tmp_path: Path) -> Cast:
     """Casts somebody in a role."""
 
     def cast(role: str) -> Actor:
-        keys = applied.assumed(role)
-        guard.by_key[keys["AWS_ACCESS_KEY_ID"]] = applied.rights(role)
+        keys = applied.assume(role)
+        guard.by_key[keys.access_key] = applied.rights(role)
         environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CKPTSYNC_"))},
             **applied.server.environ,
-            **keys,
+            **keys.environ,
             "AWS_ENDPOINT_URL_S3": guard.url,
             "CKPTSYNC_STATE_DIR": str(tmp_path / "state"),
         }
@@ -104,23 +98,22 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def objects(applied: Applied, run: str) -> list[str]:
+def objects(applied: Account, run: str) -> list[str]:
     """Keys of a run, relative to it."""
     prefix = run.removeprefix(f"s3://{BUCKET}/") + "/"
-    found = applied.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-    return [one["Key"].removeprefix(prefix) for one in found]
+    return [key.removeprefix(prefix) for key in applied.keys_below(prefix)]
 
 
-def below(applied: Applied, run: str, folder: str) -> list[str]:
+def below(applied: Account, run: str, folder: str) -> list[str]:
     return [key for key in objects(applied, run) if key.startswith(folder)]
 
 
-def test_a_second_plan_changes_nothing(applied: Applied) -> None:
+def test_a_second_plan_changes_nothing(applied: Account) -> None:
     assert "No changes." in applied.do("plan", "-detailed-exitcode")  # 2 is for changes
 
 
 def test_the_doctor_that_terraform_prescribes_is_content_with_the_trainers_rights(
-    applied: Applied, actor: Cast
+    applied: Account, actor: Cast
 ) -> None:
     program, verb, *words = shlex.split(applied.outputs()["commands"]["doctor"])
     assert (program, verb) == ("ckptsync", "doctor")
@@ -151,7 +144,7 @@ def test_a_trainer_saves_names_checks_and_restores(actor: Cast, run_url: str, mo
 
 def stop_before_commit(guard: GuardedS3, who: Actor, *words: str) -> None:
     """Run ckptsync, which is refused its commit: as if it were killed when all files were in the bucket."""
-    key = who.keys["AWS_ACCESS_KEY_ID"]
+    key = who.keys.access_key
     mine = guard.by_key[key]
     no_commit = {"Effect": "Deny", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::*/manifests/*"}
     guard.by_key[key] = replace(mine, identity=[*mine.identity, {"Version": "2012-10-17", "Statement": [no_commit]}])
@@ -162,7 +155,7 @@ def stop_before_commit(guard: GuardedS3, who: Actor, *words: str) -> None:
 
 
 def test_an_interrupted_save_is_continued(
-    applied: Applied, guard: GuardedS3, actor: Cast, run_url: str, model: Path
+    applied: Account, guard: GuardedS3, actor: Cast, run_url: str, model: Path
 ) -> None:
     trainer = actor("trainer")
     stop_before_commit(guard, trainer, "save", str(model), run_url, "--step", "100")
@@ -173,7 +166,7 @@ def test_an_interrupted_save_is_continued(
 
 
 def test_what_gc_has_condemned_is_not_continued(
-    applied: Applied, guard: GuardedS3, actor: Cast, run_url: str, model: Path
+    applied: Account, guard: GuardedS3, actor: Cast, run_url: str, model: Path
 ) -> None:
     trainer, gc = actor("trainer"), actor("gc")
     stop_before_commit(guard, trainer, "save", str(model), run_url, "--step", "100")
@@ -202,7 +195,7 @@ def test_ranks_save_together(actor: Cast, run_url: str, model: Path, tmp_path: P
     assert (tmp_path / "back" / "rank-1" / "weights.bin").stat().st_size == 21 * MIB
 
 
-def test_a_trainer_cannot_collect_or_remove(applied: Applied, actor: Cast, run_url: str, model: Path) -> None:
+def test_a_trainer_cannot_collect_or_remove(applied: Account, actor: Cast, run_url: str, model: Path) -> None:
     trainer = actor("trainer")
     for step in ("100", "200"):
         trainer.run("save", str(model), run_url, "--step", step)
@@ -214,7 +207,7 @@ def test_a_trainer_cannot_collect_or_remove(applied: Applied, actor: Cast, run_u
 
 
 def test_retention_behind_a_trainers_save_fails_alone(
-    applied: Applied, actor: Cast, run_url: str, tmp_path: Path
+    applied: Account, actor: Cast, run_url: str, tmp_path: Path
 ) -> None:
     program = tmp_path / "train.py"
     program.write_text(
@@ -236,7 +229,7 @@ def test_retention_behind_a_trainers_save_fails_alone(
     assert not [key for key in objects(applied, run_url) if key.endswith("/condemned")]
 
 
-def test_gc_collects_and_removes(applied: Applied, actor: Cast, run_url: str, model: Path) -> None:
+def test_gc_collects_and_removes(applied: Account, actor: Cast, run_url: str, model: Path) -> None:
     trainer, gc = actor("trainer"), actor("gc")
     for step in ("100", "200", "300"):
         (model / "state.json").write_text(step)
@@ -258,7 +251,7 @@ def test_gc_cannot_save(actor: Cast, run_url: str, model: Path) -> None:
 
 
 def test_a_reader_restores_with_a_lease_and_cannot_save(
-    applied: Applied, guard: GuardedS3, actor: Cast, run_url: str, model: Path, tmp_path: Path
+    applied: Account, guard: GuardedS3, actor: Cast, run_url: str, model: Path, tmp_path: Path
 ) -> None:
     actor("trainer").run("save", str(model), run_url, "--step", "100")
     reader, seen = actor("reader"), len(guard.allowed)
@@ -271,7 +264,7 @@ def test_a_reader_restores_with_a_lease_and_cannot_save(
 
 
 def test_a_trainer_quarantines_what_is_damaged_and_lifts_it(
-    applied: Applied, actor: Cast, run_url: str, model: Path
+    applied: Account, actor: Cast, run_url: str, model: Path
 ) -> None:
     trainer, admin = actor("trainer"), applied.client("s3")
     trainer.run("save", str(model), run_url, "--step", "100")
@@ -339,7 +332,7 @@ def _passes(attempt: Callable[[Any], object], client: Any) -> bool:
     return True
 
 
-def test_a_bucket_with_checkpoints_and_its_key_survive_a_destroy(applied: Applied) -> None:
+def test_a_bucket_with_checkpoints_and_its_key_survive_a_destroy(applied: Account) -> None:
     key = applied.outputs()["kms_key_arn"]
     applied.client("s3").put_object(Bucket=BUCKET, Key=f"{PREFIX}/last", Body=b"1")
     with pytest.raises(AssertionError, match="BucketNotEmpty"):
@@ -348,9 +341,8 @@ def test_a_bucket_with_checkpoints_and_its_key_survive_a_destroy(applied: Applie
     assert applied.client("kms").describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"
 
 
-def test_nothing_is_left_where_that_was_asked_for(applied: Applied) -> None:
-    applied.do("apply", "-auto-approve", "-target=aws_s3_bucket.this", **OPTIONS, force_destroy=True)
+def test_nothing_is_left_where_that_was_asked_for(applied: Account) -> None:
+    applied.variables["force_destroy"] = True
+    applied.do("apply", "-auto-approve", "-target=aws_s3_bucket.this")
     applied.do("destroy", "-auto-approve")
-    assert applied.client("s3").list_buckets()["Buckets"] == []
-    assert applied.client("iam").list_roles()["Roles"] == []
-    assert applied.client("iam").list_instance_profiles()["InstanceProfiles"] == []
+    assert applied.inventory() == applied.before

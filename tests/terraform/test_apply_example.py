@@ -17,18 +17,20 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from support.applied_example import REGION, Account, Keys, account
+from support.aws_account import BUCKET, EXAMPLE, Account, Keys, account
 from support.guarded_s3 import GuardedS3, guarded_s3
 from support.iam import judge
 from support.instances import kill_session
 from support.startup import ENVIRONMENT, UNIT, environment, files, unit
 from support.waiting import LONG_S, wait_until
 
+from ckptsync.testing.servers import REGION
+
 TRAINER = Path(__file__).parents[1] / "support" / "plain_trainer.py"
 STEPS = 120
 STATE, VENV = "/var/lib/train", "/srv/train/venv/bin"
 OPTIONS = f"{STATE}/checkpoints {STATE}/result --log {STATE}/starts --steps {STEPS} --every 10 --pause 0.05"
-BUCKET, ID = "ckptsync-example", "00000001-000000000100-abcdefgh"
+ID = "00000001-000000000100-abcdefgh"
 ROLES = ("trainer", "reader", "gc")
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("apply-example")]
@@ -37,8 +39,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("apply-example")]
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """An account with the example applied. Terraform takes a minute: S3's lifecycle rules must be read back ten times."""
-    with account(tmp_path_factory.mktemp("apply")) as made:
-        made.variables |= {"train_options": OPTIONS, "instance_types": ["m7i.large"]}
+    options = {"region": REGION, "train_options": OPTIONS, "instance_types": ["m7i.large"]}
+    training = {"repository": "https://git.example.org/you/training.git"}
+    with account(tmp_path_factory.mktemp("apply"), EXAMPLE, **options, **training) as made:
+        made.variables["ami_id"] = made.client("ec2").describe_images()["Images"][0]["ImageId"]
         made.do("apply", "-auto-approve")
         yield made
 
@@ -46,15 +50,13 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 @pytest.fixture(scope="module")
 def keys(aws: Account) -> dict[str, Keys]:
     """Of each role."""
-    outputs = aws.outputs()
-    return {role: aws.assume(outputs[f"{role}_role_arn"]) for role in ROLES}
+    return {role: aws.assume(role) for role in ROLES}
 
 
 @pytest.fixture(scope="module")
 def guard(aws: Account, keys: dict[str, Keys]) -> Iterator[GuardedS3]:
     """The bucket as the roles see it."""
-    outputs = aws.outputs()
-    rights = {keys[role].access_key: aws.rights(outputs[f"{role}_role_arn"]) for role in ROLES}
+    rights = {keys[role].access_key: aws.rights(role) for role in ROLES}
     with judge() as judging, guarded_s3(aws.server.url, judging) as made:
         made.by_key |= rights
         yield made
@@ -96,7 +98,7 @@ def test_the_group_starts_one_spot_machine_with_a_session_for_its_metadata(aws: 
     assert len(group["Instances"]) == 1
     data = aws.launch_template()
     assert data["MetadataOptions"]["HttpTokens"] == "required"
-    assert data["IamInstanceProfile"] == {"Name": "ckptsync-example-trainer"}
+    assert data["IamInstanceProfile"] == {"Name": f"{BUCKET}-trainer"}
     assert data["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] in {True, "true"}
 
 
@@ -164,8 +166,7 @@ def test_a_machine_that_is_killed_is_followed_by_one_that_ends_with_the_same_res
 
 def manifests(aws: Account, run_name: str = "first-run") -> list[str]:
     """Of a run, as the account's owner sees them."""
-    found = aws.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=f"runs/{run_name}/manifests/")
-    return [one["Key"] for one in found.get("Contents", [])]
+    return aws.keys_below(f"runs/{run_name}/manifests/")
 
 
 def test_the_doctor_finds_that_the_trainer_has_what_is_needed(
@@ -191,8 +192,8 @@ def test_gc_deletes_what_the_trainer_cannot(
     run(command, guard, keys["gc"], tmp_path)
     assert guard.refused == []
     assert len(manifests(aws, "to-collect")) == 3
-    data = aws.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="runs/to-collect/data/")["Contents"]
-    assert sorted(int(one["Key"].split("-")[-2]) for one in data) == [3, 4, 5]
+    data = aws.keys_below("runs/to-collect/data/")
+    assert sorted(int(key.split("-")[-2]) for key in data) == [3, 4, 5]
 
 
 Call = Callable[[Any], object]

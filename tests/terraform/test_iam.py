@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from support.applied_bucket import BUCKET, PREFIX, Applied, account
+from support.aws_account import MODULE, PREFIX, Account, account
 from support.iam import Judge, Rights, judge
 
 from ckptsync.testing.servers import virtual_environment
@@ -25,17 +25,16 @@ PINS = ("parliament==1.6.4", "setuptools<81")
 
 
 @pytest.fixture(scope="module")
-def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
+def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """The module with a prefix and a key, on moto."""
-    with account(tmp_path_factory.mktemp("iam")) as made:
+    with account(tmp_path_factory.mktemp("iam"), MODULE, prefix=PREFIX, create_kms_key=True) as made:
         # The rest takes a minute, which S3 is given to settle a lifecycle.
-        targets = ["-target=aws_iam_role_policy.this", "-target=aws_s3_bucket_policy.this"]
-        made.do("apply", "-auto-approve", *targets, bucket_name=BUCKET, prefix=PREFIX, create_kms_key=True)
+        made.do("apply", "-auto-approve", "-target=aws_iam_role_policy.this", "-target=aws_s3_bucket_policy.this")
         yield made
 
 
 @pytest.fixture(scope="module")
-def rights(applied: Applied) -> dict[str, Rights]:
+def rights(applied: Account) -> dict[str, Rights]:
     return {role: applied.rights(role) for role in ROLES}
 
 
@@ -90,7 +89,7 @@ def test_an_administrator_cannot_overwrite_a_commit(rights: dict[str, Rights], s
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_key_serves_s3_and_nothing_else(
-    role: str, applied: Applied, rights: dict[str, Rights], simulator: Judge
+    role: str, applied: Account, rights: dict[str, Rights], simulator: Judge
 ) -> None:
     key, kms = applied.outputs()["kms_key_arn"], applied.client("kms")
     policy = json.loads(kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
@@ -114,7 +113,7 @@ def test_a_wrong_verdict_is_noticed(rights: dict[str, Rights], simulator: Judge)
 
 
 @pytest.mark.parametrize("name", [*ROLES, "bucket"])
-def test_parliament_finds_nothing(name: str, applied: Applied, rights: dict[str, Rights]) -> None:
+def test_parliament_finds_nothing(name: str, applied: Account, rights: dict[str, Rights]) -> None:
     policies = [applied.bucket_policy()] if name == "bucket" else rights[name].identity
     for policy in policies:
         assert findings(policy) == []

@@ -12,6 +12,7 @@ import pytest
 from support.terraform import OURS, Terraform, folders
 
 _BLOCK = re.compile(r"^```hcl\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_VARIABLE = re.compile(r'^variable "(\w+)" {\n(.*?)^}$', re.MULTILINE | re.DOTALL)
 _HERE = "github.com/ckptsync/ckptsync//terraform/"
 _PROVIDER = '\n  required_providers {{\n    {name} = {{\n      source = "hashicorp/{name}"\n    }}\n  }}\n'
 
@@ -48,6 +49,38 @@ def test_terraform_takes_its_example(folder: str, terraform: Terraform, tmp_path
     terraform(tmp_path, "validate")
     formatted = terraform(tmp_path, "fmt", "-diff", "main.tf").stdout
     assert formatted == ""
+
+
+GUIDE = OURS.parent / "docs" / "how-to" / "set-up-with-terraform.md"
+
+
+def names_in(folder: str, file: str, kind: str) -> set[str]:
+    """Variables or outputs of a folder."""
+    return set(re.findall(rf'^{kind} "(\w+)" {{$', (OURS / folder / file).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("folder", ["examples/aws", "examples/gcp"])
+def test_the_guide_and_the_readme_name_what_there_is(folder: str) -> None:
+    text = GUIDE.read_text()
+    section = text[text.index(f"terraform/{folder}\n") :]
+    applied = section[: section.index("```")] + (OURS / folder / "README.md").read_text()
+    asked = set(re.findall(r"-var '?(\w+)=", applied))
+    required = {
+        name for name, body in _VARIABLE.findall((OURS / folder / "variables.tf").read_text()) if "default" not in body
+    }
+    assert required <= asked <= names_in(folder, "variables.tf", "variable")
+    later = set(re.findall(r"-var '?(\w+)=", text[text.index("## See it resume") :]))
+    assert later <= names_in(folder, "variables.tf", "variable")
+
+
+def test_the_guide_runs_commands_that_are_told() -> None:
+    text = GUIDE.read_text()
+    told = {"as_trainer", "as_reader", "as_gc"}
+    for module in ("aws-spot", "gcp-spot"):
+        outputs = (OURS / "modules" / module / "outputs.tf").read_text()
+        commands = set(re.findall(r"^    (\w+) +=", outputs, re.MULTILINE)) | told
+        assert set(re.findall(r"jq -r \.(\w+)", text)) <= commands
+    assert set(re.findall(r"terraform output -raw (\w+)", text)) <= names_in("examples/aws", "outputs.tf", "output")
 
 
 def test_what_is_out_of_date_is_told(tmp_path: Path) -> None:

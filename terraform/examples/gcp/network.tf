@@ -23,7 +23,6 @@ resource "google_compute_firewall" "nothing_in" {
 }
 
 resource "google_compute_subnetwork" "machines" {
-  #checkov:skip=CKV_GCP_26:Flow logs are billed, and in this network there is one machine that nothing can reach.
   project       = var.project
   region        = var.region
   name          = "ckptsync-train"

@@ -1,5 +1,4 @@
 resource "google_storage_bucket" "this" {
-  #checkov:skip=CKV_GCP_78:Versions of every checkpoint that retention deletes are billed. Only gc can delete or replace; the variable is there.
   project       = var.project
   name          = var.bucket_name
   location      = var.location

@@ -13,6 +13,7 @@ from support.agents import Steps
 from ckptsync.agent import agent as module
 from ckptsync.agent.agent import Agent
 from ckptsync.agent.lookout import Candidate
+from ckptsync.clock import Clock
 from ckptsync.events import Event
 from ckptsync.options import MIB, Config, Transfer
 from ckptsync.options import Agent as AgentOptions
@@ -45,7 +46,12 @@ def begin(
     monkeypatch.setattr(module, "open_store", lambda *_, **__: store)
 
     def make(
-        *, asker: Any = None, directory: Path = folder, max_bytes_per_s: int | None = None, **options: Any
+        *,
+        asker: Any = None,
+        directory: Path = folder,
+        max_bytes_per_s: int | None = None,
+        by: Clock = clock,
+        **options: Any,
     ) -> Steps:
         events: list[Event] = []
         saved: list[Saved] = []
@@ -55,7 +61,7 @@ def begin(
             state_dir=str(tmp_path / "state"),
         )
         agent = Agent(
-            directory, "memory://x", config=config, observer=events.append, clock=clock, asker=asker,
+            directory, "memory://x", config=config, observer=events.append, clock=by, asker=asker,
             committed=saved.append,
         )  # fmt: skip
         request.addfinalizer(agent.close)

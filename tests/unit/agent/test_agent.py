@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.agents import Steps, write
+from support.waiting import LONG_S, wait_until
 
 from ckptsync.agent.agent import Agent
 from ckptsync.agent.board import State
 from ckptsync.agent.notice import Notice, Source
+from ckptsync.clock import SYSTEM
 from ckptsync.errors import (
     ConfigError,
     CredentialsError,
@@ -301,6 +305,33 @@ def test_nothing_but_retries_is_shown_as_a_failure_that_is_tried_on(begin: Begin
     )
     assert steps.upload()
     assert not steps.agent.board.status.failing
+
+
+@pytest.mark.usefixtures("plain_rights")
+def test_a_drain_does_not_wait_for_what_cannot_be_read(begin: Begin, folder: Path) -> None:
+    steps = begin(by=SYSTEM)
+    write(folder / "step_1.safetensors").chmod(0)
+    (folder / "step_1.safetensors.ckptsync-ready").touch()
+    steps.agent.start()
+    begun_s = time.monotonic()
+    with pytest.raises(NotDurableError, match="Permission denied"):
+        steps.agent.drain(60.0)
+    assert time.monotonic() - begun_s < 30.0
+
+
+def test_a_drain_tells_how_far_it_is(begin: Begin, folder: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptsync.agent.draining._TELL_S", 0.05)
+    steps = begin(by=SYSTEM)
+    write(folder / "step_1.safetensors", size=2 * MIB)
+    sent = threading.Event()
+    store.before = lambda verb, key: verb == "put" and key.startswith("data/") and sent.wait(LONG_S)
+    steps.agent.start()
+    drain = threading.Thread(target=steps.agent.drain, args=(LONG_S,))
+    drain.start()
+    wait_until(lambda: "waiting for what is not durable yet: 2.0 MiB" in steps.notices())
+    sent.set()
+    drain.join(LONG_S)
+    assert steps.steps == [1]
 
 
 def test_a_drain_names_what_is_not_durable(begin: Begin, folder: Path) -> None:

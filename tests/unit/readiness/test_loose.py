@@ -134,12 +134,25 @@ def test_a_part_that_is_being_written_holds_the_others_back(folder: Path) -> Non
     recogniser = Recogniser(folder)
     for name in ("last.pt", "last_optim.pt"):
         written(folder, name)
+    recogniser.look(0)
     whole = (folder / "last_optim.pt").read_bytes()
     written(folder, "last.pt")
     (folder / "last_optim.pt").write_bytes(whole[:-40])
     looked = recogniser.look(0)
     assert looked.snapshots == ()
     assert looked.unfinished == {"last_optim.pt"}
+
+
+def test_what_was_torn_before_is_part_of_nothing(folder: Path) -> None:
+    whole = torch_file(folder / "left.pt").read_bytes()
+    (folder / "left.pt").write_bytes(whole[:-40])
+    recogniser = Recogniser(folder)
+    recogniser.look(0)
+    written(folder, "latest.pt")
+    assert newest(recogniser.look(0)).paths == {"latest.pt"}
+    (folder / "left.pt").write_bytes(whole[:-50])
+    written(folder, "latest.pt")
+    assert recogniser.look(0).snapshots == ()
 
 
 def test_the_first_of_a_name_that_tells_nothing_is_waited_for_unless_it_holds_an_optimizer(folder: Path) -> None:
