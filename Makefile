@@ -86,8 +86,8 @@ test-link-local: $(DEV_STAMP) ## Find the metadata services at 169.254.169.254, 
 	$(PYTEST) tests/integration/test_link_local.py $(PYTEST_ARGS)
 
 .PHONY: test-terraform
-test-terraform: $(DEV_STAMP) ## Check the Terraform modules with terraform, mocked and on loopback, and judge their policies; needs terraform, its AWS provider and npm
-	$(PYTEST) tests/terraform $(PYTEST_ARGS)
+test-terraform: $(DEV_STAMP) ## Check the Terraform modules, mocked and applied on loopback, and judge their policies; needs terraform, its AWS provider, npm; SHORT=1 some
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(if $(SHORT),-m "not slow") tests/terraform $(PYTEST_ARGS)
 
 # Debian's package would start a service: of it the program that checks rules is enough. Without it those tests are skipped.
 build/prometheus/usr/bin/promtool:

@@ -21,6 +21,7 @@ from support.iam import judge
 
 from ckptsync.snapshot import layout
 
+pytestmark = pytest.mark.slow  # the example, which is applied in any case, holds it
 MIB = 1 << 20
 CKPTSYNC = (sys.executable, "-c", "from ckptsync.cli.main import main; main()")
 

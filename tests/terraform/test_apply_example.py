@@ -33,7 +33,6 @@ OPTIONS = f"{STATE}/checkpoints {STATE}/result --log {STATE}/starts --steps {STE
 ID = "00000001-000000000100-abcdefgh"
 ROLES = ("trainer", "reader", "gc")
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("apply-example")]
 
 
 @pytest.fixture(scope="module")
