@@ -43,9 +43,16 @@ def _cuda(torch_version: str) -> str:
 
 def _git_commit(folder: Path) -> str:
     """Commit checked out in a folder, with `-dirty` behind it when files differ; empty when there is none."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Without locks: who ends amid it must leave none behind in somebody's repository.
+    asked = ("status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    command = ["git", "--no-optional-locks", "-C", str(folder), *asked]
     try:
         found = subprocess.run(command, capture_output=True, timeout=_GIT_TIMEOUT_S, check=True, text=True)  # noqa: S603  fixed words and a path
     except (OSError, subprocess.SubprocessError):
         return ""
-    return found.stdout.strip()
+    lines = found.stdout.splitlines()
+    commit = next((line.rpartition(" ")[2] for line in lines if line.startswith("# branch.oid ")), "")
+    differs = any(not line.startswith("#") for line in lines)
+    if not commit or commit == "(initial)":
+        return ""
+    return f"{commit}-dirty" if differs else commit

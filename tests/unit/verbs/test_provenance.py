@@ -24,14 +24,20 @@ def git(folder: Path, *words: str) -> None:
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_commit_and_whether_files_differ(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
+    assert provenance(tmp_path).git_commit == ""
     (tmp_path / "train.py").write_text("a")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "first", "--no-gpg-sign")
     git(tmp_path, "tag", "v1")
     clean = provenance(tmp_path, "f").git_commit
     assert re.fullmatch("[0-9a-f]{40}", clean)
+    (tmp_path / "output").write_text("not tracked")
+    assert provenance(tmp_path).git_commit == clean
     (tmp_path / "train.py").write_text("b")
+    (tmp_path / ".git" / "index.lock").touch()
+    before = (tmp_path / ".git" / "index").read_bytes()
     assert provenance(tmp_path).git_commit == f"{clean}-dirty"
+    assert (tmp_path / ".git" / "index").read_bytes() == before
 
 
 def test_outside_any_repository_there_is_no_commit(tmp_path: Path) -> None:
