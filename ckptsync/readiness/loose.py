@@ -173,7 +173,7 @@ def _sentence(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return (
         f"{', '.join(names[:_MOST_NAMED])}{more} may be parts of one checkpoint, and are written over in place: nothing tells when all "
-        "of them are of one step; mark them when they are"
+        "of them are of one step; mark them when they are, or let --ready quiet wait for a pause"
     )
 
 
