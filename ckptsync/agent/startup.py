@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +59,14 @@ def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None)
     check_directory(directory)
     looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now()) if directory.is_dir() else None
     newest = run.catalog.latest()
-    if newest is not None and looked is not None and (kept := _newer(looked, newest, directory)) is not None:
-        return Begun(kept=kept, step=newest.id.step, aside=put_aside(directory, looked.tree, looked.unfinished))
+    if newest is not None and looked is not None:
+        if newer := [ready for ready in looked.snapshots if _is_newer(ready, looked, newest)]:
+            aside = put_aside(directory, looked.tree, looked.unfinished)
+            _bring_back(run, directory, newest, looked.unfinished)
+            return Begun(kept=newer[-1].name or str(directory), step=newest.id.step, aside=aside)
+        if (same := _same(looked, newest, directory)) is not None:
+            in_the_way = looked.unfinished | _later(looked, newest)
+            return Begun(kept=same, step=newest.id.step, aside=put_aside(directory, looked.tree, in_the_way))
     try:
         restored = restore(run, directory)
     except NoSnapshotError:
@@ -106,14 +115,34 @@ def _make(directory: Path) -> None:
         raise ConfigError(f"cannot make {directory}: {error.strerror}") from error
 
 
-def _newer(looked: Looked, newest: Manifest, directory: Path) -> str | None:
-    """Name of the newest whole checkpoint on the disk, where it is not behind a snapshot; None when it is."""
-    good = [
-        ready
-        for ready in looked.snapshots
-        if _is_newer(ready, looked, newest) or is_in(newest, chosen(looked.tree, ready.paths), ready)
-    ]
-    return (good[-1].name or str(directory)) if good else None
+def _same(looked: Looked, newest: Manifest, directory: Path) -> str | None:
+    """Name of the checkpoint on the disk that is a snapshot, whole and with all that it has; None when it is not."""
+    there = {file.path: (file.size, file.identity.mtime_ns) for file in looked.tree.files}
+    if any(there.get(file.path) != (file.size, file.mtime_ns) for file in newest.files):
+        return None
+    if looked.unfinished.intersection(file.path for file in newest.files):
+        return None
+    found = [ready for ready in looked.snapshots if is_in(newest, chosen(looked.tree, ready.paths), ready)]
+    return (found[-1].name if found else "") or str(directory)
+
+
+def _later(looked: Looked, newest: Manifest) -> frozenset[str]:
+    """Paths of checkpoints of a later step than a snapshot, and not of it: those of a training that another machine has begun anew."""
+    of_snapshot = {file.path for file in newest.files}
+    later = (one.paths for one in looked.checkpoints if one.step is not None and one.step > newest.id.step)
+    return frozenset().union(*later) - of_snapshot
+
+
+def _bring_back(run: Run, directory: Path, newest: Manifest, torn: Collection[str]) -> None:
+    """Fetch what is torn on the disk and whole in the snapshot, beside a newer checkpoint that stays: `best.pt` beside `last.pt`."""
+    wanted = sorted({file.path for file in newest.files}.intersection(torn))
+    if not wanted:
+        return
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".ckptsync-") as folder:
+        restore(run, Path(folder) / "back", snapshot=newest.snapshot, include=[glob.escape(path) for path in wanted])
+        for path in wanted:
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / "back" / path).replace(directory / path)
 
 
 def _is_newer(ready: Ready, looked: Looked, newest: Manifest) -> bool:

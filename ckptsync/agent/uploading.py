@@ -14,6 +14,7 @@ from ckptsync.agent.backlog import Backlog
 from ckptsync.agent.board import Board, Committed
 from ckptsync.agent.gate import Gate
 from ckptsync.agent.gauge import Gauge
+from ckptsync.agent.guard import free_bytes
 from ckptsync.agent.holding import held
 from ckptsync.agent.ledger import Entry, Ledger, is_in
 from ckptsync.agent.lookout import Candidate
@@ -169,10 +170,9 @@ class Uploading:
 
     def _save(self, candidate: Candidate) -> Saved:
         """Hold and send it."""
-        copies = None
-        if candidate.ready.name in self._restless:
-            copies = self.directory if os.access(self.directory, os.W_OK) else self.run.config.state_path()
-        holding = held(candidate.tree, candidate.ready, now_s=self.run.clock.now(), copies=copies)
+        holding = held(
+            candidate.tree, candidate.ready, now_s=self.run.clock.now(), copies=self._place_for_copies(candidate)
+        )
         try:
             return save(
                 self.run,
@@ -185,15 +185,22 @@ class Uploading:
         finally:
             holding.close()
 
+    def _place_for_copies(self, candidate: Candidate) -> Path | None:
+        """Where to copy a checkpoint first; None when that is not needed, or would take the space of the training's next one."""
+        if candidate.ready.name not in self._restless:
+            return None
+        place = self.directory if os.access(self.directory, os.W_OK) else self.run.config.state_path()
+        return place if place.is_dir() and free_bytes(place) > 2 * candidate.bytes else None
+
     def _changed(self, candidate: Candidate, error: SourceChangedError) -> None:
         """Copy a checkpoint before it is sent, from now on, as it is written over faster than it is sent."""
-        name, again = candidate.ready.name, "it will be looked at again"
-        if name in self._restless:
-            again += ", but it is written over sooner than it can even be copied: write it beside and rename it, or less often"
+        name = candidate.ready.name
+        if name not in self._restless:
+            then = "and copied first, where there is space for that"
         else:
-            again += " and copied first"
+            then = "but is written over sooner than it is copied or sent: write it beside and rename it, or less often"
         self._restless.add(name)
-        self.went_wrong(SourceChangedError(f"{error}; {again}"))
+        self.went_wrong(SourceChangedError(f"{error}; it will be looked at again {then}"))
 
     def _step_of(self, candidate: Candidate) -> int:
         """The step its files tell, else one more than the newest."""

@@ -84,6 +84,11 @@ class Folder:
         files = {file.path for file in self.all_files()}
         return frozenset(files.union(*({link.path for link in one.links.values()} for one in self.all_folders())))
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the files and folders right in it."""
+        return frozenset({*self.files, *self.folders})
+
     def without(self, names: Collection[str]) -> Folder:
         """The same folder without some of its entries."""
         if not names:
@@ -119,7 +124,7 @@ class Findings:
         waiting: a sentence for each that is not, and why.
         claimed: names of entries that are spoken for.
         all_claimed: whether everything in the folder is.
-        unsure: those of the claimed that may be whole, and nothing tells.
+        torn: those of them that are cut short for sure, or lack what others of their kind have.
         is_loose: whether they are files that no framework ties to others.
     """
 
@@ -127,7 +132,7 @@ class Findings:
     waiting: tuple[str, ...] = ()
     claimed: frozenset[str] = frozenset()
     all_claimed: bool = False
-    unsure: frozenset[str] = frozenset()
+    torn: frozenset[str] = frozenset()
     is_loose: bool = False
 
 

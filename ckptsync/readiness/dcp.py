@@ -40,7 +40,7 @@ def find(folder: Folder, contents: Contents) -> Findings:
     """Tell whether a folder is a whole checkpoint."""
     if is_one(folder):
         if why := why_not(folder, contents):
-            return Findings(waiting=(why,), all_claimed=True)
+            return Findings(waiting=(why,), all_claimed=True, torn=folder.names)
         ready = Ready(step=step_along(folder.path), paths=folder.all_paths(), name=folder.path, rule=RULE)
         return Findings(checkpoints=(ready,), all_claimed=True)
     return NOTHING

@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 from ckptsync.readiness.base import Folder, Ready
 from ckptsync.readiness.contents import Contents
 from ckptsync.readiness.loose import Parts, beside
-from ckptsync.readiness.names import family, number_in
+from ckptsync.readiness.names import family, number_in, ranks_in
 from ckptsync.readiness.pointers import pointing
 from ckptsync.readiness.torch import stem
+
+_FIRST = (
+    "{} is of one rank, and nothing tells yet how many there are: what the ranks write is taken when the next step begins, when the "
+    "training has ended well, or when it is marked"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ def gathered(
     """
     groups = _groups([one for one in checkpoints if is_over or one.name not in parts.names])
     waiting = [] if is_over else list(parts.waiting)
+    if len(groups) == 1 and not is_over and any(ranks_in(one.name) and number_in(stem(one.name)) for one in groups[0]):
+        waiting.append(_FIRST.format(groups.pop()[-1].name))
     while len(groups) > 1 and not is_over and (missing := _missing(groups)):
         (*_, newest) = groups.pop()
         waiting.append(f"{newest.name} has no {missing} beside it yet, as those before it have")

@@ -73,7 +73,7 @@ def find(folder: Folder, contents: Contents) -> Findings:
         return Findings(claimed=frozenset(ours | {STATE, *_CONFIGURATIONS, "training_args.bin"}))
     name = folder.path or "."
     if why := _why_not(folder, contents):
-        return Findings(waiting=(f"{name} is not whole: {why}",), all_claimed=True)
+        return Findings(waiting=(f"{name} is not whole: {why}",), all_claimed=True, torn=folder.names)
     state = contents.of(folder.files[STATE], read_state)
     ready = Ready(
         step=state.step,
@@ -84,6 +84,28 @@ def find(folder: Folder, contents: Contents) -> Findings:
         best=sibling(folder.path, state.best),
     )
     return Findings(checkpoints=(ready,), all_claimed=True)
+
+
+def is_of_others(above: Folder, *, is_over: bool) -> bool:
+    """Tell whether folders `checkpoint-N` are no Trainer's, whose next one begins when the last has its state: scripts call theirs so, too."""
+    found = _checkpoints(above)
+    if any(STATE in one.files or _ARGUMENTS in one.files for one in found):
+        return False
+    return is_over or len(found) > 1
+
+
+def abandoned(above: Folder) -> Iterator[Folder]:
+    """Folders that the Trainer has begun for sure, and never came to the end of, if nobody writes to them now."""
+    found = _checkpoints(above)
+    has_state = any(STATE in one.files for one in found)
+    for one in found:
+        if STATE not in one.files and (has_state or _ARGUMENTS in one.files) and any(map(_OURS.fullmatch, one.files)):
+            yield one
+
+
+def _checkpoints(above: Folder) -> list[Folder]:
+    """Folders that the Trainer may have written."""
+    return [inner for name, inner in above.folders.items() if CHECKPOINT.fullmatch(name)]
 
 
 def _model(folder: Folder) -> Findings:
@@ -97,7 +119,7 @@ def _model(folder: Folder) -> Findings:
         return NOTHING
     sentence = f"{folder.path or '.'} holds a model without {STATE}: it is no checkpoint of a training"
     claimed = weights | about | ({_ARGUMENTS} & folder.files.keys())
-    return Findings(waiting=(sentence,), claimed=frozenset(claimed), unsure=frozenset(claimed))
+    return Findings(waiting=(sentence,), claimed=frozenset(claimed))
 
 
 def _why_not(folder: Folder, contents: Contents) -> str:

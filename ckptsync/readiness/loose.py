@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ckptsync.readiness import safetensors, torch
 from ckptsync.readiness.base import Folder, Ready
 from ckptsync.readiness.contents import Contents, UnreadableError
-from ckptsync.readiness.names import family, is_plain, number_in
+from ckptsync.readiness.names import family, is_plain, number_in, ranks_in
 from ckptsync.transfer.source import SourceFile
 
 _RULES = frozenset({torch.RULE, safetensors.RULE})
@@ -25,17 +25,22 @@ def _listed(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
+_VERSION = _listed(
+    "best last latest newest current final min max lowest highest top new old prev previous backup bak init initial "
+    "pretrained base"
+)
+"""Words that tell one state of a thing from another."""
 _WHOLE = _listed(
-    "best checkpoint checkpoints chkpt ckpt ckpts current final last latest newest resume save saved snapshot snapshots"
+    "best last latest newest current final resume save saved checkpoint checkpoints chkpt ckpt ckpts snapshot snapshots"
 )
-"""Words of a name that say that a file is a checkpoint, and which."""
-_WHICH = _listed(
-    "epoch epochs ep step steps iter iteration iterations global round update min max lowest highest top new "
-    "old prev previous backup bak init initial pretrained base model models weight weights pytorch torch acc "
-    "accuracy auc bleu cer dev dice err error eval fid iou loss mae map metric miou mse perplexity ppl psnr "
-    "return reward rmse rouge score ssim test train val valid validation wer"
+"""Words that say that a file is a checkpoint."""
+_NOTHING = _listed(
+    "model models weight weights pytorch torch acc accuracy auc bleu cer dev dice err error eval fid iou loss mae "
+    "map metric miou mse perplexity ppl psnr return reward rmse rouge score ssim test train val valid validation wer"
 )
-"""Words that say which of several it is, or nothing: a model, a time, a measure."""
+"""Words that tell no part from another: a model, a measure."""
+_TIME = _listed("epoch epochs ep step steps iter iteration iterations global round update")
+"""Words that stand beside a number; without one they may name a part that counts."""
 _MODEL = _listed("model models net network weight weights")
 """Words that say that it is a model, and perhaps no more."""
 _PART = _listed("args opt optim optimizer random rng sampler scaler sched scheduler")
@@ -54,7 +59,8 @@ class Kind:
 
     Attributes:
         name: path of the newest.
-        words: of its path that are neither of those above; parts of a checkpoint differ in them.
+        words: of its path that are none of those above; parts of a checkpoint differ in them.
+        is_version: whether its name tells which of several states it is.
         in_place: whether it has no number, so that the next version replaces this one.
         is_whole: whether the newest can be taken, as far as it tells itself.
         newest_ns: when it was written.
@@ -63,6 +69,7 @@ class Kind:
 
     name: str
     words: frozenset[str]
+    is_version: bool
     in_place: bool
     is_whole: bool
     newest_ns: int
@@ -87,7 +94,6 @@ class Loose:
     """Remembers when each kind was written, the last two times. For one thread."""
 
     _times: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _left_torn: frozenset[tuple[str, int]] | None = None
     _established: frozenset[str] | None = None
 
     def parts(self, checkpoints: Sequence[Ready], torn: Iterable[str], root: Folder, contents: Contents) -> Parts:
@@ -120,18 +126,15 @@ class Loose:
         files: dict[str, list[tuple[SourceFile, bool]]] = {}
         whole = {one.name for one in checkpoints if one.rule in _RULES and one.paths == {one.name}}
         there = {path: file for path in whole.union(torn) if (file := root.file_at(path)) is not None}
-        if self._left_torn is None:  # who wrote these was killed: they are parts of nothing that comes
-            self._left_torn = frozenset((path, there[path].identity.mtime_ns) for path in there.keys() - whole)
         for path, file in there.items():
-            if (path, file.identity.mtime_ns) not in self._left_torn:
-                files.setdefault(_key(path), []).append((file, path in whole))
+            files.setdefault(_key(path), []).append((file, path in whole))
         times, self._times = self._times, {}
         for key, found in files.items():
             seen = {file.identity.mtime_ns for file, _ in found} | set(times.get(key, ()))
             before_ns, newest_ns = sorted({0, *seen})[-2:]
             self._times[key] = (before_ns, newest_ns)
             newest, is_whole = max(found, key=lambda one: one[0].identity.mtime_ns)
-            yield Kind(newest.path, _words(newest.path), key == newest.path, is_whole, newest_ns, before_ns)
+            yield _kind(newest.path, in_place=key == newest.path, is_whole=is_whole, times=self._times[key])
 
     def _why_not_alone(self, kind: Kind, kinds: Sequence[Kind], root: Folder, contents: Contents) -> str:
         """Why a file may be a part of something that is not there yet; empty when its name, its content or its past tells otherwise."""
@@ -163,7 +166,7 @@ def _entangled(kinds: Sequence[Kind]) -> Iterator[list[Kind]]:
 
 def _may_be_parts(one: Kind, other: Kind) -> bool:
     """Whether two kinds may be parts of one checkpoint."""
-    if one.words == other.words or not (one.in_place or other.in_place):
+    if not (one.in_place or other.in_place) or (one.words == other.words and (one.is_version or other.is_version)):
         return False
     return not (one.newest_ns < other.before_ns or other.newest_ns < one.before_ns)
 
@@ -199,9 +202,19 @@ def _all_words(path: str) -> frozenset[str]:
     return frozenset(word.lower() for word in _WORD.findall(torch.stem(path)))
 
 
-def _words(path: str) -> frozenset[str]:
-    """Of a path those that tell a part from another."""
-    return _all_words(path) - _WHOLE - _WHICH
+def _kind(path: str, *, in_place: bool, is_whole: bool, times: tuple[int, int]) -> Kind:
+    """What a file's name and times tell."""
+    words = _all_words(path)
+    told = (words | ranks_in(path)) - _VERSION - _WHOLE - _NOTHING
+    return Kind(
+        name=path,
+        words=told if in_place else told - _TIME,
+        is_version=bool(words & _VERSION) or not in_place,
+        in_place=in_place,
+        is_whole=is_whole,
+        newest_ns=times[1],
+        before_ns=times[0],
+    )
 
 
 def _holds_optimizer(file: SourceFile | None, contents: Contents) -> bool:

@@ -19,7 +19,12 @@ _NUMBER = re.compile(
 
 _EPOCH = re.compile(r"(?:^|[^a-z])(?:epoch|ep|round|update)s?[-_=:]?(\d{1,12})$", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"(?:^|\D)(\d{1,12})$")
-_NUMBERS = re.compile(r"\d+")
+_RANK = re.compile(
+    r"(?<![a-z])(?:rank|shard|part|worker|process|proc|gpu|device|node|host|tp|pp|dp)[-_=]?\d+(?:[-_]of[-_]\d+)?|\d+[-_]of[-_]\d+",
+    re.IGNORECASE,
+)
+"""What tells a part of a checkpoint from others, of which each rank writes one."""
+_NUMBERS = re.compile(rf"({_RANK.pattern})|\d+", re.IGNORECASE)
 
 
 def is_temporary(name: str) -> bool:
@@ -60,13 +65,18 @@ def number_in(name: str) -> int | None:
     """
     if (number := number_of_unit(name)) is not None:
         return number
-    found = _LAST_NUMBER.search(name)
+    found = _LAST_NUMBER.search(_RANK.sub("", name).rstrip("-_."))
     return int(found[1]) if found else None
 
 
+def ranks_in(path: str) -> frozenset[str]:
+    """Return what a path says of the rank that wrote it, as `rank0` or `00001-of-00004`; empty when it says nothing."""
+    return frozenset(found[0].lower() for found in _RANK.finditer(path))
+
+
 def family(path: str) -> str:
-    """Return what paths of the same kind have in common: `step-#/model.pt` for `step-100/model.pt`."""
-    return _NUMBERS.sub("#", path)
+    """Return what paths of the same kind have in common: `step-#/rank0.pt` for `step-100/rank0.pt`."""
+    return _NUMBERS.sub(lambda found: found[1] or "#", path)
 
 
 def step_along(path: str) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,13 +82,13 @@ class _Found:
     Attributes:
         checkpoints: that are whole.
         waiting: a sentence for each that is not.
-        claimed: paths of files that belong to some candidate for sure.
-        loose: those of them that no framework ties to others.
+        torn: paths of files of candidates that are cut short for sure.
+        loose: paths of files that no framework ties to others.
     """
 
     checkpoints: tuple[Ready, ...]
     waiting: tuple[str, ...]
-    claimed: frozenset[str] = frozenset()
+    torn: frozenset[str] = frozenset()
     loose: frozenset[str] = frozenset()
 
     @property
@@ -152,7 +152,8 @@ class Recogniser:
         if root is not self._root:
             self._root, self._cannot_be_saved = root, tuple(_odd(root))
         if self._quiet_s is not None:
-            findings = quiet.find(root, self._contents, quiet_s=self._quiet_s, now_s=now_s)
+            quiet_s = -math.inf if self._is_over else self._quiet_s
+            findings = quiet.find(root, self._contents, quiet_s=quiet_s, now_s=now_s)
             found = _Found(findings.checkpoints, findings.waiting)
         else:
             before, self._known = self._known, {}
@@ -161,7 +162,7 @@ class Recogniser:
             self._files, self._last = tree.files, found
             written_ns = {file.path: file.identity.mtime_ns for file in tree.files}
             self._sorted = self._ages.in_order(map(_cleaned, found.checkpoints), written_ns)
-            self._unfinished = found.claimed - found.whole
+            self._unfinished = found.torn - found.whole
             parts = self._loose.parts(self._sorted, found.loose - found.whole, root, self._contents)
             self._gathered = gathered(self._sorted, parts, root, self._contents, is_over=self._is_over)
             self._contents.forget({file.path for file in tree.files})
@@ -182,8 +183,9 @@ class Recogniser:
         findings, rest = self._here(folder)
         checkpoints = [one for finding in findings for one in finding.checkpoints]
         waiting = [why for finding in findings for why in finding.waiting]
-        claimed = {path for finding in findings for path in _claimed(folder, finding)}
-        loose = {path for finding in findings if finding.is_loose for path in _claimed(folder, finding)}
+        torn = {path for finding in findings for path in _paths(folder, finding.torn)}
+        torn |= {file.path for inner in huggingface.abandoned(folder) for file in inner.all_files()}
+        loose = {path for finding in findings if finding.is_loose for path in _paths(folder, finding.claimed)}
         for name, inner in rest.folders.items():
             if name.startswith("."):
                 continue
@@ -193,9 +195,9 @@ class Recogniser:
                 found = self._below(inner, depth + 1, before)
                 checkpoints += found.checkpoints
                 waiting += found.waiting
-                claimed |= found.claimed
+                torn |= found.torn
                 loose |= found.loose
-        self._known[folder] = _Found(tuple(checkpoints), tuple(waiting), frozenset(claimed), frozenset(loose))
+        self._known[folder] = _Found(tuple(checkpoints), tuple(waiting), frozenset(torn), frozenset(loose))
         return self._known[folder]
 
     def _here(self, folder: Folder) -> tuple[list[Findings], Folder]:
@@ -214,14 +216,18 @@ class Recogniser:
         """Ask about folders of steps that no framework ties together."""
         if not self._in_units:
             return NOTHING
+        of_others = huggingface.is_of_others(folder, is_over=self._is_over)
         names = [
-            name for name, inner in folder.folders.items() if units.is_unit(name, inner) and not self._is_tied(inner)
+            name
+            for name, inner in folder.folders.items()
+            if units.is_unit(name, inner) and not self._is_tied(inner, of_others=of_others)
         ]
         return units.find(folder, names, contents, self._shapes, rules=self._in_units, is_over=self._is_over)
 
-    def _is_tied(self, folder: Folder) -> bool:
+    def _is_tied(self, folder: Folder, *, of_others: bool) -> bool:
         """Whether a rule knows what a folder must hold."""
-        found = (find(folder, self._contents) for find in self._finders)
+        finders = (find for find in self._finders if not (of_others and find is huggingface.find))
+        found = (find(folder, self._contents) for find in finders)
         return any(one.all_claimed or one.checkpoints or one.waiting for one in found)
 
 
@@ -233,10 +239,9 @@ def _odd(root: Folder) -> Iterator[str]:
                 yield f"{folder.inner(name)} {why}"
 
 
-def _claimed(folder: Folder, findings: Findings) -> Iterator[str]:
-    """Paths of the files that are spoken for, but for those that may be whole."""
-    names = {*folder.files, *folder.folders} if findings.all_claimed else findings.claimed
-    for name in names - findings.unsure:
+def _paths(folder: Folder, names: Iterable[str]) -> Iterator[str]:
+    """Paths of the files of some entries."""
+    for name in names:
         if name in folder.files:
             yield folder.files[name].path
         elif name in folder.folders:

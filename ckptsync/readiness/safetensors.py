@@ -57,6 +57,7 @@ def find(folder: Folder, contents: Contents) -> Findings:
     names = [name for name in folder.files if name.lower().endswith(ENDING) and is_plain(name)]
     checkpoints: list[Ready] = []
     waiting: list[str] = []
+    torn: set[str] = set()
     for name in names:
         file = folder.files[name]
         try:
@@ -66,7 +67,14 @@ def find(folder: Folder, contents: Contents) -> Findings:
             continue
         if found.why:
             waiting.append(f"{file.path} {found.why}")
+            torn.add(name)
         else:
             step = step_along(file.path[: -len(ENDING)])
             checkpoints.append(Ready(step=step, paths=frozenset({file.path}), name=file.path, rule=RULE))
-    return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(names), is_loose=True)
+    return Findings(
+        checkpoints=tuple(checkpoints),
+        waiting=tuple(waiting),
+        claimed=frozenset(names),
+        torn=frozenset(torn),
+        is_loose=True,
+    )

@@ -138,6 +138,7 @@ def files(folder: Folder, names: Iterable[str], contents: Contents, rule: str) -
     checkpoints: list[Ready] = []
     waiting: list[str] = []
     claimed: set[str] = set()
+    torn: set[str] = set()
     for name in names:
         file = folder.files[name]
         try:
@@ -150,6 +151,7 @@ def files(folder: Folder, names: Iterable[str], contents: Contents, rule: str) -
             if found.is_torch or name.lower().endswith(_ALWAYS):
                 waiting.append(f"{file.path} {found.why}")
                 claimed.add(name)
+                torn |= {name} if found.is_torch else set()
             continue
         claimed.add(name)
         step = found.step if found.step is not None else step_along(stem(file.path))
@@ -162,7 +164,9 @@ def files(folder: Folder, names: Iterable[str], contents: Contents, rule: str) -
                 best=sibling(file.path, found.best),
             )
         )
-    return Findings(checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(claimed))
+    return Findings(
+        checkpoints=tuple(checkpoints), waiting=tuple(waiting), claimed=frozenset(claimed), torn=frozenset(torn)
+    )
 
 
 def is_candidate(name: str, endings: tuple[str, ...] = ENDINGS) -> bool:

@@ -86,7 +86,7 @@ def find(
     checkpoints: list[Ready] = []
     waiting: list[str] = []
     claimed: set[str] = set()
-    unsure: set[str] = set()
+    torn: set[str] = set()
     for kind, names in kinds.items():
         newest = max(number_of_unit(name) or 0 for name in names)
         known = {name: unit for name in names if (unit := _unit(above.folders[name], name, contents, rules))}
@@ -96,17 +96,17 @@ def find(
         for name, unit in known.items():
             is_all = is_over or named_after(above, unit.folder, contents)
             older = shapes.before(place, unit.number)
-            torn = dcp.why_not_in(unit.folder, contents)
-            if why := torn or ("" if is_all else _lacks(unit, older, newest)):
+            broken = dcp.why_not_in(unit.folder, contents)
+            if why := broken or ("" if is_all else _lacks(unit, older, newest)):
                 waiting.append(why)
-                unsure |= {name} if not torn and older is None else set()
+                torn |= {name} if broken or older is not None else set()
             else:
                 checkpoints.append(_ready(unit, contents))
     return Findings(
         checkpoints=tuple(checkpoints),
         waiting=tuple(waiting),
         claimed=frozenset(claimed),
-        unsure=frozenset(unsure),
+        torn=frozenset(torn),
     )
 
 

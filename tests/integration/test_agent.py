@@ -181,7 +181,7 @@ def test_idle_it_costs_next_to_nothing(
         place = folder / f"of{number // 500}" / f"{number}.txt"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
-    (folder / "torn.pt").write_bytes(b"PK\x03\x04 left by a crash")
+    (folder / "last.pt").write_bytes(b"PK\x03\x04 left by a crash")
     write(folder / "step_1.safetensors")
     url = f"s3://checkpoints/idle-{files}-{watch}"
     process = Process(folder, url, "--notices", "ec2,gce", "--port", "0", "--watch", watch)

@@ -34,7 +34,6 @@ ID = "00000001-000000000100-abcdefgh"
 ROLES = ("trainer", "reader", "gc")
 
 
-
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """An account with the example applied. Terraform takes a minute: S3's lifecycle rules must be read back ten times."""

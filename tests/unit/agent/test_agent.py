@@ -194,7 +194,23 @@ def test_what_is_written_over_while_it_is_copied_is_told(
     steps.look()
     assert steps.upload()
     assert steps.saved == []
-    assert "sooner than it can even be copied: write it beside and rename it" in steps.notices()
+    assert "sooner than it is copied or sent: write it beside and rename it" in steps.notices()
+
+
+@pytest.mark.req(11)
+def test_what_does_not_fit_on_the_disk_twice_is_sent_as_it_stands(
+    begin: Begin, folder: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptsync.agent.uploading.free_bytes", lambda _: 1000)
+    steps = begin()
+    file = write(folder / "latest.safetensors")
+    store.before = lambda verb, key: os.utime(file) if verb == "put" and key.startswith("data/") else None
+    steps.look()
+    assert steps.upload()
+    store.heal()
+    steps.look()
+    assert steps.upload()
+    assert len(steps.saved) == 1
 
 
 @pytest.mark.req(13)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +106,10 @@ def test_what_another_machine_has_overtaken_is_replaced_though_its_step_is_later
     assert found.restored is not None
     assert found.restored.step == 10
     assert [path.name for path in here.iterdir()] == ["step-10.pt"]
+    write(here / "step-40.pt", 40)
+    os.utime(here / "step-40.pt", (1, 1))
+    assert begun(run, here) == Begun(kept="step-10.pt", step=10, aside=tmp_path / "here.unfinished-1")
+    assert [path.name for path in here.iterdir()] == ["step-10.pt"]
 
 
 @pytest.mark.parametrize("is_first", [False, True])
@@ -124,6 +130,36 @@ def test_what_is_half_written_is_put_aside(run: Run, tmp_path: Path, is_first: b
     assert (tmp_path / "here.unfinished-1" / "checkpoint-30" / "model.safetensors").exists()
     assert (tmp_path / "here.unfinished-1" / "runs" / "step-3.pt").exists()
     assert begun(run, here).aside is None
+
+
+def test_a_snapshot_of_which_a_part_is_torn_on_the_disk_is_restored_whole(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for name in ("generator.pt", "discriminator.pt"):
+        write(here / name, 1, step=100)
+    save(run, here, step=100)
+    write(here / "generator.pt", 2, step=200)
+    os.truncate(here / "discriminator.pt", 100)
+    found = begun(run, here)
+    assert found.restored is not None
+    assert torch.load(here / "generator.pt")["step"] == torch.load(here / "discriminator.pt")["step"] == 100
+    os.truncate(here / "discriminator.pt", 100)  # now of the very snapshot
+    assert begun(run, here).restored is not None
+    assert torch.load(here / "discriminator.pt")["step"] == 100
+    assert begun(run, here).kept is not None
+
+
+def test_what_is_torn_beside_a_newer_one_is_fetched(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for name in ("last.pt", "best [1].pt"):
+        write(here / name, 1, step=100)
+    save(run, here, step=100)
+    write(here / "last.pt", 2, step=200)
+    os.truncate(here / "best [1].pt", 100)
+    found = begun(run, here)
+    assert (found.kept, found.aside) == ("last.pt", tmp_path / "here.unfinished-1")
+    assert torch.load(here / "best [1].pt")["step"] == 100
+    assert torch.load(here / "last.pt")["step"] == 200
+    assert {path.name for path in here.iterdir()} == {"last.pt", "best [1].pt"}
 
 
 def test_it_is_put_aside_within_a_directory_that_has_no_beside(
@@ -156,6 +192,23 @@ def test_what_is_restored_into_a_directory_that_must_stay_is_the_newest_there(
 
 
 def test_what_may_be_whole_stays(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for step in (100, 200):  # of a script without a Trainer
+        trainer_checkpoint(here / f"checkpoint-{step}")
+        for name in ("trainer_state.json", "training_args.bin"):
+            (here / f"checkpoint-{step}" / name).unlink()
+    (here / "vocab.pt").write_bytes(pickle.dumps({"a": 1}))
+    with zipfile.ZipFile(here / "stats.pth", "w") as file:
+        file.writestr("mean.npy", b"of numpy")
+    (here / "export").mkdir()
+    for name in ("pytorch_model.bin", "config.json"):
+        (here / "export" / name).write_text("{}")
+    before = set(here.rglob("*"))
+    assert begun(run, here) == Begun()
+    assert set(here.rglob("*")) == before
+
+
+def test_parts_that_may_be_whole_stay(run: Run, tmp_path: Path) -> None:
     here = tmp_path / "here"
     for name in ("model.pt", "optimizer.pt"):
         write(here / name, 1)

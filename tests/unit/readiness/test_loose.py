@@ -29,6 +29,10 @@ PARTS = [
     ("weights.pt", "optimizer_state_dict.pt"),
     ("pytorch_model.bin", "optimizer.bin", "scheduler.bin"),
     ("model.safetensors", "optimizer.pt"),
+    ("model_rank0.pt", "model_rank1.pt"),
+    ("model-00001-of-00002.pt", "model-00002-of-00002.pt"),
+    ("model.pt", "epoch.pt"),
+    ("model.pt", "checkpoint.pt"),
 ]
 STATES = [
     ("last.pt", "best.pt"),
@@ -37,6 +41,8 @@ STATES = [
     ("best_acc.pt", "best_val_loss.pt", "checkpoint.pt"),
     ("unet-latest.ckpt", "unet-best.ckpt"),
     ("last/model.pt", "best/model.pt"),
+    ("checkpoint.pth.tar", "model_best.pth.tar"),
+    ("rank0_last.pt", "rank0_best.pt"),
 ]
 
 
@@ -143,16 +149,38 @@ def test_a_part_that_is_being_written_holds_the_others_back(folder: Path) -> Non
     assert looked.unfinished == {"last_optim.pt"}
 
 
-def test_what_was_torn_before_is_part_of_nothing(folder: Path) -> None:
+def test_what_was_torn_before_holds_others_back_until_it_is_overtaken(folder: Path) -> None:
     whole = torch_file(folder / "left.pt").read_bytes()
     (folder / "left.pt").write_bytes(whole[:-40])
+    later(folder / "left.pt")
     recogniser = Recogniser(folder)
-    recogniser.look(0)
-    written(folder, "latest.pt")
-    assert newest(recogniser.look(0)).paths == {"latest.pt"}
-    (folder / "left.pt").write_bytes(whole[:-50])
-    written(folder, "latest.pt")
-    assert recogniser.look(0).snapshots == ()
+    taken = []
+    for _ in range(3):
+        taken.append([one.paths for one in recogniser.look(0).snapshots])
+        written(folder, "latest.pt")
+    assert taken == [[], [], [{"latest.pt"}]]
+
+
+def test_a_part_whose_other_is_torn_is_not_taken_for_all(folder: Path, looked: Look) -> None:
+    for name in ("generator.pt", "discriminator.pt"):
+        written(folder, name)
+    (folder / "discriminator.pt").write_bytes((folder / "discriminator.pt").read_bytes()[:-40])
+    found = looked()
+    assert (found.snapshots, found.unfinished) == ((), {"discriminator.pt"})
+
+
+@pytest.mark.parametrize(
+    "name", ["step-{}-rank{}.pt", "shards/model_{}_shard-{}.safetensors", "step{}_0000{}-of-00002.pt"]
+)
+def test_what_each_rank_writes_for_a_step_belongs_together(folder: Path, name: str) -> None:
+    recogniser = Recogniser(folder)
+    first, second, third, fourth = (name.format(step, rank) for step in (100, 200) for rank in (0, 1))
+    seen = []
+    for path in (first, second, third, fourth):
+        written(folder, path)
+        seen.append([one.paths for one in recogniser.look(0).snapshots])
+    assert seen[:3] == [[], [], [{first, second}]]
+    assert newest(recogniser.look(0)).paths == {third, fourth}
 
 
 def test_the_first_of_a_name_that_tells_nothing_is_waited_for_unless_it_holds_an_optimizer(folder: Path) -> None:

@@ -266,3 +266,11 @@ def test_ten_thousand_files_cost_little(folder: Path) -> None:
     assert len(found.tree.files) == 10_001
     assert len(found.checkpoints) == 1
     assert best_s < 0.18
+
+
+def test_when_the_training_has_ended_well_nothing_is_waited_for(folder: Path) -> None:
+    torch_file(folder / "step-1" / "a.pt")
+    recogniser = Recogniser(folder, rule="quiet", quiet_s=1e6)
+    assert recogniser.look(0.0).snapshots == ()
+    recogniser.training_is_over()
+    assert [one.name for one in recogniser.look(0.0).snapshots] == ["step-1"]

@@ -191,3 +191,24 @@ def test_a_forced_rule_looks_at_its_own_files(folder: Path) -> None:
 def test_names_tell_numbers(name: str, unit: int | None, number: int | None) -> None:
     assert (number_of_unit(name), number_in(name)) == (unit, number)
     assert family(f"a1/{name}") == f"a#/{family(name)}"
+
+
+def test_a_script_may_call_its_folders_as_the_trainer_does_and_write_the_same_files(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    for step in (100, 200, 300):
+        made = trainer_checkpoint(folder / f"checkpoint-{step}", step=step)
+        for name in ("trainer_state.json", "training_args.bin"):
+            (made / name).unlink()
+        looked = recogniser.look(0)
+        assert [one.name for one in looked.snapshots] == [
+            f"checkpoint-{number}" for number in range(100, step, 100)
+        ] + ([f"checkpoint-{step}"] if step > 100 else [])
+        assert looked.unfinished == frozenset()
+
+
+def test_half_of_the_trainers_second_is_not_taken_for_a_scripts(folder: Path) -> None:
+    for step in (100, 200):
+        (trainer_checkpoint(folder / f"checkpoint-{step}", step=step) / "trainer_state.json").unlink()
+    found = Recogniser(folder).look(0)
+    assert found.snapshots == ()
+    assert {path.partition("/")[0] for path in found.unfinished} == {"checkpoint-100", "checkpoint-200"}
