@@ -67,8 +67,11 @@ class Guard:
         if left:
             self._tell(
                 "overtaken",
-                "checkpoints that newer ones overtook, as the bucket is slower than the training, are in no snapshot and stay on the "
-                f"disk, {left[0].title} first: only what is durable is deleted; --backlog all commits every one",
+                f"checkpoints that are in no snapshot stay on the disk, {left[0].title} first: only what is durable is deleted"
+                + (
+                    "; newer ones overtook them, and --backlog all commits every one"
+                    * (self._options.backlog == "latest")
+                ),
             )
 
     def _tell(self, topic: str, message: str) -> None:

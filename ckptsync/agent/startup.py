@@ -62,7 +62,8 @@ def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None)
     if newest is not None and looked is not None:
         if newer := [ready for ready in looked.snapshots if _is_newer(ready, looked, newest)]:
             aside = put_aside(directory, looked.tree, looked.unfinished)
-            _bring_back(run, directory, newest, looked.unfinished)
+            lost = looked.unfinished | _best_of(newer[-1], looked, newest)
+            _bring_back(run, directory, newest, lost)
             return Begun(kept=newer[-1].name or str(directory), step=newest.id.step, aside=aside)
         if (same := _same(looked, newest, directory)) is not None:
             in_the_way = looked.unfinished | _later(looked, newest)
@@ -133,9 +134,20 @@ def _later(looked: Looked, newest: Manifest) -> frozenset[str]:
     return frozenset().union(*later) - of_snapshot
 
 
-def _bring_back(run: Run, directory: Path, newest: Manifest, torn: Collection[str]) -> None:
-    """Fetch what is torn on the disk and whole in the snapshot, beside a newer checkpoint that stays: `best.pt` beside `last.pt`."""
-    wanted = sorted({file.path for file in newest.files}.intersection(torn))
+def _best_of(newer: Ready, looked: Looked, newest: Manifest) -> frozenset[str]:
+    """Paths of what a checkpoint names as its best, where the snapshot has it and the disk has not."""
+    there = {file.path for file in looked.tree.files}
+    inside = f"{newer.best}/"
+    return frozenset(
+        file.path
+        for file in newest.files
+        if newer.best and file.path not in there and (file.path == newer.best or file.path.startswith(inside))
+    )
+
+
+def _bring_back(run: Run, directory: Path, newest: Manifest, lost: Collection[str]) -> None:
+    """Fetch what is torn or gone on the disk and whole in the snapshot, beside a newer checkpoint that stays: `best.pt` beside `last.pt`."""
+    wanted = sorted({file.path for file in newest.files}.intersection(lost))
     if not wanted:
         return
     with tempfile.TemporaryDirectory(dir=directory, prefix=".ckptsync-") as folder:

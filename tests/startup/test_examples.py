@@ -46,11 +46,13 @@ def test_it_is_the_same_unit_on_either_cloud() -> None:
 
 
 @pytest.mark.parametrize("checker", [("shellcheck",), ("sh", "-n"), ("bash", "-n")], ids=" ".join)
-@pytest.mark.parametrize("script", ["user data", "start-up script"])
+@pytest.mark.parametrize("script", ["user data", "start-up script", "what that installs by"])
 def test_shells_take_the_scripts(script: str, checker: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "script.sh"
     path.write_text(
-        SCRIPT.read_text() if script == "start-up script" else files(USER_DATA)["/usr/local/sbin/install-training"]
+        SCRIPT.read_text()
+        if script == "start-up script"
+        else files(USER_DATA if script == "user data" else SCRIPT)["/usr/local/sbin/install-training"]
     )
     assert checked(*checker, path) == ""
 

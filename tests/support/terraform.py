@@ -40,7 +40,7 @@ def program() -> str:
     """Where Terraform is."""
     if found := shutil.which("terraform"):
         return found
-    raise MissingError("terraform is not on PATH: install Terraform 1.7 or newer from its makers' package repository")
+    raise MissingError("terraform is not on PATH: install Terraform 1.9 or newer from its makers' package repository")
 
 
 def aws_mirror() -> Path:

@@ -12,12 +12,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from support.aws_account import BUCKET, EXAMPLE, Account, Keys, account
+from support.aws_account import ADMIN, BUCKET, EXAMPLE, Account, Keys, account
 from support.guarded_s3 import GuardedS3, guarded_s3
 from support.iam import judge
 from support.instances import kill_session
@@ -76,9 +77,15 @@ def environ(guard: GuardedS3, keys: Keys) -> dict[str, str]:
 
 
 def run(command: str, guard: GuardedS3, keys: Keys, folder: Path, *, code: int = 0) -> str:
-    """Run a command line as it stands."""
+    """Run a command line with a role's keys, in place of the profile that it names."""
+    words = shlex.split(command)
     done = subprocess.run(
-        shlex.split(command), cwd=folder, env=environ(guard, keys), capture_output=True, text=True, check=False
+        words[words.index("ckptsync") :],
+        cwd=folder,
+        env=environ(guard, keys),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}\n{guard.refused}"
     return done.stdout
@@ -173,6 +180,40 @@ def test_the_doctor_finds_that_the_trainer_has_what_is_needed(
     guard.refused.clear()
     run(aws.outputs()["commands"]["doctor"], guard, keys["trainer"], tmp_path)
     assert guard.refused == []
+
+
+@pytest.mark.parametrize("command", ["doctor", "status", "gc"])
+def test_a_command_acts_as_the_role_that_it_is_for(
+    aws: Account, keys: dict[str, Keys], tmp_path: Path, command: str
+) -> None:
+    commands = aws.outputs()["commands"]
+    config = ConfigParser()
+    config["default"] = dict(zip(("aws_access_key_id", "aws_secret_access_key"), ADMIN.environ.values(), strict=True))
+    for role in ROLES:
+        for words in map(shlex.split, commands[f"as_{role}"].split(" && ")):
+            assert words[:3] == ["aws", "configure", "set"]
+            kind, profile, name = words[3].split(".")
+            config.setdefault(f"{kind} {profile}", {})[name] = words[4]  # type: ignore[call-overload]  # of a section
+    with (tmp_path / "config").open("w") as file:
+        config.write(file)
+    before, _, _ = commands[command].partition("ckptsync ")
+    asked = "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"
+    done = subprocess.run(
+        [*shlex.split(before), sys.executable, "-c", asked],
+        env={
+            **aws.server.environ,
+            **keys["reader"].environ,  # which must not count
+            "AWS_ENDPOINT_URL": aws.server.url,
+            "AWS_CONFIG_FILE": str(tmp_path / "config"),
+            "PATH": os.environ["PATH"],
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    role = {"doctor": "trainer", "status": "reader", "gc": "gc"}[command]
+    assert f":assumed-role/{BUCKET}-{role}/" in done.stdout
 
 
 def test_gc_deletes_what_the_trainer_cannot(

@@ -101,7 +101,11 @@ class GcsStore(Store):
                 headers={"Content-Type": body_type},
                 body=Body(head, data, tail),
             )
-        except DeniedError:
+        except DeniedError as error:
+            if if_absent and self._is_there(
+                key
+            ):  # the right to replace may be asked for before the condition is looked at
+                raise ConflictError(f"{asked.where}: it is there already", op="put", key=key) from error
             if if_absent or (found := self._stands(key, memoryview(data).nbytes, f"{crc:08x}")) is None:
                 raise
             return found
@@ -328,6 +332,14 @@ class GcsStore(Store):
         self._wire.send(
             asked, "DELETE", _JSON + self._place.json_path(key), ok=(HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND)
         )
+
+    def _is_there(self, key: str) -> bool:
+        """Whether there is an object."""
+        try:
+            self.stat(key)
+        except (NotFoundError, DeniedError):
+            return False
+        return True
 
     def _stands(self, key: str, size: int, crc32c_hex: str) -> Stat | None:
         """The object of a key when it has this content; None otherwise, also when that cannot be told.

@@ -71,6 +71,7 @@ class Objects:
         """
         self.clock = clock
         self.deny = frozenset(deny)
+        self.rights_first = False  # whether the right to replace is asked for before a condition is looked at
         self.md5s = md5s
         self._rate = WriteRate(writes_per_s, write_burst, clock)
         self._buckets = {name: _Bucket() for name in buckets}
@@ -130,6 +131,8 @@ class Objects:
         with self._lock:
             live = self.find(bucket, name)
             self._rate.check(bucket, name)
+            if live is not None and self.rights_first:
+                self.require("storage.objects.delete")
             conditions.check(live)
             if live is not None:
                 self.require("storage.objects.delete")

@@ -14,8 +14,6 @@ CKPTSYNC_RUN=gs://your-bucket/your-run
 # CKPTSYNC_AGENT_ASK=signal:USR1
 ENVIRONMENT
 umask 022
-# shellcheck source=/dev/null
-. /etc/train.env
 
 cat >/etc/systemd/system/train.service <<'UNIT'
 [Unit]
@@ -69,6 +67,11 @@ WantedBy=multi-user.target
 UNIT
 
 # An image that has all this already starts sooner.
+cat >/usr/local/sbin/install-training <<'INSTALL'
+#!/bin/sh
+set -eu
+# shellcheck source=/dev/null
+. /etc/train.env
 export DEBIAN_FRONTEND=noninteractive
 if ! command -v git >/dev/null || ! python3 -c 'import ensurepip' 2>/dev/null; then
     apt-get update -q
@@ -89,3 +92,10 @@ fi
 
 systemctl daemon-reload
 systemctl enable --now train.service
+INSTALL
+chmod 755 /usr/local/sbin/install-training
+
+# A registry that does not answer once must not leave a machine that costs and trains nothing.
+until /usr/local/sbin/install-training; do
+    sleep 30
+done

@@ -51,6 +51,21 @@ locals {
   subnet_ids = var.subnet_ids != null ? var.subnet_ids : data.aws_subnets.default[0].ids
   ami_id     = var.ami_id != null ? var.ami_id : data.aws_ami.debian[0].id
 
+  # The machine, and whom IAM lets in this account: who operates it tries the trainer's rights with the doctor.
+  principals = {
+    trainer = {
+      services = ["ec2.amazonaws.com"]
+      arns     = ["arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:root"]
+    }
+  }
+  acts_as = {
+    doctor  = "trainer"
+    status  = "reader"
+    ls      = "reader"
+    report  = "reader"
+    restore = "reader"
+    gc      = "gc"
+  }
   role_arns = {
     trainer = module.bucket.trainer_role_arn
     reader  = module.bucket.reader_role_arn
@@ -63,15 +78,10 @@ module "bucket" {
   bucket_name    = var.bucket_name
   prefix         = "runs"
   create_kms_key = var.create_kms_key
+  versioning     = var.versioning
   force_destroy  = var.force_destroy
 
-  # The machine, and whom IAM lets in this account: who operates it tries the trainer's rights with the doctor.
-  principals = {
-    trainer = {
-      services = ["ec2.amazonaws.com"]
-      arns     = ["arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:root"]
-    }
-  }
+  principals = local.principals
 }
 
 # The machine asks, and is never asked.
@@ -102,5 +112,6 @@ module "machine" {
   desired_size          = var.desired_size
   repository            = var.repository
   train_options         = var.train_options
+  ckptsync_requirement  = var.ckptsync_requirement
   tags                  = { made-by = "ckptsync-example" } # default_tags do not reach what a launch template starts
 }

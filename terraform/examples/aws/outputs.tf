@@ -9,14 +9,28 @@ output "run" {
 }
 
 output "commands" {
-  description = "What to run, by what it is for, after the one that makes you the trainer, the reader or gc: `doctor` as trainer, `gc` as gc, the others as reader. `stop` and `start` change the group, as whoever applied this."
-  value = merge(module.machine.commands, {
-    for who, arn in local.role_arns : "as_${who}" => join(" && ", [
-      "aws configure set profile.ckptsync-${who}.role_arn ${arn}",
-      "aws configure set profile.ckptsync-${who}.source_profile ${var.source_profile}",
-      "export AWS_PROFILE=ckptsync-${who}",
-    ])
-  })
+  description = "What to run, by what it is for. `as_trainer`, `as_reader` and `as_gc` each make a profile of the AWS CLI, once; `doctor` acts as the trainer, `gc` as gc, and what looks and restores as the reader, whoever you are signed in as."
+  value = merge(
+    module.machine.commands,
+    {
+      # Keys in the environment would count for more than a profile.
+      for name, who in local.acts_as :
+      name => "env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY -u AWS_SESSION_TOKEN AWS_PROFILE=ckptsync-${who} ${module.machine.commands[name]}"
+    },
+    {
+      for who, arn in local.role_arns : "as_${who}" => join(" && ", [
+        "aws configure set profile.ckptsync-${who}.role_arn ${arn}",
+        "aws configure set profile.ckptsync-${who}.source_profile ${var.source_profile}",
+      ])
+    },
+    {
+      interrupt = join(" ", [
+        "aws autoscaling terminate-instance-in-auto-scaling-group --region ${var.region} --no-should-decrement-desired-capacity --instance-id",
+        "$(aws autoscaling describe-auto-scaling-groups --region ${var.region} --auto-scaling-group-names ${module.machine.asg_name}",
+        "--query 'AutoScalingGroups[0].Instances[0].InstanceId' --output text)",
+      ])
+    },
+  )
 }
 
 output "trainer_role_arn" {

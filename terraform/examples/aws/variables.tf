@@ -13,6 +13,11 @@ variable "region" {
 variable "bucket_name" {
   description = "Name of the bucket that is made, unique among all of AWS."
   type        = string
+
+  validation {
+    condition     = !startswith(var.bucket_name, "sg-")
+    error_message = "bucket_name must not begin with sg-: the security group is named after it."
+  }
 }
 
 variable "run_name" {
@@ -24,6 +29,13 @@ variable "run_name" {
 variable "repository" {
   description = "Git repository of the training, which needs no key to be read, with a train.py in its root."
   type        = string
+}
+
+variable "ckptsync_requirement" {
+  description = "What pip installs as ckptsync on the machine; ckptsync[s3,agent]==1.0.0 where the index that you install from has it."
+  type        = string
+  default     = "ckptsync[s3,agent] @ git+https://github.com/ckptsync/ckptsync"
+  nullable    = false
 }
 
 variable "train_options" {
@@ -79,6 +91,13 @@ variable "create_kms_key" {
   description = "Encrypt the bucket with a key of its own, which costs, instead of S3's."
   type        = bool
   default     = false
+}
+
+variable "versioning" {
+  description = "Keep for a day what is deleted or overwritten, which costs that storage and lets a mistaken gc be undone."
+  type        = bool
+  default     = true
+  nullable    = false
 }
 
 variable "force_destroy" {

@@ -19,6 +19,7 @@ module "bucket" {
   bucket_name   = var.bucket_name
   location      = var.region
   prefix        = var.prefix
+  role_prefix   = var.role_prefix
   force_destroy = var.force_destroy
 
   depends_on = [google_project_service.used]
@@ -39,6 +40,7 @@ module "machine" {
   subnetwork            = google_compute_subnetwork.machines.id
   repository            = var.repository
   train_options         = var.train_options
+  ckptsync_requirement  = var.ckptsync_requirement
   desired_size          = var.desired_size
 
   # Without it the training could not be installed.
@@ -57,6 +59,14 @@ resource "google_service_account_iam_member" "operator" {
 }
 
 locals {
+  acts_as = {
+    doctor  = "trainer"
+    status  = "reader"
+    ls      = "reader"
+    report  = "reader"
+    restore = "reader"
+    gc      = "gc"
+  }
   accounts = {
     trainer = module.bucket.trainer_service_account_email
     reader  = module.bucket.reader_service_account_email

@@ -14,8 +14,13 @@ output "mig_name" {
 }
 
 output "commands" {
-  description = "What to run, by what it is for, after the one that makes you the trainer, the reader or gc: `doctor` as trainer, `gc` as gc, the others as reader."
-  value = merge(module.machine.commands, {
-    for who, email in local.accounts : "as_${who}" => "gcloud auth application-default login --impersonate-service-account ${email}"
-  })
+  description = "What to run, by what it is for. `as_trainer`, `as_reader` and `as_gc` sign you in once, each in a folder of its own; `doctor` acts as the trainer, `gc` as gc, and what looks and restores as the reader."
+  value = merge(
+    module.machine.commands,
+    { for name, who in local.acts_as : name => "CLOUDSDK_CONFIG=~/.config/ckptsync-${who} ${module.machine.commands[name]}" },
+    {
+      for who, email in local.accounts :
+      "as_${who}" => "CLOUDSDK_CONFIG=~/.config/ckptsync-${who} gcloud auth application-default login --impersonate-service-account ${email}"
+    },
+  )
 }

@@ -34,6 +34,13 @@ variable "repository" {
   type        = string
 }
 
+variable "ckptsync_requirement" {
+  description = "What pip installs as ckptsync on the machine; ckptsync[gcs,agent]==1.0.0 where the index that you install from has it."
+  type        = string
+  default     = "ckptsync[gcs,agent] @ git+https://github.com/ckptsync/ckptsync"
+  nullable    = false
+}
+
 variable "train_options" {
   description = "The training's own options."
   type        = string
@@ -44,7 +51,7 @@ variable "train_options" {
 variable "machine_types" {
   description = "Kinds of machine that will do, the best first."
   type        = list(string)
-  default     = ["g2-standard-4", "g2-standard-8"]
+  default     = ["e2-standard-4", "n2-standard-4", "n2d-standard-4"]
   nullable    = false
 }
 
@@ -67,6 +74,12 @@ variable "desired_size" {
   type        = number
   default     = 1
   nullable    = false
+}
+
+variable "role_prefix" {
+  description = "What the custom roles' ids begin with; null makes one of the bucket's name. An id cannot be used again from a week to six weeks after its role was deleted: take another one then."
+  type        = string
+  default     = null
 }
 
 variable "operators" {

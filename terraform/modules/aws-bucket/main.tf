@@ -117,11 +117,17 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
       id     = "move-to-cheaper-classes"
       status = "Enabled"
 
+      # Smaller ones are billed as if they had 128 KiB. S3 takes two conditions together, and one alone.
       filter {
-        and {
-          prefix = local.folder
-          # Smaller ones are billed as if they had 128 KiB.
-          object_size_greater_than = 131071
+        object_size_greater_than = local.folder == "" ? 131071 : null
+
+        dynamic "and" {
+          for_each = local.folder == "" ? [] : [local.folder]
+
+          content {
+            prefix                   = and.value
+            object_size_greater_than = 131071
+          }
         }
       }
 

@@ -3,8 +3,8 @@ variable "bucket_name" {
   type        = string
 
   validation {
-    condition     = can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket_name))
-    error_message = "bucket_name must be 3 to 63 lower-case letters, digits and hyphens, and begin and end with a letter or digit."
+    condition     = can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.bucket_name)) && !can(regex("^(xn--|sthree-|amzn-s3-demo-)|(-s3alias|--ol-s3|--x-s3|--table-s3)$", var.bucket_name))
+    error_message = "bucket_name must be 3 to 63 lower-case letters, digits and hyphens, begin and end with a letter or digit, and not be one that S3 keeps for itself, as xn--… or …-s3alias."
   }
 }
 
@@ -12,23 +12,26 @@ variable "prefix" {
   description = "Folder of the bucket that holds the runs, such as `team/runs`; the roles may do nothing outside it. Empty stands for the whole bucket."
   type        = string
   default     = ""
+  nullable    = false
 
   validation {
-    condition     = var.prefix == "" || can(regex("^[A-Za-z0-9_.=-]+(/[A-Za-z0-9_.=-]+)*$", var.prefix))
+    condition     = var.prefix == "" || can(regex("^[A-Za-z0-9_.=-]+(/[A-Za-z0-9_.=-]+)*$", var.prefix)) && length(setintersection(split("/", var.prefix), [".", ".."])) == 0
     error_message = "prefix must be folders of letters, digits and _ . = - with / between them, without / at its ends."
   }
 }
 
 variable "versioning" {
-  description = "Whether S3 keeps what is overwritten or deleted for `noncurrent_days`. It costs that storage, and lets a mistaken `gc` be undone."
+  description = "Whether S3 keeps what is overwritten or deleted for `noncurrent_days`. It costs that storage: where checkpoints come and go all day, more than those that are kept. It lets a mistaken `gc` be undone."
   type        = bool
   default     = true
+  nullable    = false
 }
 
 variable "noncurrent_days" {
   description = "Days after which overwritten and deleted versions are gone for good. It also cleans up where versioning is no longer on."
   type        = number
-  default     = 7
+  default     = 1
+  nullable    = false
 
   validation {
     condition     = var.noncurrent_days >= 1 && floor(var.noncurrent_days) == var.noncurrent_days
@@ -40,6 +43,7 @@ variable "resume_window_days" {
   description = "The longest time, in days, after which a killed save may still be continued where it stopped."
   type        = number
   default     = 3
+  nullable    = false
 
   validation {
     condition     = var.resume_window_days >= 1
@@ -51,6 +55,7 @@ variable "abort_multipart_days" {
   description = "Days after which S3 drops unfinished uploads with their parts, which cost money and are not listed. Longer than `resume_window_days`."
   type        = number
   default     = 7
+  nullable    = false
 
   validation {
     condition     = var.abort_multipart_days >= 2 && floor(var.abort_multipart_days) == var.abort_multipart_days
@@ -76,9 +81,19 @@ variable "storage_class_transitions" {
 
   validation {
     condition = alltrue([
-      for one in var.storage_class_transitions : one.days >= (endswith(one.storage_class, "_IA") ? 30 : 0)
+      for one in var.storage_class_transitions : floor(one.days) == one.days && one.days >= (endswith(one.storage_class, "_IA") ? 30 : 0)
     ])
-    error_message = "storage_class_transitions must leave objects for 30 days before STANDARD_IA or ONEZONE_IA: S3 takes no less."
+    error_message = "storage_class_transitions must have whole days, and leave objects for 30 of them before STANDARD_IA or ONEZONE_IA: S3 takes no less."
+  }
+
+  validation {
+    condition = alltrue([
+      for number, one in var.storage_class_transitions : number == 0 ? true : (
+        one.days > var.storage_class_transitions[max(number, 1) - 1].days
+        && try(index(["STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR"], one.storage_class), 4) > try(index(["STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR"], var.storage_class_transitions[max(number, 1) - 1].storage_class), -1)
+      )
+    ])
+    error_message = "storage_class_transitions must come in their order: each on a later day, from STANDARD_IA by INTELLIGENT_TIERING and ONEZONE_IA to GLACIER_IR. S3 moves nothing back."
   }
 }
 
@@ -86,6 +101,7 @@ variable "create_kms_key" {
   description = "Whether to make a KMS key for this bucket. Without any, S3's own keys encrypt it (SSE-S3)."
   type        = bool
   default     = false
+  nullable    = false
 }
 
 variable "kms_key_arn" {
@@ -137,7 +153,7 @@ variable "principals" {
 
   validation {
     condition = alltrue(flatten([
-      for role in values(var.principals) : [for one in role.arns : can(regex("^arn:aws[a-z-]*:(iam|sts)::[0-9]{12}:[^*]+$", one))]
+      for role in values(var.principals) : [for one in role.arns : can(regex("^arn:aws[a-z-]*:(iam::[0-9]{12}:(root|role/|user/)|sts::[0-9]{12}:(assumed-role|federated-user)/)[^*?]*$", one))]
     ]))
     error_message = "arns must be whole ARNs of accounts, roles or users, without wildcards."
   }
@@ -148,7 +164,7 @@ variable "principals" {
         for one in role.oidc : [
           can(regex("^arn:aws[a-z-]*:iam::[0-9]{12}:oidc-provider/.+$", one.provider_arn)),
           length(one.subjects) > 0,
-          [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*]+:[^:]+$", subject))],
+          [for subject in one.subjects : can(regex("^system:serviceaccount:[^:*?]+:[^:]+$", subject))],
         ]
       ]
     ]))
@@ -171,10 +187,12 @@ variable "force_destroy" {
   description = "Whether `terraform destroy` may delete a bucket that still holds checkpoints. Leave it off for anything you would miss."
   type        = bool
   default     = false
+  nullable    = false
 }
 
 variable "tags" {
   description = "Tags of everything that can bear them."
   type        = map(string)
   default     = {}
+  nullable    = false
 }

@@ -8,6 +8,11 @@ output "asg_name" {
   value       = aws_autoscaling_group.machines.name
 }
 
+output "instance_profile_name" {
+  description = "Instance profile that gives the machine its rights."
+  value       = one(aws_launch_template.machine.iam_instance_profile[*].name)
+}
+
 output "run" {
   description = "URL of the run that the machine trains."
   value       = local.run

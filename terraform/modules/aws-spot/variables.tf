@@ -13,7 +13,7 @@ variable "url" {
   type        = string
 
   validation {
-    condition     = can(regex("^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*$", var.url))
+    condition     = can(regex("^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*$", var.url))
     error_message = "It is s3://bucket or s3://bucket/prefix, without a slash at its end."
   }
 }

@@ -10,17 +10,17 @@ output "url" {
 
 output "trainer_service_account_email" {
   description = "Service account for machines that train; null when none was made."
-  value       = var.create_service_accounts ? google_service_account.this["trainer"].email : null
+  value       = var.create_service_accounts ? "${google_service_account.this["trainer"].account_id}@${var.project}.iam.gserviceaccount.com" : null
 }
 
 output "reader_service_account_email" {
   description = "Service account for what restores only; null when none was made."
-  value       = var.create_service_accounts ? google_service_account.this["reader"].email : null
+  value       = var.create_service_accounts ? "${google_service_account.this["reader"].account_id}@${var.project}.iam.gserviceaccount.com" : null
 }
 
 output "gc_service_account_email" {
   description = "Service account for a job that deletes what retention says; null when none was made."
-  value       = var.create_service_accounts ? google_service_account.this["gc"].email : null
+  value       = var.create_service_accounts ? "${google_service_account.this["gc"].account_id}@${var.project}.iam.gserviceaccount.com" : null
 }
 
 output "kms_key_name" {

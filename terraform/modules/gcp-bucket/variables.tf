@@ -32,6 +32,7 @@ variable "prefix" {
   description = "Where runs lie in the bucket, without slashes at its ends; empty for the whole bucket. The rights reach no further."
   type        = string
   default     = ""
+  nullable    = false
 
   validation {
     condition     = var.prefix == "" || can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.prefix))
@@ -72,6 +73,7 @@ variable "soft_delete_retention_s" {
   description = "How long deleted objects can be brought back, in seconds; 0 turns that off. They are billed for as long, and retention deletes checkpoints all the time: at one an hour, a week of them is 168."
   type        = number
   default     = 0
+  nullable    = false
 
   validation {
     condition     = var.soft_delete_retention_s == 0 || (var.soft_delete_retention_s >= 604800 && var.soft_delete_retention_s <= 7776000)
@@ -83,12 +85,14 @@ variable "versioning" {
   description = "Whether what is deleted or replaced stays as a noncurrent version, for noncurrent_days, and is billed for as long."
   type        = bool
   default     = false
+  nullable    = false
 }
 
 variable "noncurrent_days" {
   description = "After how many days a noncurrent version is deleted for good."
   type        = number
   default     = 7
+  nullable    = false
 
   validation {
     condition     = var.noncurrent_days >= 1 && floor(var.noncurrent_days) == var.noncurrent_days
@@ -100,6 +104,7 @@ variable "abort_multipart_days" {
   description = "After how many days an unfinished upload is dropped. Longer than the longest time after which a killed training may go on: its uploads are continued."
   type        = number
   default     = 7
+  nullable    = false
 
   validation {
     condition     = var.abort_multipart_days >= 2 && floor(var.abort_multipart_days) == var.abort_multipart_days
@@ -161,6 +166,7 @@ variable "create_service_accounts" {
   description = "Whether to make a service account each for trainer, reader and gc."
   type        = bool
   default     = true
+  nullable    = false
 }
 
 variable "service_account_prefix" {
@@ -189,16 +195,19 @@ variable "reader_leases" {
   description = "Whether readers may put and delete leases, so that gc spares what they are reading. Without, they go on unprotected."
   type        = bool
   default     = true
+  nullable    = false
 }
 
 variable "force_destroy" {
   description = "Whether `terraform destroy` deletes a bucket that still holds checkpoints."
   type        = bool
   default     = false
+  nullable    = false
 }
 
 variable "labels" {
   description = "Labels of the bucket."
   type        = map(string)
   default     = {}
+  nullable    = false
 }

@@ -8,6 +8,11 @@ output "mig_name" {
   value       = google_compute_region_instance_group_manager.machines.name
 }
 
+output "service_account_email" {
+  description = "Service account that the machine acts as."
+  value       = one(google_compute_region_instance_template.machine.service_account[*].email)
+}
+
 output "run" {
   description = "URL of the run that the machine trains."
   value       = local.run

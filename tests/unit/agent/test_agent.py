@@ -456,7 +456,10 @@ def test_what_stays_on_the_disk_for_good_is_told_once(begin: Begin, folder: Path
         steps.look()
         steps.upload()
     assert steps.steps == [3]
-    assert steps.notices().count("step_1.safetensors first: only what is durable is deleted; --backlog all") == 1
+    assert (
+        steps.notices().count("step_1.safetensors first: only what is durable is deleted; newer ones overtook them")
+        == 1
+    )
     assert steps.notices().count("less than --min-free, and nothing more may be deleted") == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,3 +229,15 @@ def test_a_directory_of_more_than_checkpoints_is_refused(
             begun(run, refused)
     with pytest.raises(ConfigError, match="is no directory"):
         begun(run, tmp_path / "file")
+
+
+def test_the_best_that_a_newer_one_names_is_fetched_where_it_is_gone(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for step in (10, 20):
+        trainer_checkpoint(here / f"checkpoint-{step}", step=step, best_model_checkpoint="out/checkpoint-10")
+    save(run, here, step=20)
+    shutil.rmtree(here / "checkpoint-10")
+    write(here / "checkpoint-20" / "of_now.pt", 1)
+    trainer_checkpoint(here / "checkpoint-30", step=30, best_model_checkpoint="out/checkpoint-10")
+    assert begun(run, here).kept == "checkpoint-30"
+    assert (here / "checkpoint-10" / "model.safetensors").exists()

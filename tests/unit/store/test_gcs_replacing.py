@@ -38,7 +38,13 @@ def test_other_content_is_refused_and_the_right_named(store: GcsStore, other: by
     assert store.read("k") == b"content"
 
 
-def test_a_condition_is_kept(store: GcsStore) -> None:
+@pytest.mark.parametrize("rights_first", [False, True])
+def test_a_condition_is_kept_whichever_is_looked_at_first(
+    server: GcsServer,
+    store: GcsStore,
+    rights_first: bool,  # noqa: FBT001  parametrized
+) -> None:
+    server._objects.rights_first = rights_first
     store.put("k", b"content", if_absent=True)
     with pytest.raises(ConflictError):
         store.put("k", b"content", if_absent=True)

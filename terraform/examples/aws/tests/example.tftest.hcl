@@ -63,12 +63,12 @@ run "as_it_comes" {
   }
 
   assert {
-    condition     = output.commands.doctor == "ckptsync doctor s3://a-bucket/runs/first-run --region eu-central-1"
+    condition     = output.commands.doctor == "env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY -u AWS_SESSION_TOKEN AWS_PROFILE=ckptsync-trainer ckptsync doctor s3://a-bucket/runs/first-run --region eu-central-1"
     error_message = "The doctor is sent to another run."
   }
 
   assert {
-    condition     = output.commands.gc == "ckptsync gc s3://a-bucket/runs/first-run --region eu-central-1 --keep-last 3"
+    condition     = output.commands.gc == "env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY -u AWS_SESSION_TOKEN AWS_PROFILE=ckptsync-gc ckptsync gc s3://a-bucket/runs/first-run --region eu-central-1 --keep-last 3"
     error_message = "The command that deletes old checkpoints is another."
   }
 
@@ -78,13 +78,33 @@ run "as_it_comes" {
   }
 
   assert {
-    condition     = toset(keys(output.commands)) == toset(["as_trainer", "as_reader", "as_gc", "doctor", "status", "ls", "report", "restore", "gc", "stop", "start"])
+    condition     = toset(keys(output.commands)) == toset(["as_trainer", "as_reader", "as_gc", "doctor", "interrupt", "status", "ls", "report", "restore", "gc", "stop", "start"])
     error_message = "A command that is left to run is not told."
   }
 
   assert {
-    condition     = output.commands.as_gc == "aws configure set profile.ckptsync-gc.role_arn arn:aws:iam::123456789012:role/made && aws configure set profile.ckptsync-gc.source_profile default && export AWS_PROFILE=ckptsync-gc"
+    condition     = output.commands.as_gc == "aws configure set profile.ckptsync-gc.role_arn arn:aws:iam::123456789012:role/made && aws configure set profile.ckptsync-gc.source_profile default"
     error_message = "The command that makes one gc is another."
+  }
+
+  assert {
+    condition     = alltrue([for name in ["status", "ls", "report", "restore"] : startswith(output.commands[name], "env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY -u AWS_SESSION_TOKEN AWS_PROFILE=ckptsync-reader ckptsync ")])
+    error_message = "Looking and restoring is done with more rights than the reader's."
+  }
+
+  assert {
+    condition     = output.commands.interrupt == "aws autoscaling terminate-instance-in-auto-scaling-group --region eu-central-1 --no-should-decrement-desired-capacity --instance-id $(aws autoscaling describe-auto-scaling-groups --region eu-central-1 --auto-scaling-group-names a-bucket-first-run --query 'AutoScalingGroups[0].Instances[0].InstanceId' --output text)"
+    error_message = "The command that takes the machine away is another."
+  }
+
+  assert {
+    condition     = jsonencode(local.principals) == jsonencode({ trainer = { arns = ["arn:aws:iam::123456789012:root"], services = ["ec2.amazonaws.com"] } })
+    error_message = "Others than the machine and this account may take the trainer's role."
+  }
+
+  assert {
+    condition     = module.machine.instance_profile_name == "a-bucket-trainer"
+    error_message = "The machine has other rights than the trainer's."
   }
 
   assert {

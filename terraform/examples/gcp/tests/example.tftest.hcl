@@ -29,12 +29,12 @@ run "as_it_comes" {
   }
 
   assert {
-    condition     = output.commands.gc == "ckptsync gc gs://a-bucket/runs/run-1 --keep-last 3"
+    condition     = output.commands.gc == "CLOUDSDK_CONFIG=~/.config/ckptsync-gc ckptsync gc gs://a-bucket/runs/run-1 --keep-last 3"
     error_message = "The command that deletes old checkpoints is another."
   }
 
   assert {
-    condition     = output.commands.as_trainer == "gcloud auth application-default login --impersonate-service-account ckptsync-trainer@a-project.iam.gserviceaccount.com"
+    condition     = output.commands.as_trainer == "CLOUDSDK_CONFIG=~/.config/ckptsync-trainer gcloud auth application-default login --impersonate-service-account ckptsync-trainer@a-project.iam.gserviceaccount.com"
     error_message = "The command that makes one the trainer is another."
   }
 
@@ -71,6 +71,28 @@ run "as_it_comes" {
   assert {
     condition     = toset(keys(google_project_service.used)) == toset(["compute.googleapis.com", "iam.googleapis.com", "iamcredentials.googleapis.com", "storage.googleapis.com"])
     error_message = "A service that is needed is not switched on, or one is that is not."
+  }
+}
+
+run "rights" {
+  assert {
+    condition     = module.machine.service_account_email == "ckptsync-trainer@a-project.iam.gserviceaccount.com"
+    error_message = "The machine has other rights than the trainer's."
+  }
+
+  assert {
+    condition     = output.commands.as_gc == "CLOUDSDK_CONFIG=~/.config/ckptsync-gc gcloud auth application-default login --impersonate-service-account ckptsync-gc@a-project.iam.gserviceaccount.com"
+    error_message = "The command that makes one gc makes one somebody else."
+  }
+
+  assert {
+    condition     = alltrue([for name in ["status", "ls", "report", "restore"] : startswith(output.commands[name], "CLOUDSDK_CONFIG=~/.config/ckptsync-reader ckptsync ")])
+    error_message = "Looking and restoring is done with more rights than the reader's."
+  }
+
+  assert {
+    condition     = google_compute_firewall.nothing_in.disabled != true
+    error_message = "The rule that lets nothing in is switched off."
   }
 }
 

@@ -69,7 +69,7 @@ run "by_default" {
   }
 
   assert {
-    condition     = one([for rule in aws_s3_bucket_lifecycle_configuration.this.rule : rule if rule.id == "forget-old-versions"]).noncurrent_version_expiration[0].noncurrent_days == 7
+    condition     = one([for rule in aws_s3_bucket_lifecycle_configuration.this.rule : rule if rule.id == "forget-old-versions"]).noncurrent_version_expiration[0].noncurrent_days == 1
     error_message = "old versions are not forgotten after 7 days"
   }
 
@@ -197,8 +197,20 @@ run "with_a_given_key" {
   }
 }
 
+run "with_classes_in_the_whole_bucket" {
+  variables {
+    storage_class_transitions = [{ days = 30, storage_class = "STANDARD_IA" }]
+  }
+
+  assert {
+    condition     = one([for rule in aws_s3_bucket_lifecycle_configuration.this.rule : rule if rule.id == "move-to-cheaper-classes"]).filter[0].object_size_greater_than == 131071 && length(one([for rule in aws_s3_bucket_lifecycle_configuration.this.rule : rule if rule.id == "move-to-cheaper-classes"]).filter[0].and) == 0
+    error_message = "S3 is given one condition where it wants two"
+  }
+}
+
 run "with_everything_else" {
   variables {
+    prefix               = "runs"
     versioning           = false
     noncurrent_days      = 30
     resume_window_days   = 10

@@ -208,3 +208,63 @@ run "a_role_that_there_is_not" {
 
   expect_failures = [var.principals]
 }
+
+run "a_name_that_s3_keeps" {
+  command = plan
+
+  variables {
+    bucket_name = "team--x-s3"
+  }
+
+  expect_failures = [var.bucket_name]
+}
+
+run "a_prefix_that_goes_up" {
+  command = plan
+
+  variables {
+    prefix = "runs/../others"
+  }
+
+  expect_failures = [var.prefix]
+}
+
+run "half_a_day_in_a_class" {
+  command = plan
+
+  variables {
+    storage_class_transitions = [{ days = 30.5, storage_class = "STANDARD_IA" }]
+  }
+
+  expect_failures = [var.storage_class_transitions]
+}
+
+run "a_class_that_s3_moves_back_from" {
+  command = plan
+
+  variables {
+    storage_class_transitions = [{ days = 30, storage_class = "GLACIER_IR" }, { days = 60, storage_class = "STANDARD_IA" }]
+  }
+
+  expect_failures = [var.storage_class_transitions]
+}
+
+run "one_letter_as_a_wildcard" {
+  command = plan
+
+  variables {
+    principals = { gc = { arns = ["arn:aws:iam::123456789012:role/a?b"] } }
+  }
+
+  expect_failures = [var.principals]
+}
+
+run "a_group_of_users" {
+  command = plan
+
+  variables {
+    principals = { gc = { arns = ["arn:aws:iam::123456789012:group/ops"] } }
+  }
+
+  expect_failures = [var.principals]
+}

@@ -55,6 +55,16 @@ run "policy" {
   }
 
   assert {
+    condition     = [for key in ["Effect", "Principal", "Action"] : one([for one in jsondecode(aws_s3_bucket_policy.this.policy).Statement : one if one.Sid == "CommitsAreNeverOverwritten"])[key]] == ["Deny", "*", "s3:PutObject"]
+    error_message = "somebody can write a commit without If-None-Match"
+  }
+
+  assert {
+    condition     = [for key in ["Effect", "Principal", "Action", "Condition"] : one([for one in jsondecode(aws_s3_bucket_policy.this.policy).Statement : one if one.Sid == "OnlyGcCondemns"])[key]] == ["Deny", "*", "s3:PutObject", { ArnEquals = { "aws:PrincipalArn" = ["arn:aws:iam::123456789012:role/team-checkpoints-trainer", "arn:aws:iam::123456789012:role/team-checkpoints-reader"] } }]
+    error_message = "others than gc can condemn attempts"
+  }
+
+  assert {
     condition     = contains(one([for one in jsondecode(aws_s3_bucket_policy.this.policy).Statement : one if one.Sid == "CommitsAreNeverOverwritten"]).Resource, "arn:aws:s3:::team-checkpoints/runs/*/manifests/????????-????????????-????????.json")
     error_message = "manifests are not protected"
   }

@@ -107,7 +107,7 @@ run "as_it_comes" {
   }
 
   assert {
-    condition     = output.trainer_service_account_email == google_service_account.this["trainer"].email
+    condition     = output.trainer_service_account_email == "${google_service_account.this["trainer"].account_id}@a-project.iam.gserviceaccount.com"
     error_message = "machines are told another account than the trainer's"
   }
 }

@@ -138,3 +138,13 @@ run "gpus_for_several_kinds" {
 
   expect_failures = [google_compute_region_instance_group_manager.machines]
 }
+
+run "a_run_called_as_a_folder_of_runs" {
+  command = plan
+
+  variables {
+    run_name = "data/x"
+  }
+
+  expect_failures = [var.run_name]
+}
