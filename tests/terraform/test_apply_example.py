@@ -193,7 +193,10 @@ def test_a_command_acts_as_the_role_that_it_is_for(
         for words in map(shlex.split, commands[f"as_{role}"].split(" && ")):
             assert words[:3] == ["aws", "configure", "set"]
             kind, profile, name = words[3].split(".")
-            config.setdefault(f"{kind} {profile}", {})[name] = words[4]  # type: ignore[call-overload]  # of a section
+            section = f"{kind} {profile}"
+            if not config.has_section(section):
+                config.add_section(section)
+            config.set(section, name, words[4])
     with (tmp_path / "config").open("w") as file:
         config.write(file)
     before, _, _ = commands[command].partition("ckptsync ")
