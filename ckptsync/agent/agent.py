@@ -165,13 +165,13 @@ class Agent:
         """Take in that this machine may end soon. From any thread; returns at once, also amid a signal handler."""
         self._endgame.tell(notice)
 
-    def drain(self, timeout_s: float, *, trainer_ended: bool = False, ended_well: bool = False) -> None:
+    def drain(self, timeout_s: float, *, trainer_ended: bool = False, ended_well: bool | None = None) -> None:
         """Look a last time, and wait until all that is whole is durable; nothing else is begun from now on. Safe to call again.
 
         Args:
             timeout_s: how long to wait.
             trainer_ended: whether no checkpoint can come any more, so that one that was asked for is not waited for.
-            ended_well: whether the training came to its own end, so that what it wrote is all there.
+            ended_well: whether the training came to its own end, so that what it wrote is all there; None leaves it to `DONE_MARKER`.
 
         Raises:
             NotDurableError: something is not durable yet; the journal keeps how far it came.
@@ -181,9 +181,9 @@ class Agent:
         until_s = self._clock.monotonic() + timeout_s
         self._draining.set()
         self._endgame.lift_cap()
-        if ended_well or self.trainer_done.is_set():
+        if self.trainer_done.is_set() if ended_well is None else ended_well:
             with self._looking:
-                self._lookout.training_is_over()
+                self._lookout.training_is_over(since_first_look=ended_well is not None)
         self._look_a_last_time()
         while not trainer_ended and self._endgame.awaits and self._clock.monotonic() < until_s:
             if self._stop.wait(SETTLE_S):

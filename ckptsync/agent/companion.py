@@ -164,7 +164,8 @@ class Companion:
             left_s = max(0.0, self._until_s - self._margin_s - self._clock.monotonic())
         self._draining = True
         try:
-            self._agent.drain(left_s, trainer_ended=True, ended_well=code == 0)
+            # One that was asked to end, and ends with 0, may have been amid a save.
+            self._agent.drain(left_s, trainer_ended=True, ended_well=code == 0 and not self._asked_to_end)
         except FencedError:
             raise
         except CkptsyncError as error:

@@ -139,10 +139,10 @@ class Lookout:
         """
         self._recogniser = Recogniser(self.directory, rule=self.rule, quiet_s=self.quiet_s)
 
-    def training_is_over(self) -> None:
+    def training_is_over(self, *, since_first_look: bool) -> None:
         """As `Recogniser.training_is_over`."""
         if self._recogniser is not None:
-            self._recogniser.training_is_over()
+            self._recogniser.training_is_over(since_first_look=since_first_look)
 
     def look(self) -> Found:
         """Look once.

@@ -20,7 +20,8 @@ def put_aside(directory: Path, tree: SourceTree, paths: Collection[str]) -> Path
         paths: of the files, relative to it.
 
     Returns:
-        Where that is now, beside the directory, or hidden in it where nothing can be beside it; None when there was nothing.
+        Where that is now, beside the directory, or hidden in it, with another ending, where nothing can be beside it; None when
+        there was nothing.
 
     Raises:
         DiskError: something cannot be moved.
@@ -38,11 +39,19 @@ def put_aside(directory: Path, tree: SourceTree, paths: Collection[str]) -> Path
         try:
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
             (directory / path).rename(aside / path)
+            if above == directory:
+                _hide(aside / path)
         except OSError as error:
             raise DiskError(
                 f"cannot move {directory / path}, which the training would take for its newest checkpoint, to {aside}: {error.strerror}"
             ) from error
     return aside
+
+
+def _hide(moved: Path) -> None:
+    """Give files an ending by which nobody takes them for checkpoints who looks into every folder."""
+    for file in [moved] if moved.is_file() else [path for path in moved.rglob("*") if path.is_file()]:
+        file.rename(file.with_name(f"{file.name}.unfinished"))
 
 
 def _moved(tree: SourceTree, paths: Collection[str]) -> Iterator[str]:

@@ -81,6 +81,7 @@ class Uploading:
     _newest: Manifest | None = None
     _newest_step: int = -1
     _said_steps: bool = False
+    _said_old: bool = False
     _restless: set[str] = field(default_factory=set)
     _sent: deque[Saved] = field(default_factory=lambda: deque(maxlen=_COMMITS_COUNTED))
 
@@ -228,6 +229,8 @@ class Uploading:
             return True
         if not candidate.at_start or step is None or step > newest.id.step:
             return False
-        self.say(f"{candidate.title} was there at the start and is of step {step}; the newest snapshot is of step "
-                 f"{newest.id.step}, so it is not committed")  # fmt: skip
+        if not self._said_old:
+            self._said_old = True
+            self.say(f"{candidate.title} was there at the start and is of step {step}; the newest snapshot is of step "
+                     f"{newest.id.step}, so it is not committed, and neither are others before that")  # fmt: skip
         return True

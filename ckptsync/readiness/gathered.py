@@ -47,8 +47,8 @@ def gathered(
         contents: of files.
         is_over: whether the training has ended well, so that everything is there.
     """
-    groups = _groups([one for one in checkpoints if is_over or one.name not in parts.names])
-    waiting = [] if is_over else list(parts.waiting)
+    groups = _groups([one for one in checkpoints if one.name not in parts.names])
+    waiting = list(parts.waiting)
     if len(groups) == 1 and not is_over and any(ranks_in(one.name) and number_in(stem(one.name)) for one in groups[0]):
         waiting.append(_FIRST.format(groups.pop()[-1].name))
     while len(groups) > 1 and not is_over and (missing := _missing(groups)):
@@ -59,8 +59,8 @@ def gathered(
     newest = _joined(groups[-1])
     carried = _carried(groups)
     full = _pointed(_with(newest, carried), (*groups[-1], *carried), root, contents)
-    if is_over and parts.names & full.paths:
-        full = replace(full, paths=full.paths | beside(parts.names, root))
+    if parts.together & full.paths:
+        full = replace(full, paths=full.paths | beside(parts.together, root))
     full = replace(full, beside=full.paths - newest.paths)
     older = (_joined(group) for group in groups[:-1])
     return Gathered((*(one for one in older if not one.paths <= full.paths), full), tuple(waiting))

@@ -8,13 +8,13 @@ it is while another is written twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ckptsync.readiness import safetensors, torch
 from ckptsync.readiness.base import Folder, Ready
 from ckptsync.readiness.contents import Contents, UnreadableError
-from ckptsync.readiness.names import family, is_plain, number_in, ranks_in
+from ckptsync.readiness.names import family, is_plain, labels_in, number_in
 from ckptsync.transfer.source import SourceFile
 
 _RULES = frozenset({torch.RULE, safetensors.RULE})
@@ -50,7 +50,7 @@ _OPTIMIZER = re.compile(r"opt$|opt_|optim")
 _MOST_NAMED = 4
 _ENDS_WAIT = "when the training has ended well, or when it is marked"
 _LONELY = f"is a part of a checkpoint by its name, and no rest of it is there: it is taken {_ENDS_WAIT}"
-_FIRST = f"may be the first part of a checkpoint: it is taken when it is written again, {_ENDS_WAIT}"
+_FIRST = f"may be the first part of a checkpoint: it is taken when the next one is written, {_ENDS_WAIT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class Kind:
     """Files of one name, numbers apart, or one that is written over in place.
 
     Attributes:
+        key: what its versions have in common.
         name: path of the newest.
         words: of its path that are none of those above; parts of a checkpoint differ in them.
         is_version: whether its name tells which of several states it is.
@@ -67,6 +68,7 @@ class Kind:
         before_ns: when the version before it was, as far as it was seen; 0 for none.
     """
 
+    key: str
     name: str
     words: frozenset[str]
     is_version: bool
@@ -81,12 +83,14 @@ class Parts:
     """Files that are not to be taken one by one.
 
     Attributes:
-        names: their paths.
+        names: paths of those that are not to be taken.
         waiting: a sentence about each checkpoint of which they are.
+        together: paths of those that are all there, as the training has ended well.
     """
 
     names: frozenset[str] = frozenset()
     waiting: tuple[str, ...] = ()
+    together: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -94,9 +98,12 @@ class Loose:
     """Remembers when each kind was written, the last two times. For one thread."""
 
     _times: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _established: frozenset[str] | None = None
+    _at_first: dict[str, int] | None = None
+    _was_whole: set[str] = field(default_factory=set)
 
-    def parts(self, checkpoints: Sequence[Ready], torn: Iterable[str], root: Folder, contents: Contents) -> Parts:
+    def parts(
+        self, checkpoints: Sequence[Ready], torn: Iterable[str], root: Folder, contents: Contents, *, is_over: bool
+    ) -> Parts:
         """Tell which files are parts of a checkpoint, of which nothing tells when all of it is there. Safe to call again.
 
         Args:
@@ -104,22 +111,52 @@ class Loose:
             torn: paths of loose files that are not.
             root: the directory.
             contents: of files.
+            is_over: whether the training has ended well, so that what it has written is of one step.
         """
         kinds = list(self._kinds(checkpoints, torn, root))
-        if self._established is None:  # what was there at the first look was there before
-            self._established = frozenset(kind.name for kind in kinds)
-        names: set[str] = set()
+        if self._at_first is None:
+            self._at_first = {kind.key: kind.newest_ns for kind in kinds}
+        held: set[str] = set()
+        together: set[str] = set()
         waiting: list[str] = []
         for group in _entangled(kinds):
-            names |= {kind.name for kind in group}
+            if is_over and any(map(self._is_written, group)):
+                together |= {kind.key for kind in group}
+                continue
+            held |= {kind.key for kind in group}
             if any(kind.is_whole for kind in group):
                 waiting.append(_sentence(sorted(kind.name for kind in group)))
-        for kind in kinds:
-            if kind.name not in names and (why := self._why_not_alone(kind, kinds, root, contents)):
-                names.add(kind.name)
+        alone = [kind for kind in kinds if kind.is_whole and kind.key not in held | together and not is_over]
+        for kind in sorted(alone, key=lambda one: bool(one.words & _PART)):
+            others = [other for other in kinds if other is not kind]
+            if why := self._why_not_alone(kind, others, held, root, contents):
+                held.add(kind.key)
                 waiting.append(f"{kind.name} {why}")
-        parts = (one.name for one in checkpoints if _key(one.name) in {_key(name) for name in names})
-        return Parts(frozenset(parts) | names, tuple(waiting))
+        for kind in kinds:
+            if beside := [] if is_over else self._held_by(kind, kinds):
+                held |= {other.key for other in beside}
+                waiting.append(f"{kind.name} is not whole, and was before: what lies beside it is taken with it")
+        self._was_whole |= {kind.key for kind in kinds if kind.is_whole}
+        named = {one.name: _key(one.name) for one in checkpoints} | {kind.name: kind.key for kind in kinds}
+        return Parts(
+            names=frozenset(name for name, key in named.items() if key in held),
+            waiting=tuple(waiting),
+            together=frozenset(name for name, key in named.items() if key in together),
+        )
+
+    def take_all(self) -> None:
+        """Take what was there at the first look for written since, as somebody says."""
+        self._at_first = {}
+
+    def _is_written(self, kind: Kind) -> bool:
+        """Whether it was written since the first look."""
+        return (self._at_first or {}).get(kind.key) != kind.newest_ns
+
+    def _held_by(self, kind: Kind, kinds: Sequence[Kind]) -> list[Kind]:
+        """What was taken together with a file that is written over just now, and was not written twice since."""
+        if kind.is_whole or not kind.in_place or kind.key not in self._was_whole:
+            return []
+        return [one for one in kinds if one.is_whole and one.words == kind.words and one.before_ns <= kind.newest_ns]
 
     def _kinds(self, checkpoints: Sequence[Ready], torn: Iterable[str], root: Folder) -> Iterator[Kind]:
         """Loose files, by kind."""
@@ -134,19 +171,20 @@ class Loose:
             before_ns, newest_ns = sorted({0, *seen})[-2:]
             self._times[key] = (before_ns, newest_ns)
             newest, is_whole = max(found, key=lambda one: one[0].identity.mtime_ns)
-            yield _kind(newest.path, in_place=key == newest.path, is_whole=is_whole, times=self._times[key])
+            yield _kind(key, newest.path, is_whole=is_whole, times=self._times[key])
 
-    def _why_not_alone(self, kind: Kind, kinds: Sequence[Kind], root: Folder, contents: Contents) -> str:
+    def _why_not_alone(
+        self, kind: Kind, others: Sequence[Kind], held: Collection[str], root: Folder, contents: Contents
+    ) -> str:
         """Why a file may be a part of something that is not there yet; empty when its name, its content or its past tells otherwise."""
-        others = [other for other in kinds if other is not kind]
-        if not kind.is_whole:
-            return ""
         if kind.words & _PART:
-            return "" if any(not other.words & _PART for other in others) else _LONELY
-        is_first = kind.in_place and not kind.before_ns and kind.name not in (self._established or ())
+            return "" if any(not other.words & _PART and other.key not in held for other in others) else _LONELY
         words = _all_words(kind.name)
-        says_whole = words & _WHOLE and not words & _MODEL
-        if not is_first or says_whole or any(other.words == kind.words for other in others):
+        says_whole = not words & _MODEL and (words & _WHOLE or (not kind.in_place and words <= _TIME))
+        has_next = not kind.in_place and any(other.before_ns and not other.in_place for other in others)
+        is_first = not kind.before_ns and not has_next and kind.key not in (self._at_first or {})
+        is_left = any(other.words == kind.words or other.before_ns > kind.newest_ns for other in others)
+        if says_whole or is_left or not is_first:
             return ""
         return "" if _holds_optimizer(root.file_at(kind.name), contents) else _FIRST
 
@@ -202,11 +240,12 @@ def _all_words(path: str) -> frozenset[str]:
     return frozenset(word.lower() for word in _WORD.findall(torch.stem(path)))
 
 
-def _kind(path: str, *, in_place: bool, is_whole: bool, times: tuple[int, int]) -> Kind:
+def _kind(key: str, path: str, *, is_whole: bool, times: tuple[int, int]) -> Kind:
     """What a file's name and times tell."""
-    words = _all_words(path)
-    told = (words | ranks_in(path)) - _VERSION - _WHOLE - _NOTHING
+    words, in_place = _all_words(path), key == path
+    told = (words | labels_in(path)) - _VERSION - _WHOLE - _NOTHING
     return Kind(
+        key=key,
         name=path,
         words=told if in_place else told - _TIME,
         is_version=bool(words & _VERSION) or not in_place,

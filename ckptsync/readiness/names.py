@@ -24,7 +24,10 @@ _RANK = re.compile(
     re.IGNORECASE,
 )
 """What tells a part of a checkpoint from others, of which each rank writes one."""
-_NUMBERS = re.compile(rf"({_RANK.pattern})|\d+", re.IGNORECASE)
+_SERIES = r"(?<![a-z])(?:fold|seed|split|trial)[-_=]?\d+"
+"""What tells one training from others beside it."""
+_LABEL = re.compile(rf"{_RANK.pattern}|{_SERIES}", re.IGNORECASE)
+_NUMBERS = re.compile(rf"({_LABEL.pattern})|\d+", re.IGNORECASE)
 
 
 def is_temporary(name: str) -> bool:
@@ -65,13 +68,18 @@ def number_in(name: str) -> int | None:
     """
     if (number := number_of_unit(name)) is not None:
         return number
-    found = _LAST_NUMBER.search(_RANK.sub("", name).rstrip("-_."))
+    found = _LAST_NUMBER.search(_LABEL.sub("", name).rstrip("-_."))
     return int(found[1]) if found else None
 
 
 def ranks_in(path: str) -> frozenset[str]:
     """Return what a path says of the rank that wrote it, as `rank0` or `00001-of-00004`; empty when it says nothing."""
     return frozenset(found[0].lower() for found in _RANK.finditer(path))
+
+
+def labels_in(path: str) -> frozenset[str]:
+    """Return what a path says of the rank, and of the training among several, as `fold_1`; empty when it says nothing."""
+    return frozenset(found[0].lower() for found in _LABEL.finditer(path))
 
 
 def family(path: str) -> str:

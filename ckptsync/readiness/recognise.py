@@ -133,9 +133,15 @@ class Recogniser:
         self._cannot_be_saved: tuple[str, ...] = ()
         self._gathered = Gathered(())
 
-    def training_is_over(self) -> None:
-        """Take it from now on that the training has ended well, so that nothing is to come. Safe to call again."""
+    def training_is_over(self, *, since_first_look: bool = True) -> None:
+        """Take it from now on that the training has ended well, so that nothing is to come. Safe to call again.
+
+        Args:
+            since_first_look: it began with the first look: parts of a checkpoint that were there by then are of another one's.
+        """
         if not self._is_over:
+            if not since_first_look:
+                self._loose.take_all()
             self._is_over, self._known, self._last = True, {}, None
 
     def look(self, now_s: float) -> Looked:
@@ -163,7 +169,9 @@ class Recogniser:
             written_ns = {file.path: file.identity.mtime_ns for file in tree.files}
             self._sorted = self._ages.in_order(map(_cleaned, found.checkpoints), written_ns)
             self._unfinished = found.torn - found.whole
-            parts = self._loose.parts(self._sorted, found.loose - found.whole, root, self._contents)
+            parts = self._loose.parts(
+                self._sorted, found.loose - found.whole, root, self._contents, is_over=self._is_over
+            )
             self._gathered = gathered(self._sorted, parts, root, self._contents, is_over=self._is_over)
             self._contents.forget({file.path for file in tree.files})
         return Looked(

@@ -103,6 +103,35 @@ def test_parts_of_a_training_that_failed_are_not_committed(tmp_path: Path) -> No
     assert not Path(url).exists() or held(url) == []
 
 
+def test_parts_of_a_training_that_was_asked_to_end_are_not_committed(tmp_path: Path) -> None:
+    url = str(tmp_path / "bucket")
+    code = (
+        BEGIN
+        + "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); write('G.pt'); write('D.pt'); write('G.pt')\n"
+    )
+    argv = [
+        CKPTSYNC,
+        "run",
+        url,
+        "--dir",
+        str(tmp_path / "here"),
+        "--notices",
+        "none",
+        "--",
+        sys.executable,
+        "-c",
+        code,
+    ]
+    with subprocess.Popen(
+        [*argv[:-1], code + "print('written', flush=True); time.sleep(600)"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.terminate()
+        assert process.wait(LONG_S) == 0
+    assert not Path(url).exists() or held(url) == []
+
+
 def test_what_the_bucket_has_lost_is_committed_again(tmp_path: Path) -> None:
     url, here = str(tmp_path / "bucket"), tmp_path / "here"
     assert run(url, here, sys.executable, "-c", BEGIN + "write('step-4.pt')").returncode == 0

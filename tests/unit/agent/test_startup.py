@@ -189,7 +189,9 @@ def test_what_is_restored_into_a_directory_that_must_stay_is_the_newest_there(
     monkeypatch.setattr("ckptsync.agent.startup.must_stay", lambda _: True)
     assert begun(run, here).aside == here / ".unfinished-1"
     assert {path.name for path in here.iterdir()} == {"step-80.pt", "log", ".unfinished-1"}
-    assert {path.name for path in (here / ".unfinished-1").iterdir()} == {"step-90.pt", "checkpoint-99"}
+    aside = {path.name for path in (here / ".unfinished-1").iterdir()}
+    assert aside == {"step-90.pt.unfinished", "checkpoint-99"}
+    assert (here / ".unfinished-1" / "checkpoint-99" / "model.safetensors.unfinished").exists()
 
 
 def test_what_may_be_whole_stays(run: Run, tmp_path: Path) -> None:

@@ -73,15 +73,83 @@ def test_parts_are_never_taken_one_by_one(folder: Path, names: tuple[str, ...]) 
 
 @pytest.mark.parametrize("names", PARTS, ids=" ".join)
 def test_all_parts_are_taken_when_the_training_has_ended_well(folder: Path, names: tuple[str, ...]) -> None:
+    recogniser = Recogniser(folder)
+    recogniser.look(0)
     for name in names:
         written(folder, name)
     (folder / names[0]).with_name("random_states_0.pkl").write_bytes(b"state")
-    recogniser = Recogniser(folder)
     recogniser.look(0)
     recogniser.training_is_over()
     looked = recogniser.look(0)
     assert looked.waiting == ()
     assert newest(looked).paths == {*names, str(Path(names[0]).with_name("random_states_0.pkl"))}
+
+
+@pytest.mark.parametrize("since_first_look", [True, False])
+def test_parts_that_a_killed_training_left_are_not_another_ones(folder: Path, since_first_look: bool) -> None:  # noqa: FBT001  parametrized
+    for name in ("generator.pt", "discriminator.pt"):
+        written(folder, name)
+    recogniser = Recogniser(folder)
+    recogniser.look(0)
+    recogniser.training_is_over(since_first_look=since_first_look)
+    assert [one.paths for one in recogniser.look(0).snapshots] == (
+        [] if since_first_look else [{"generator.pt", "discriminator.pt"}]
+    )
+
+
+def test_what_was_written_before_the_first_save_comes_along(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    recogniser.look(0)
+    for name in ("vocab.pt", "latest.pt", "latest.pt", "latest.pt"):
+        written(folder, name)
+        recogniser.look(0)
+    assert newest(recogniser.look(0)).paths == {"vocab.pt", "latest.pt"}
+
+
+def test_the_first_pair_of_numbered_files_is_taken_when_the_next_begins(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    recogniser.look(0)
+    taken = []
+    for step in (100, 200):
+        for name in ("model_%d.pt", "optimizer_%d.pt"):
+            written(folder, name, step)
+            taken.append([one.paths for one in recogniser.look(0).snapshots])
+    first, second = ({f"model_{step}.pt", f"optimizer_{step}.pt"} for step in (100, 200))
+    assert taken == [[], [], [first], [first, second]]
+
+
+def test_a_numbered_file_that_says_that_it_is_all_is_taken_at_once(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    recogniser.look(0)
+    written(folder, "epoch_%d.pt", 1)
+    assert newest(recogniser.look(0)).paths == {"epoch_1.pt"}
+
+
+def test_what_is_written_over_just_now_is_waited_for(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    for name in ("last.pt", "best.pt"):
+        written(folder, name)
+    recogniser.look(0)
+    whole = (folder / "best.pt").read_bytes()
+    written(folder, "last.pt")
+    (folder / "best.pt").write_bytes(whole[:-40])
+    later(folder / "best.pt")
+    looked = recogniser.look(0)
+    assert looked.snapshots == ()
+    assert "best.pt is not whole, and was before" in str(looked.waiting)
+    for _ in range(2):  # nobody writes the other any more
+        written(folder, "last.pt")
+        looked = recogniser.look(0)
+    assert newest(looked).paths == {"last.pt"}
+
+
+def test_trainings_beside_each_other_all_come_along(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    for fold in range(3):
+        for _ in range(3):
+            written(folder, f"fold_{fold}/last.pt")
+            recogniser.look(0)
+    assert newest(recogniser.look(0)).paths == {f"fold_{fold}/last.pt" for fold in range(3)}
 
 
 @pytest.mark.parametrize("names", STATES, ids=" ".join)
