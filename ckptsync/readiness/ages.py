@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ckptsync.readiness.base import Ready
 from ckptsync.readiness.names import family
+
+_SET_NS = 10**18
+"""A clock that is before 2001 was never set."""
+_SLACK_NS = 60 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,13 @@ class Ages:
 
     _known: dict[str, _Age] = field(default_factory=dict)
 
-    def in_order(self, checkpoints: Iterable[Ready], written_ns: Mapping[str, int]) -> tuple[Ready, ...]:
+    def in_order(self, checkpoints: Iterable[Ready], written_ns: Mapping[str, int], now_ns: int) -> tuple[Ready, ...]:
         """The oldest first; what has the same time by step and name.
 
         Args:
             checkpoints: that are whole.
             written_ns: when each file was written, by path.
+            now_ns: by the clock of this machine.
         """
         found = list(checkpoints)
         before = [(family(one.name), one.step, self._known[one.name]) for one in found if one.name in self._known]
@@ -49,9 +54,23 @@ class Ages:
                 age = _Age(newest_ns, max(newest_ns, _behind(one, before)))
             known[one.name] = age
         self._known = known
+        order_ns = {one.name: known[one.name].order_ns for one in found}
+        if now_ns > _SET_NS:
+            order_ns |= dict(_by_step(found, known, now_ns))
         return tuple(
-            sorted(found, key=lambda one: (known[one.name].order_ns, -1 if one.step is None else one.step, one.name))
+            sorted(found, key=lambda one: (order_ns[one.name], -1 if one.step is None else one.step, one.name))
         )
+
+
+def _by_step(found: Iterable[Ready], known: Mapping[str, _Age], now_ns: int) -> Iterator[tuple[str, int]]:
+    """Where those stand whose time is still to come, as the clock was set back: behind the last of their kind with an earlier step."""
+    told = [one for one in found if one.step is not None]
+    ahead = {one.name for one in told if known[one.name].written_ns > now_ns + _SLACK_NS}
+    for one in told:
+        if one.name in ahead:
+            earlier = [other for other in told if other.name not in ahead and family(other.name) == family(one.name)]
+            steps = [known[other.name].order_ns for other in earlier if (other.step or 0) < (one.step or 0)]
+            yield one.name, max(steps, default=-1) + 1
 
 
 def _behind(one: Ready, before: Iterable[tuple[str, int | None, _Age]]) -> int:

@@ -167,7 +167,7 @@ class Recogniser:
         if tree.files is not self._files or found is not self._last:
             self._files, self._last = tree.files, found
             written_ns = {file.path: file.identity.mtime_ns for file in tree.files}
-            self._sorted = self._ages.in_order(map(_cleaned, found.checkpoints), written_ns)
+            self._sorted = self._ages.in_order(map(_cleaned, found.checkpoints), written_ns, int(now_s * 1e9))
             self._unfinished = found.torn - found.whole
             parts = self._loose.parts(
                 self._sorted, found.loose - found.whole, root, self._contents, is_over=self._is_over

@@ -274,3 +274,14 @@ def test_when_the_training_has_ended_well_nothing_is_waited_for(folder: Path) ->
     assert recogniser.look(0.0).snapshots == ()
     recogniser.training_is_over()
     assert [one.name for one in recogniser.look(0.0).snapshots] == ["step-1"]
+
+
+def test_a_time_that_is_still_to_come_tells_nothing(folder: Path) -> None:
+    now_s = 1_750_000_000
+    for step, at_s in ((100, now_s + 300_000), (200, now_s - 200), (300, now_s - 100)):
+        file = torch_file(folder / f"step-{step}.pt")
+        os.utime(file, (at_s, at_s))
+    assert [one.step for one in Recogniser(folder).look(now_s).snapshots] == [100, 200, 300]
+    os.utime(folder / "step-300.pt", (now_s + 300_000, now_s + 300_000))
+    assert [one.step for one in Recogniser(folder).look(now_s).snapshots] == [100, 200, 300]
+    assert [one.step for one in Recogniser(folder).look(now_s + 400_000).snapshots] == [200, 100, 300]
