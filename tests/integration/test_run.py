@@ -380,7 +380,8 @@ def test_torchrun_has_time_to_end_its_workers(folder: Path, tmp_path: Path, begu
     script.write_text(RANK)
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(script))
     process = begun(argv(url, folder, sys.executable, *launcher), stdin=subprocess.DEVNULL)
-    assert [process.stdout.readline(), process.stdout.readline()] == ["here\n", "here\n"]
+    said = process.stdout.readline() + process.stdout.readline()  # of two workers, whose lines may run into each other
+    assert said.split("\n") in (["here", "here", ""], ["herehere", "", ""])
     process.terminate()
     process.communicate(timeout=LONG_S)
     assert steps(url) == [6]
