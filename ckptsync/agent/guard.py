@@ -64,15 +64,14 @@ class Guard:
     def _tell_overtaken(self, old: Sequence[Candidate], busy: Collection[str]) -> None:
         """Tell that some will never be durable, and so never be deleted."""
         left = [one for one in old if one.ready.name and one.mark not in busy and not self._is_durable(one.mark)]
-        if left:
-            self._tell(
-                "overtaken",
-                f"checkpoints that are in no snapshot stay on the disk, {left[0].title} first: only what is durable is deleted"
-                + (
-                    "; newer ones overtook them, and --backlog all commits every one"
-                    * (self._options.backlog == "latest")
-                ),
-            )
+        if not left:
+            return
+        way_out = "; newer ones overtook them, and --backlog all commits every one"
+        self._tell(
+            "overtaken",
+            f"checkpoints that are in no snapshot stay on the disk, {left[0].title} first: only what is durable is deleted"
+            f"{way_out if self._options.backlog == 'latest' else ''}",
+        )
 
     def _tell(self, topic: str, message: str) -> None:
         """Tell something of each topic, once."""

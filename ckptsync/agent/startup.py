@@ -8,8 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptsync.agent.aside import put_aside
 from ckptsync.agent.ledger import is_in
-from ckptsync.agent.unfinished import put_aside
 from ckptsync.errors import ConfigError, NoSnapshotError
 from ckptsync.readiness.base import Ready
 from ckptsync.readiness.recognise import Looked, Recogniser

@@ -170,7 +170,7 @@ def test_it_is_put_aside_within_a_directory_that_has_no_beside(
     committed(run, here, 1)
     write(here / "step-3.pt", 3)
     os.truncate(here / "step-3.pt", 100)
-    monkeypatch.setattr("ckptsync.agent.unfinished.must_stay", lambda _: True)
+    monkeypatch.setattr("ckptsync.agent.aside.must_stay", lambda _: True)
     assert begun(run, here).aside == here / ".unfinished-1"
     assert begun(run, here) == Begun(kept="step-1.pt", step=1)
 
@@ -185,7 +185,7 @@ def test_what_is_restored_into_a_directory_that_must_stay_is_the_newest_there(
     (here / "log").write_text("log")
     committed(run, tmp_path / "elsewhere", 80)
     monkeypatch.setattr("ckptsync.transfer.target.must_stay", lambda _: True)
-    monkeypatch.setattr("ckptsync.agent.unfinished.must_stay", lambda _: True)
+    monkeypatch.setattr("ckptsync.agent.aside.must_stay", lambda _: True)
     monkeypatch.setattr("ckptsync.agent.startup.must_stay", lambda _: True)
     assert begun(run, here).aside == here / ".unfinished-1"
     assert {path.name for path in here.iterdir()} == {"step-80.pt", "log", ".unfinished-1"}

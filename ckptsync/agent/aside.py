@@ -1,4 +1,4 @@
-"""What a killed training left half written is put aside before the next one starts, which would take it for its newest checkpoint."""
+"""Puts aside what the next training would wrongly take for its newest checkpoint: what was left half written, or was overtaken elsewhere."""
 
 from __future__ import annotations
 
