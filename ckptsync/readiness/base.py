@@ -124,7 +124,7 @@ class Findings:
         waiting: a sentence for each that is not, and why.
         claimed: names of entries that are spoken for.
         all_claimed: whether everything in the folder is.
-        torn: those of them that are cut short for sure, or lack what others of their kind have.
+        torn: names of entries that are cut short for sure, or lack what others of their kind have.
         is_loose: whether they are files that no framework ties to others.
     """
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -60,7 +60,13 @@ class TrainerState:
 
 
 def find(folder: Folder, contents: Contents) -> Findings:
-    """Tell whether a folder is a whole checkpoint of the Trainer."""
+    """Tell whether a folder is a whole checkpoint of the Trainer, and which of those in it are abandoned."""
+    found = _judged(folder, contents)
+    return replace(found, torn=found.torn.union(_abandoned(folder)))
+
+
+def _judged(folder: Folder, contents: Contents) -> Findings:
+    """Judge the folder itself."""
     own = CHECKPOINT.fullmatch(folder.path.rpartition("/")[2])
     ours = {name for name in folder.files if _OURS.fullmatch(name)}
     if STATE not in folder.files:
@@ -94,13 +100,13 @@ def is_of_others(above: Folder, *, is_over: bool) -> bool:
     return is_over or len(found) > 1
 
 
-def abandoned(above: Folder) -> Iterator[Folder]:
-    """Folders that the Trainer has begun for sure, and never came to the end of, if nobody writes to them now."""
+def _abandoned(above: Folder) -> Iterator[str]:
+    """Names of folders that the Trainer has begun for sure, and never came to the end of, if nobody writes to them now."""
     found = _checkpoints(above)
     has_state = any(STATE in one.files for one in found)
     for one in found:
         if STATE not in one.files and (has_state or _ARGUMENTS in one.files) and any(map(_OURS.fullmatch, one.files)):
-            yield one
+            yield one.path.rpartition("/")[2]
 
 
 def _checkpoints(above: Folder) -> list[Folder]:

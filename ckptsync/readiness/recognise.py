@@ -192,7 +192,6 @@ class Recogniser:
         checkpoints = [one for finding in findings for one in finding.checkpoints]
         waiting = [why for finding in findings for why in finding.waiting]
         torn = {path for finding in findings for path in _paths(folder, finding.torn)}
-        torn |= {file.path for inner in huggingface.abandoned(folder) for file in inner.all_files()}
         loose = {path for finding in findings if finding.is_loose for path in _paths(folder, finding.claimed)}
         for name, inner in rest.folders.items():
             if name.startswith("."):
