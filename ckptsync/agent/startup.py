@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ckptsync.agent.aside import put_aside
 from ckptsync.agent.ledger import is_in
-from ckptsync.errors import ConfigError, NoSnapshotError
+from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
+from ckptsync.events import Event, Kind
 from ckptsync.readiness.base import Ready
 from ckptsync.readiness.recognise import Looked, Recogniser
 from ckptsync.run import Run
@@ -151,7 +152,11 @@ def _bring_back(run: Run, directory: Path, newest: Manifest, lost: Collection[st
     if not wanted:
         return
     with tempfile.TemporaryDirectory(dir=directory, prefix=".ckptsync-") as folder:
-        restore(run, Path(folder) / "back", snapshot=newest.snapshot, include=[glob.escape(path) for path in wanted])
+        try:
+            restore(run, Path(folder) / "back", snapshot=newest.snapshot, include=[*map(glob.escape, wanted)])
+        except IntegrityError as error:  # the newer checkpoint is there all the same
+            run.observer(Event(kind=Kind.NOTICE, message=f"not brought back: {error}"))
+            return
         for path in wanted:
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             (Path(folder) / "back" / path).replace(directory / path)

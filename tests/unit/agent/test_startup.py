@@ -149,6 +149,20 @@ def test_a_snapshot_of_which_a_part_is_torn_on_the_disk_is_restored_whole(run: R
     assert begun(run, here).kept is not None
 
 
+def test_a_newer_one_is_gone_on_with_though_the_snapshot_is_damaged(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for name in ("last.pt", "best.pt"):
+        write(here / name, 1, step=100)
+    save(run, here, step=100)
+    write(here / "last.pt", 2, step=200)
+    os.truncate(here / "best.pt", 100)
+    (stored,) = (path for path in (tmp_path / "bucket" / "data").rglob("*best.pt*") if path.is_file())
+    stored.chmod(0o600)
+    stored.write_bytes(bytes(stored.stat().st_size))
+    assert begun(run, here).kept == "last.pt"
+    assert {path.name for path in here.iterdir()} == {"last.pt"}
+
+
 def test_what_is_torn_beside_a_newer_one_is_fetched(run: Run, tmp_path: Path) -> None:
     here = tmp_path / "here"
     for name in ("last.pt", "best [1].pt"):
