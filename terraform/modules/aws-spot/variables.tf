@@ -171,6 +171,18 @@ variable "tags" {
   type        = map(string)
   default     = {}
   nullable    = false
+
+  validation {
+    condition = length(var.tags) < 50 && alltrue([
+      for name, value in var.tags : can(regex("^[\\p{L}\\p{Z}\\p{N}_.:/=+@-]{1,128}$", name)) && can(regex("^[\\p{L}\\p{Z}\\p{N}_.:/=+@-]{0,256}$", value))
+    ])
+    error_message = "tags must be fewer than 50, with letters, digits, spaces and _ . : / = + - @ alone, 1 to 128 in a name and at most 256 in a value."
+  }
+
+  validation {
+    condition     = !anytrue([for name in keys(var.tags) : startswith(lower(name), "aws:")])
+    error_message = "tags must not begin with aws:, which AWS keeps for itself."
+  }
 }
 
 # What the machine is told to do. Values stand in a file that systemd and a shell read, and in a unit: what either of them would take apart is refused.

@@ -210,4 +210,11 @@ variable "labels" {
   type        = map(string)
   default     = {}
   nullable    = false
+
+  validation {
+    condition = length(var.labels) <= 64 && alltrue([
+      for name, value in var.labels : can(regex("^[\\p{Ll}\\p{Lo}][\\p{Ll}\\p{Lo}\\p{N}_-]{0,62}$", name)) && can(regex("^[\\p{Ll}\\p{Lo}\\p{N}_-]{0,63}$", value))
+    ])
+    error_message = "labels must be at most 64, with at most 63 lower-case letters, digits, underscores and hyphens in a name, a letter first, and in a value."
+  }
 }

@@ -28,6 +28,11 @@ variable "zones" {
     condition     = alltrue([for zone in var.zones : can(regex("^[a-z]+-[a-z]+[0-9]+-[a-z]$", zone))])
     error_message = "They are written as in europe-west4-a."
   }
+
+  validation {
+    condition     = alltrue([for zone in var.zones : startswith(zone, "${var.region}-")])
+    error_message = "They are zones of region."
+  }
 }
 
 variable "name" {
@@ -252,6 +257,13 @@ variable "labels" {
   type        = map(string)
   default     = {}
   nullable    = false
+
+  validation {
+    condition = length(var.labels) <= 64 && alltrue([
+      for name, value in var.labels : can(regex("^[\\p{Ll}\\p{Lo}][\\p{Ll}\\p{Lo}\\p{N}_-]{0,62}$", name)) && can(regex("^[\\p{Ll}\\p{Lo}\\p{N}_-]{0,63}$", value))
+    ])
+    error_message = "labels must be at most 64, with at most 63 lower-case letters, digits, underscores and hyphens in a name, a letter first, and in a value."
+  }
 }
 
 # What the machine is told to do. Values stand in a file that systemd and a shell read, and in a unit: what either of them would take apart is refused.

@@ -268,3 +268,23 @@ run "a_group_of_users" {
 
   expect_failures = [var.principals]
 }
+
+run "a_tag_of_aws_itself" {
+  command = plan
+
+  variables {
+    tags = { "AWS:team" = "vision" }
+  }
+
+  expect_failures = [var.tags]
+}
+
+run "a_tag_that_no_service_takes" {
+  command = plan
+
+  variables {
+    tags = { team = "vision; audio" }
+  }
+
+  expect_failures = [var.tags]
+}

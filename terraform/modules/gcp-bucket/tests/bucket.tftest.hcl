@@ -189,3 +189,23 @@ run "prefix_that_looks_like_a_record" {
 
   expect_failures = [var.prefix]
 }
+
+run "a_label_in_capitals" {
+  command = plan
+
+  variables {
+    labels = { Team = "vision" }
+  }
+
+  expect_failures = [var.labels]
+}
+
+run "a_labels_value_in_capitals" {
+  command = plan
+
+  variables {
+    labels = { team = "Vision" }
+  }
+
+  expect_failures = [var.labels]
+}

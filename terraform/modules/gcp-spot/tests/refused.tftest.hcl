@@ -20,7 +20,6 @@ run "wrong_values" {
   variables {
     project               = "A Project"
     region                = "europe"
-    zones                 = ["europe-west4"]
     name                  = "Train"
     url                   = "s3://a-bucket"
     run_name              = "a run"
@@ -50,7 +49,6 @@ run "wrong_values" {
   expect_failures = [
     var.project,
     var.region,
-    var.zones,
     var.name,
     var.url,
     var.run_name,
@@ -147,4 +145,44 @@ run "a_run_called_as_a_folder_of_runs" {
   }
 
   expect_failures = [var.run_name]
+}
+
+run "zones_of_another_region" {
+  command = plan
+
+  variables {
+    zones = ["europe-west4-a", "europe-west1-b"]
+  }
+
+  expect_failures = [var.zones]
+}
+
+run "a_label_in_capitals" {
+  command = plan
+
+  variables {
+    labels = { Team = "vision" }
+  }
+
+  expect_failures = [var.labels]
+}
+
+run "a_labels_value_in_capitals" {
+  command = plan
+
+  variables {
+    labels = { team = "Vision" }
+  }
+
+  expect_failures = [var.labels]
+}
+
+run "a_region_for_a_zone" {
+  command = plan
+
+  variables {
+    zones = ["europe-west4"]
+  }
+
+  expect_failures = [var.zones]
 }
