@@ -181,7 +181,7 @@ class Agent:
         until_s = self._clock.monotonic() + timeout_s
         self._draining.set()
         self._endgame.lift_cap()
-        if self.trainer_done.is_set() if ended_well is None else ended_well:
+        if over := self.trainer_done.is_set() if ended_well is None else ended_well:
             with self._looking:
                 self._lookout.training_is_over(since_first_look=ended_well is not None)
         self._look_a_last_time()
@@ -196,12 +196,13 @@ class Agent:
         if self.failure is not None:
             raise self.failure
         if pending := self._backlog.pending:
-            names = ", ".join(one.title for one in pending)
-            raise NotDurableError(
-                f"not durable: {names} ({self._why_pending(timeout_s)}); the next start continues where this one was"
-            )
-        for sentence in self.look().left_over(self._config.agent.ready):
+            names, why = ", ".join(one.title for one in pending), self._why_pending(timeout_s)
+            raise NotDurableError(f"not durable: {names} ({why}); the next start continues where this one was")
+        found = self.look()
+        for sentence in found.left_over(self._config.agent.ready):
             self._say(sentence)
+        if over and found.lacking:
+            raise NotDurableError(f"not durable: {min(found.lacking)}; mark its checkpoint when that is all of it")
         self.board.entered(State.DONE)
 
     def _why_pending(self, timeout_s: float) -> str:

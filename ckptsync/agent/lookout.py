@@ -67,6 +67,7 @@ class Found:
         settling: whether there are such.
         waiting: why others are not whole, a sentence each.
         overdue: those of them that have stood for a minute by now, each once.
+        lacking: paths of those of them that lack what all before them have.
         tree: everything in the directory; None while there is none.
         never: whether none was whole at any look so far.
     """
@@ -75,6 +76,7 @@ class Found:
     settling: bool = False
     waiting: tuple[str, ...] = ()
     overdue: tuple[str, ...] = ()
+    lacking: frozenset[str] = frozenset()
     tree: SourceTree | None = None
     never: bool = False
 
@@ -168,6 +170,7 @@ class Lookout:
             settling=len(settled) < len(candidates),
             waiting=looked.waiting,
             overdue=tuple(self._overdue(looked.waiting, now_s)),
+            lacking=looked.lacking,
             tree=looked.tree,
             never=not self._ever_whole,
         )

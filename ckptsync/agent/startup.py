@@ -95,7 +95,10 @@ def check_directory(directory: Path) -> None:
     Raises:
         ConfigError: it is the root, a home, the current directory or one above it, or no directory.
     """
-    real = directory.resolve()
+    try:
+        real = directory.resolve()
+    except RuntimeError as error:
+        raise ConfigError(f"{directory} is a link that leads to itself") from error
     here = Path.cwd()
     if real in {here, *here.parents, Path.home().resolve()}:
         raise ConfigError(
@@ -129,10 +132,11 @@ def _same(looked: Looked, newest: Manifest, directory: Path) -> str | None:
 
 
 def _later(looked: Looked, newest: Manifest) -> frozenset[str]:
-    """Paths of checkpoints of a later step than a snapshot, and not of it: those of a training that another machine has begun anew."""
+    """Paths of checkpoints of a later step than a snapshot, and written before it: those of a training that another machine has begun anew."""
     of_snapshot = {file.path for file in newest.files}
-    later = (one.paths for one in looked.checkpoints if one.step is not None and one.step > newest.id.step)
-    return frozenset().union(*later) - of_snapshot
+    later = (one for one in looked.checkpoints if one.step is not None and one.step > newest.id.step)
+    overtaken = (one.paths for one in later if not _is_written_later(one, looked, newest))
+    return frozenset().union(*overtaken) - of_snapshot
 
 
 def _best_of(newer: Ready, looked: Looked, newest: Manifest) -> frozenset[str]:
@@ -167,7 +171,10 @@ def _is_newer(ready: Ready, looked: Looked, newest: Manifest) -> bool:
 
     A later step alone is not enough: the training may have begun anew on another machine since.
     """
-    if ready.step is not None and ready.step <= newest.id.step:
-        return False
+    return (ready.step is None or ready.step > newest.id.step) and _is_written_later(ready, looked, newest)
+
+
+def _is_written_later(ready: Ready, looked: Looked, newest: Manifest) -> bool:
+    """Whether something of a checkpoint was written after everything of a snapshot."""
     wrote_ns = max((file.identity.mtime_ns for file in looked.tree.files if file.path in ready.paths), default=0)
     return wrote_ns > max((file.mtime_ns for file in newest.files), default=0)

@@ -124,7 +124,8 @@ class Findings:
         waiting: a sentence for each that is not, and why.
         claimed: names of entries that are spoken for.
         all_claimed: whether everything in the folder is.
-        torn: names of entries that are cut short for sure, or lack what others of their kind have.
+        torn: names of entries that are cut short for sure.
+        lacking: names of entries that lack what all before them have, and are newer than those.
         is_loose: whether they are files that no framework ties to others.
     """
 
@@ -133,6 +134,7 @@ class Findings:
     claimed: frozenset[str] = frozenset()
     all_claimed: bool = False
     torn: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
     is_loose: bool = False
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from ckptsync.readiness.base import Folder, Ready
 from ckptsync.readiness.contents import Contents
-from ckptsync.readiness.loose import Parts, beside
+from ckptsync.readiness.loose import Parts, beside, is_another_state
 from ckptsync.readiness.names import family, number_in, ranks_in
 from ckptsync.readiness.pointers import pointing
 from ckptsync.readiness.torch import stem
+from ckptsync.readiness.units import HABIT
 
 _FIRST = (
     "{} is of one rank, and nothing tells yet how many there are: what the ranks write is taken when the next step begins, when the "
@@ -29,10 +30,12 @@ class Gathered:
     Attributes:
         snapshots: the oldest first.
         waiting: why something newer is not among them, a sentence each.
+        lacking: paths of what lacks something that all before it have.
     """
 
     snapshots: tuple[Ready, ...]
     waiting: tuple[str, ...] = ()
+    lacking: frozenset[str] = frozenset()
 
 
 def gathered(
@@ -45,15 +48,17 @@ def gathered(
         parts: which of them are not to be taken one by one.
         root: the directory.
         contents: of files.
-        is_over: whether the training has ended well, so that everything is there.
+        is_over: whether the training has ended well, so that all is there that older ones do not speak against.
     """
     groups = _groups([one for one in checkpoints if one.name not in parts.names])
     waiting = list(parts.waiting)
     if len(groups) == 1 and not is_over and any(ranks_in(one.name) and number_in(stem(one.name)) for one in groups[0]):
         waiting.append(_FIRST.format(groups.pop()[-1].name))
-    while len(groups) > 1 and not is_over and (missing := _missing(groups)):
-        (*_, newest) = groups.pop()
-        waiting.append(f"{newest.name} has no {missing} beside it yet, as those before it have")
+    lacking: set[str] = set()
+    while len(groups) > 1 and (missing := _missing(groups, least=HABIT if is_over else 1)):
+        (*others, last) = groups.pop()
+        waiting.append(f"{last.name} has no {missing} beside it yet, as those before it have")
+        lacking = lacking.union(last.paths, *(one.paths for one in others))
     if not groups:
         return Gathered((), tuple(waiting))
     newest = _joined(groups[-1])
@@ -63,7 +68,9 @@ def gathered(
         full = replace(full, paths=full.paths | beside(parts.together, root))
     full = replace(full, beside=full.paths - newest.paths)
     older = (_joined(group) for group in groups[:-1])
-    return Gathered((*(one for one in older if not one.paths <= full.paths), full), tuple(waiting))
+    return Gathered(
+        (*(one for one in older if not one.paths <= full.paths), full), tuple(waiting), frozenset(lacking) - full.paths
+    )
 
 
 def _groups(checkpoints: Sequence[Ready]) -> list[list[Ready]]:
@@ -78,14 +85,15 @@ def _groups(checkpoints: Sequence[Ready]) -> list[list[Ready]]:
     return list(groups.values())
 
 
-def _missing(groups: Sequence[Sequence[Ready]]) -> str:
-    """Name of a kind that the newest group lacks, and all older ones of its kinds have; empty when there is none."""
+def _missing(groups: Sequence[Sequence[Ready]], *, least: int) -> str:
+    """Name of a kind that the newest group lacks, and all older ones of its kinds have; empty when there is none, or too few are older."""
     own = {family(one.name) for one in groups[-1]}
     alike = [kinds for group in groups[:-1] if (kinds := {family(one.name) for one in group}) & own]
-    if not alike or not any("#" in kind for kind in own):
+    if len(alike) < least or not any("#" in kind for kind in own):
         return ""
-    common = set.intersection(*alike)
-    return min(common - own, default="").rpartition("/")[2]
+    common = set.intersection(*alike) - own
+    parts = (kind for kind in common if not any(is_another_state(kind, one) for one in own))
+    return min(parts, default="").rpartition("/")[2]
 
 
 def _joined(group: Sequence[Ready]) -> Ready:

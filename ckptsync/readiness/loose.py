@@ -235,6 +235,16 @@ def _key(path: str) -> str:
     return path if number_in(name) is None else family(path)
 
 
+def is_another_state(one: str, other: str) -> bool:
+    """Whether a path names a version of what another names, as `best_2.pt` of `epoch_2.pt`, and no part beside it."""
+    return bool(_all_words(one) & _VERSION) and _told(one) - _TIME == _told(other) - _TIME
+
+
+def _told(path: str) -> frozenset[str]:
+    """Words of a path that tell parts from each other; where there is no number, those of time do, too."""
+    return (_all_words(path) | labels_in(path)) - _VERSION - _WHOLE - _NOTHING
+
+
 def _all_words(path: str) -> frozenset[str]:
     """Of a path, in small letters."""
     return frozenset(word.lower() for word in _WORD.findall(torch.stem(path)))
@@ -242,13 +252,12 @@ def _all_words(path: str) -> frozenset[str]:
 
 def _kind(key: str, path: str, *, is_whole: bool, times: tuple[int, int]) -> Kind:
     """What a file's name and times tell."""
-    words, in_place = _all_words(path), key == path
-    told = (words | labels_in(path)) - _VERSION - _WHOLE - _NOTHING
+    told, in_place = _told(path), key == path
     return Kind(
         key=key,
         name=path,
         words=told if in_place else told - _TIME,
-        is_version=bool(words & _VERSION) or not in_place,
+        is_version=bool(_all_words(path) & _VERSION) or not in_place,
         in_place=in_place,
         is_whole=is_whole,
         newest_ns=times[1],

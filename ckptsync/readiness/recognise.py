@@ -65,14 +65,21 @@ class Looked:
         snapshots: what is to be committed of them, the oldest first; the newest holds the newest of each other kind, too.
         tree: everything in the directory that can be saved.
         waiting: a sentence for each candidate that is not whole, and why.
-        unfinished: paths of files of candidates that are not whole for sure.
+        torn: paths of files of candidates that are cut short for sure.
+        lacking: paths of files of candidates that lack what all before them have.
     """
 
     checkpoints: tuple[Ready, ...]
     snapshots: tuple[Ready, ...]
     tree: SourceTree
     waiting: tuple[str, ...]
-    unfinished: frozenset[str] = frozenset()
+    torn: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
+
+    @property
+    def unfinished(self) -> frozenset[str]:
+        """Paths of files of candidates that are not whole for sure."""
+        return self.torn | self.lacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +90,14 @@ class _Found:
         checkpoints: that are whole.
         waiting: a sentence for each that is not.
         torn: paths of files of candidates that are cut short for sure.
+        lacking: paths of files of candidates that lack what all before them have.
         loose: paths of files that no framework ties to others.
     """
 
     checkpoints: tuple[Ready, ...]
     waiting: tuple[str, ...]
     torn: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
     loose: frozenset[str] = frozenset()
 
     @property
@@ -128,7 +137,8 @@ class Recogniser:
         self._files: tuple[SourceFile, ...] | None = None
         self._last: _Found | None = None
         self._sorted: tuple[Ready, ...] = ()
-        self._unfinished: frozenset[str] = frozenset()
+        self._torn: frozenset[str] = frozenset()
+        self._lacking: frozenset[str] = frozenset()
         self._root: Folder | None = None
         self._cannot_be_saved: tuple[str, ...] = ()
         self._gathered = Gathered(())
@@ -168,18 +178,19 @@ class Recogniser:
             self._files, self._last = tree.files, found
             written_ns = {file.path: file.identity.mtime_ns for file in tree.files}
             self._sorted = self._ages.in_order(map(_cleaned, found.checkpoints), written_ns, int(now_s * 1e9))
-            self._unfinished = found.torn - found.whole
-            parts = self._loose.parts(
-                self._sorted, found.loose - found.whole, root, self._contents, is_over=self._is_over
-            )
+            whole = found.whole
+            self._torn = found.torn - whole
+            parts = self._loose.parts(self._sorted, found.loose - whole, root, self._contents, is_over=self._is_over)
             self._gathered = gathered(self._sorted, parts, root, self._contents, is_over=self._is_over)
+            self._lacking = (found.lacking - whole) | self._gathered.lacking
             self._contents.forget({file.path for file in tree.files})
         return Looked(
             checkpoints=self._sorted,
             snapshots=self._gathered.snapshots,
             tree=tree,
             waiting=_some((*found.waiting, *self._gathered.waiting, *self._cannot_be_saved)),
-            unfinished=self._unfinished,
+            torn=self._torn,
+            lacking=self._lacking,
         )
 
     def _below(self, folder: Folder, depth: int, before: Mapping[Folder, _Found]) -> _Found:
@@ -192,6 +203,7 @@ class Recogniser:
         checkpoints = [one for finding in findings for one in finding.checkpoints]
         waiting = [why for finding in findings for why in finding.waiting]
         torn = {path for finding in findings for path in _paths(folder, finding.torn)}
+        lacking = {path for finding in findings for path in _paths(folder, finding.lacking)}
         loose = {path for finding in findings if finding.is_loose for path in _paths(folder, finding.claimed)}
         for name, inner in rest.folders.items():
             if name.startswith("."):
@@ -203,8 +215,11 @@ class Recogniser:
                 checkpoints += found.checkpoints
                 waiting += found.waiting
                 torn |= found.torn
+                lacking |= found.lacking
                 loose |= found.loose
-        self._known[folder] = _Found(tuple(checkpoints), tuple(waiting), frozenset(torn), frozenset(loose))
+        self._known[folder] = _Found(
+            tuple(checkpoints), tuple(waiting), frozenset(torn), frozenset(lacking), frozenset(loose)
+        )
         return self._known[folder]
 
     def _here(self, folder: Folder) -> tuple[list[Findings], Folder]:

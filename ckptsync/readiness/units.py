@@ -19,6 +19,8 @@ from ckptsync.readiness.names import family, is_plain, number_of_unit, step_alon
 from ckptsync.readiness.pointers import named_after
 
 Shape = Counter[str]
+HABIT = 2
+"""So many before that had it outweigh the end of a training: that of `train | tee log` tells nothing of it."""
 
 
 @dataclass(slots=True)
@@ -37,10 +39,9 @@ class Shapes:
         if known:
             self._seen[kind] = known
 
-    def before(self, kind: str, number: int) -> Shape | None:
-        """What every older one held; None when there was none."""
-        older = [shape for one, shape in self._seen.get(kind, {}).items() if one < number]
-        return reduce(and_, older) if older else None
+    def before(self, kind: str, number: int) -> list[Shape]:
+        """What the older ones held."""
+        return [shape for one, shape in self._seen.get(kind, {}).items() if one < number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def find(
         contents: of files.
         shapes: what was seen so far; is told of these.
         rules: of whose files at least one must be in a folder.
-        is_over: whether the training has ended well, so that everything is there.
+        is_over: whether the training has ended well, so that all is there that older ones do not speak against.
     """
     kinds: dict[str, list[str]] = {}
     for name in units:
@@ -87,26 +88,32 @@ def find(
     waiting: list[str] = []
     claimed: set[str] = set()
     torn: set[str] = set()
+    lacking: set[str] = set()
     for kind, names in kinds.items():
         newest = max(number_of_unit(name) or 0 for name in names)
         known = {name: unit for name in names if (unit := _unit(above.folders[name], name, contents, rules))}
         place = family(above.inner(kind))
         shapes.note(place, {unit.number: unit.shape for unit in known.values()})
         claimed |= known.keys()
+        less, whole = set[str](), -1
         for name, unit in known.items():
-            is_all = is_over or named_after(above, unit.folder, contents)
             older = shapes.before(place, unit.number)
+            is_all = named_after(above, unit.folder, contents) or (is_over and len(older) < HABIT)
             broken = dcp.why_not_in(unit.folder, contents)
-            if why := broken or ("" if is_all else _lacks(unit, older, newest)):
+            if why := broken or ("" if is_all else _lacks(unit, reduce(and_, older) if older else None, newest)):
                 waiting.append(why)
-                torn |= {name} if broken or older is not None else set()
+                torn |= {name} if broken else set()
+                less |= {name} if older and not broken else set()
             else:
                 checkpoints.append(_ready(unit, contents))
+                whole = max(whole, unit.number)
+        lacking |= {name for name in less if known[name].number > whole}
     return Findings(
         checkpoints=tuple(checkpoints),
         waiting=tuple(waiting),
         claimed=frozenset(claimed),
         torn=frozenset(torn),
+        lacking=frozenset(lacking),
     )
 
 

@@ -103,6 +103,23 @@ def test_parts_of_a_training_that_failed_are_not_committed(tmp_path: Path) -> No
     assert not Path(url).exists() or held(url) == []
 
 
+@pytest.mark.parametrize("names", ["('step-{}/model.pt', 'step-{}/optim.pt')", "('model_{}.pt', 'optim_{}.pt')"])
+def test_a_training_that_dies_behind_a_pipe_has_not_ended_well(tmp_path: Path, names: str) -> None:
+    url, here = str(tmp_path / "bucket"), tmp_path / "here"
+    (tmp_path / "train.py").write_text(
+        f"{BEGIN}for n in (1, 2, 3):\n for name in {names}:\n  write(name.format(n))\n  if n == 3: os._exit(3)\n time.sleep(1)\n"
+    )
+    done = run(url, here, "sh", "-c", f"{sys.executable} {tmp_path / 'train.py'} | cat")
+    assert done.returncode == 75, done.stderr
+    assert "3/" in done.stderr or "_3" in done.stderr
+    half = names.split("'")[1].format(3)
+    assert not any(half in paths for paths in held(url))
+    listed = run(url, here, "sh", "-c", f"find {here} -type f")
+    assert listed.returncode == 0
+    assert half not in listed.stdout
+    assert len(listed.stdout.split()) == 4
+
+
 def test_parts_of_a_training_that_was_asked_to_end_are_not_committed(tmp_path: Path) -> None:
     url = str(tmp_path / "bucket")
     code = (

@@ -133,6 +133,33 @@ def test_what_is_half_written_is_put_aside(run: Run, tmp_path: Path, is_first: b
     assert begun(run, here).aside is None
 
 
+@pytest.mark.parametrize("is_first", [False, True])
+def test_half_of_a_pair_is_put_aside(run: Run, tmp_path: Path, is_first: bool) -> None:  # noqa: FBT001  parametrized
+    here = tmp_path / "here"
+    for name in ("model_1.pt", "optimizer_1.pt"):
+        write(here / name, 1)
+    if not is_first:
+        save(run, here, step=1)
+    write(here / "optimizer_2.pt", 2)
+    assert begun(run, here).aside == tmp_path / "here.unfinished-1"
+    assert sorted(path.name for path in here.iterdir()) == ["model_1.pt", "optimizer_1.pt"]
+
+
+def test_what_was_written_since_stays_though_something_else_waits(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    committed(run, here, 1)
+    for name in ("step-2.pt", "step-3.pt", "encoder.pt"):
+        write(here / name, 2)
+    assert begun(run, here) == Begun(kept=str(here), step=1)
+    assert len(list(here.iterdir())) == 4
+
+
+def test_a_link_that_leads_to_itself_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigError):
+        begun(run, tmp_path / "loop")
+
+
 def test_a_snapshot_of_which_a_part_is_torn_on_the_disk_is_restored_whole(run: Run, tmp_path: Path) -> None:
     here = tmp_path / "here"
     for name in ("generator.pt", "discriminator.pt"):

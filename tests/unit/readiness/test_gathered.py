@@ -63,15 +63,34 @@ def test_what_has_the_same_number_belongs_together(folder: Path) -> None:
     assert newest(recogniser.look(0)).paths == {"model_110.pt", "optimizer_110.pt", "ema_110.safetensors"}
 
 
-def test_a_training_that_ended_well_is_not_waited_for(folder: Path) -> None:
+@pytest.mark.parametrize("older", [1, 2])
+def test_the_end_of_a_training_weighs_more_than_one_before_and_less_than_two(folder: Path, older: int) -> None:
     recogniser = Recogniser(folder)
-    for number in (90, 100):
+    for number in (90, 100)[-older:]:
         later(torch_file(folder / f"model_{number}.pt"))
         later(torch_file(folder / f"ema_{number}.pt"))
     later(torch_file(folder / "model_110.pt"))
+    assert recogniser.look(0).lacking == recogniser.look(0).unfinished == {"model_110.pt"}
     recogniser.training_is_over()
-    one = newest(recogniser.look(0))
-    assert (one.step, one.paths) == (110, {"model_110.pt", "ema_100.pt", "model_100.pt"})
+    found = recogniser.look(0)
+    if older == 1:
+        assert (newest(found).step, newest(found).paths) == (110, {"model_110.pt", "ema_100.pt", "model_100.pt"})
+        assert found.lacking == set()
+    else:
+        assert (newest(found).step, newest(found).paths) == (100, {"ema_100.pt", "model_100.pt"})
+        assert found.lacking == {"model_110.pt"}
+
+
+def test_the_best_of_one_step_is_not_wanted_of_the_next(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    for name in ("epoch_1.pt", "best_1.pt", "epoch_2.pt"):
+        later(torch_file(folder / name))
+    found = recogniser.look(0)
+    assert newest(found).name == "epoch_2.pt"
+    assert found.lacking == set()
+    for name in ("optimizer_last_3.pt", "model_last_3.pt", "optimizer_last_4.pt"):
+        later(torch_file(folder / name))
+    assert recogniser.look(0).lacking == {"optimizer_last_4.pt"}
 
 
 def test_folders_beside_each_other_are_all_needed(folder: Path, looked: Look) -> None:

@@ -87,6 +87,32 @@ def test_a_training_that_ended_well_has_written_all(folder: Path) -> None:
     assert names(recogniser) == ["step-100"]
 
 
+def test_the_end_of_a_training_weighs_less_than_two_before_that_have_more(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    step(folder, 100)
+    step(folder, 200, "model.pt", "optimizer.pt")
+    recogniser.training_is_over()
+    assert names(recogniser) == ["step-100", "step-200"]
+    recogniser = Recogniser(folder)
+    step(folder, 200)
+    step(folder, 300, "model.pt")
+    recogniser.training_is_over()
+    found = recogniser.look(2e9)
+    assert [one.name for one in found.checkpoints] == ["step-100", "step-200"]
+    assert found.lacking == found.unfinished == {"step-300/model.pt"}
+
+
+def test_an_older_one_that_was_made_smaller_is_not_unfinished(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    for number in (100, 200, 300):
+        step(folder, number)
+        names(recogniser)
+    (folder / "step-200/optimizer.pt").unlink()
+    found = recogniser.look(2e9)
+    assert [one.name for one in found.checkpoints] == ["step-100", "step-300"]
+    assert found.lacking == set()
+
+
 def test_what_is_torn_is_not_whole_even_then(folder: Path) -> None:
     recogniser = Recogniser(folder)
     file = step(folder, 100) / "model.pt"
