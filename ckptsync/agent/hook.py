@@ -84,7 +84,7 @@ class CommandHook:
             self._command: Sequence[str] = shlex.split(command)
         except ValueError as error:
             raise ConfigError(f"notice_command {command!r} cannot be taken apart: {error}") from error
-        if not self._command:
+        if not any(self._command[:1]):
             raise ConfigError("notice_command is empty")
         self._every_s, self._clock = every_s, clock
 

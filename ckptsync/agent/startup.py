@@ -13,6 +13,7 @@ from ckptsync.agent.ledger import is_in
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
 from ckptsync.events import Event, Kind
 from ckptsync.readiness.base import Ready
+from ckptsync.readiness.names import family, numbers_in
 from ckptsync.readiness.recognise import Looked, Recogniser
 from ckptsync.run import Run
 from ckptsync.snapshot.layout import parse_snapshot_id
@@ -132,10 +133,20 @@ def _same(looked: Looked, newest: Manifest, directory: Path) -> str | None:
 
 
 def _later(looked: Looked, newest: Manifest) -> frozenset[str]:
-    """Paths of checkpoints of a later step than a snapshot, and written before it: those of a training that another machine has begun anew."""
+    """Paths of checkpoints of a later step than a snapshot, and written before it: those of a training that another machine has begun anew.
+
+    A step that is counted anew in each epoch, as in `epoch_0_iter_900.pt` before `epoch_1_iter_100.pt`, is no later one.
+    """
     of_snapshot = {file.path for file in newest.files}
-    later = (one for one in looked.checkpoints if one.step is not None and one.step > newest.id.step)
-    overtaken = (one.paths for one in later if not _is_written_later(one, looked, newest))
+    last = {family(path): numbers_in(path) for path in of_snapshot}
+    overtaken = (
+        one.paths
+        for one in looked.checkpoints
+        if one.step is not None
+        and one.step > newest.id.step
+        and not any(numbers_in(path) < last.get(family(path), ()) for path in one.paths)
+        and not _is_written_later(one, looked, newest)
+    )
     return frozenset().union(*overtaken) - of_snapshot
 
 

@@ -14,7 +14,8 @@ _TEMPORARY = re.compile(
 )
 _STEP = re.compile(r"(?:^|[^a-z])(?:global[-_]?step|step|iteration|iter)s?[-_=:]?(\d{1,12})(?!\d)", re.IGNORECASE)
 _NUMBER = re.compile(
-    r"(?:^|(?:^|[^a-z])(?:checkpoint|ckpt|model|state|snapshot|weights|save)[-_=.]?)(\d{1,12})$", re.IGNORECASE
+    r"(?:^|(?:^|[^a-z])(?:checkpoint|ckpt|model|state|snapshot|weights|save|global|it)[-_=.]?)(\d{1,12})$",
+    re.IGNORECASE,
 )
 
 _EPOCH = re.compile(r"(?:^|[^a-z])(?:epoch|ep|round|update)s?[-_=:]?(\d{1,12})$", re.IGNORECASE)
@@ -27,7 +28,9 @@ _RANK = re.compile(
 _SERIES = r"(?<![a-z])(?:fold|seed|split|trial)[-_=]?\d+"
 """What tells one training from others beside it."""
 _LABEL = re.compile(rf"{_RANK.pattern}|{_SERIES}", re.IGNORECASE)
-_NUMBERS = re.compile(rf"({_LABEL.pattern})|\d+", re.IGNORECASE)
+_DECIMAL = r"(?:(?<=[_=])[-+])?\d+(?:\.\d+)?(?:e[-+]?\d+(?![a-z\d]))?"
+"""A number with its sign, where that cannot be a hyphen."""
+_NUMBERS = re.compile(rf"({_LABEL.pattern})|{_DECIMAL}", re.IGNORECASE)
 
 
 def is_temporary(name: str) -> bool:
@@ -85,6 +88,11 @@ def labels_in(path: str) -> frozenset[str]:
 def family(path: str) -> str:
     """Return what paths of the same kind have in common: `step-#/rank0.pt` for `step-100/rank0.pt`."""
     return _NUMBERS.sub(lambda found: found[1] or "#", path)
+
+
+def numbers_in(path: str) -> tuple[float, ...]:
+    """Return the numbers that `family` leaves out, in their order."""
+    return tuple(float(found[0]) for found in _NUMBERS.finditer(path) if not found[1])
 
 
 def step_along(path: str) -> int | None:

@@ -160,7 +160,7 @@ def test_what_a_command_leaves_running_is_not_waited_for() -> None:
         assert notices.get(timeout=LONG_S).message == "so"
 
 
-@pytest.mark.parametrize("command", ["", "a 'b"])
+@pytest.mark.parametrize("command", ["", "''", "a 'b"])
 def test_a_command_without_sense_is_refused(command: str) -> None:
     with pytest.raises(ConfigError, match="notice_command"):
         CommandHook(command, every_s=1.0)

@@ -154,6 +154,16 @@ def test_what_was_written_since_stays_though_something_else_waits(run: Run, tmp_
     assert len(list(here.iterdir())) == 4
 
 
+def test_what_an_epoch_before_wrote_stays_though_its_step_is_later(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    write(here / "epoch_1_iter_100.pt", 1)
+    save(run, here, step=100)
+    write(here / "epoch_0_iter_900.pt", 1)
+    os.utime(here / "epoch_0_iter_900.pt", (1, 1))
+    assert begun(run, here) == Begun(kept="epoch_1_iter_100.pt", step=100)
+    assert (here / "epoch_0_iter_900.pt").exists()
+
+
 def test_a_link_that_leads_to_itself_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(ConfigError):

@@ -208,6 +208,9 @@ def test_a_forced_rule_looks_at_its_own_files(folder: Path) -> None:
         ("step-100", 100, 100),
         ("epoch_3", 3, 3),
         ("ep3", 3, 3),
+        ("it_100", 100, 100),
+        ("global_100", 100, 100),
+        ("gemma-it-7b", None, None),
         ("version_0", None, 0),
         ("optimizer_100", None, 100),
         ("run2b", None, None),
@@ -217,6 +220,13 @@ def test_a_forced_rule_looks_at_its_own_files(folder: Path) -> None:
 def test_names_tell_numbers(name: str, unit: int | None, number: int | None) -> None:
     assert (number_of_unit(name), number_in(name)) == (unit, number)
     assert family(f"a1/{name}") == f"a#/{family(name)}"
+
+
+def test_a_number_may_have_a_sign_a_point_and_an_exponent() -> None:
+    rewards = {family(f"reward_{number}.pt") for number in ("-12.5", "3", "+0.25", "1e-05", "2E+4")}
+    assert rewards == {"reward_#.pt"}
+    assert {family(f"step-{number}") for number in (1, 20)} == {"step-#"}
+    assert family("5e2f.pt") == "#e#f.pt"
 
 
 def test_a_script_may_call_its_folders_as_the_trainer_does_and_write_the_same_files(folder: Path) -> None:
