@@ -96,7 +96,9 @@ class Walker:
                     odd[name] = "is neither a file, a folder nor a link"
             except FileNotFoundError:
                 continue
-            except (ManifestError, _OddError) as error:
+            except ManifestError as error:
+                odd[name] = f"cannot be saved by this name, rename it: {error}"
+            except _OddError as error:
                 odd[name] = str(error)
             except OSError as error:
                 odd[name] = f"cannot be read: {error.strerror}"
