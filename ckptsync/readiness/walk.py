@@ -96,10 +96,8 @@ class Walker:
                     odd[name] = "is neither a file, a folder nor a link"
             except FileNotFoundError:
                 continue
-            except ManifestError as error:
-                odd[name] = f"cannot be saved by this name, rename it: {error}"
-            except _OddError as error:
-                odd[name] = str(error)
+            except (ManifestError, _OddError) as error:
+                odd[name] = _why(error)
             except OSError as error:
                 odd[name] = f"cannot be read: {error.strerror}"
         same = same and len(files) == len(known) and links == last.links and odd == last.odd
@@ -138,6 +136,11 @@ def _is_still(seen: Identity, found: os.stat_result) -> bool:
         and found.st_ctime_ns == seen.ctime_ns
         and found.st_dev == seen.device
     )
+
+
+def _why(error: ManifestError | _OddError) -> str:
+    """Why an entry cannot be saved, as the rest of a sentence about it."""
+    return str(error) if isinstance(error, _OddError) else f"cannot be saved by this name, rename it: {error}"
 
 
 def _file(path: str, entry: os.DirEntry[str], found: os.stat_result) -> SourceFile:
