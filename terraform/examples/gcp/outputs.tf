@@ -14,13 +14,17 @@ output "mig_name" {
 }
 
 output "commands" {
-  description = "What to run, by what it is for. `as_trainer`, `as_reader` and `as_gc` sign you in once, each in a folder of its own; `doctor` acts as the trainer, `gc` as gc, and what looks and restores as the reader."
+  description = "What to run, by what it is for. `as_trainer`, `as_reader` and `as_gc` sign you in once, each in a folder of its own; `doctor` acts as the trainer, `gc` as gc, and what looks and restores as the reader, whoever you are signed in as."
   value = merge(
     module.machine.commands,
-    { for name, who in local.acts_as : name => "CLOUDSDK_CONFIG=~/.config/ckptsync-${who} ${module.machine.commands[name]}" },
+    {
+      # A file of credentials in the environment would count for more than the folder. The shell expands ~ here, and env would not.
+      for name, who in local.acts_as :
+      name => "CLOUDSDK_CONFIG=~/.config/ckptsync-${who} env -u GOOGLE_APPLICATION_CREDENTIALS ${module.machine.commands[name]}"
+    },
     {
       for who, email in local.accounts :
-      "as_${who}" => "CLOUDSDK_CONFIG=~/.config/ckptsync-${who} gcloud auth application-default login --impersonate-service-account ${email}"
+      "as_${who}" => "CLOUDSDK_CONFIG=~/.config/ckptsync-${who} env -u GOOGLE_APPLICATION_CREDENTIALS gcloud auth application-default login --impersonate-service-account ${email}"
     },
   )
 }

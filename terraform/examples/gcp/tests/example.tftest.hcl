@@ -29,12 +29,17 @@ run "as_it_comes" {
   }
 
   assert {
-    condition     = output.commands.gc == "CLOUDSDK_CONFIG=~/.config/ckptsync-gc ckptsync gc gs://a-bucket/runs/run-1 --keep-last 3"
+    condition     = output.commands.doctor == "CLOUDSDK_CONFIG=~/.config/ckptsync-trainer env -u GOOGLE_APPLICATION_CREDENTIALS ckptsync doctor gs://a-bucket/runs/run-1"
+    error_message = "The doctor does not prove the trainer's rights."
+  }
+
+  assert {
+    condition     = output.commands.gc == "CLOUDSDK_CONFIG=~/.config/ckptsync-gc env -u GOOGLE_APPLICATION_CREDENTIALS ckptsync gc gs://a-bucket/runs/run-1 --keep-last 3"
     error_message = "The command that deletes old checkpoints is another."
   }
 
   assert {
-    condition     = output.commands.as_trainer == "CLOUDSDK_CONFIG=~/.config/ckptsync-trainer gcloud auth application-default login --impersonate-service-account ckptsync-trainer@a-project.iam.gserviceaccount.com"
+    condition     = output.commands.as_trainer == "CLOUDSDK_CONFIG=~/.config/ckptsync-trainer env -u GOOGLE_APPLICATION_CREDENTIALS gcloud auth application-default login --impersonate-service-account ckptsync-trainer@a-project.iam.gserviceaccount.com"
     error_message = "The command that makes one the trainer is another."
   }
 
@@ -81,12 +86,17 @@ run "rights" {
   }
 
   assert {
-    condition     = output.commands.as_gc == "CLOUDSDK_CONFIG=~/.config/ckptsync-gc gcloud auth application-default login --impersonate-service-account ckptsync-gc@a-project.iam.gserviceaccount.com"
+    condition     = output.commands.as_gc == "CLOUDSDK_CONFIG=~/.config/ckptsync-gc env -u GOOGLE_APPLICATION_CREDENTIALS gcloud auth application-default login --impersonate-service-account ckptsync-gc@a-project.iam.gserviceaccount.com"
     error_message = "The command that makes one gc makes one somebody else."
   }
 
   assert {
-    condition     = alltrue([for name in ["status", "ls", "report", "restore"] : startswith(output.commands[name], "CLOUDSDK_CONFIG=~/.config/ckptsync-reader ckptsync ")])
+    condition     = output.commands.as_reader == "CLOUDSDK_CONFIG=~/.config/ckptsync-reader env -u GOOGLE_APPLICATION_CREDENTIALS gcloud auth application-default login --impersonate-service-account ckptsync-reader@a-project.iam.gserviceaccount.com"
+    error_message = "The command that makes one the reader makes one somebody else."
+  }
+
+  assert {
+    condition     = alltrue([for name in ["status", "ls", "report", "restore"] : startswith(output.commands[name], "CLOUDSDK_CONFIG=~/.config/ckptsync-reader env -u GOOGLE_APPLICATION_CREDENTIALS ckptsync ")])
     error_message = "Looking and restoring is done with more rights than the reader's."
   }
 
