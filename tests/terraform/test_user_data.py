@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -141,3 +142,40 @@ def test_what_was_asked_for_arrives(rendered: Rendered, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     options = resolve({})
     assert (options.agent.ask, options.agent.port) == ("signal:USR1", 9464)
+
+
+# Programs of a machine on which apt fails once, and python3 and git come by it.
+PROGRAMS = {
+    "apt-get": '''echo "$*" >>"$LOG"
+[ -e "$BIN/reached" ] || { : >"$BIN/reached"; exit 100; }
+[ "$1" = update ] || ln -s "$BIN/cloned" "$BIN/git"''',
+    "cloned": 'for last; do :; done; mkdir -p "$last"',
+    "python3": '''[ "$1" = -m ] || exec test -e "$BIN/git"
+mkdir -p "$3/bin" && ln -s "$BIN/true" "$3/bin/pip" && ln -s "$BIN/true" "$3/bin/ckptsync"''',
+    "systemctl": 'echo "systemctl $*" >>"$LOG"',
+}
+
+
+@pytest.mark.parametrize("packages", ["lacking", "there"])
+def test_packages_that_did_not_come_are_asked_for_until_they_do(
+    rendered: Rendered, packages: str, tmp_path: Path
+) -> None:
+    programs, log, script = tmp_path / "bin", tmp_path / "log", tmp_path / "install-training"
+    programs.mkdir()
+    for name, text in PROGRAMS.items():
+        (programs / name).write_text(f"#!/bin/sh\nset -eu\n{text}\n")
+        (programs / name).chmod(0o755)
+    for name in ("sh", "mkdir", "rm", "mv", "ln", "true", "test"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    if packages == "there":
+        (programs / "git").symlink_to(programs / "cloned")
+    found = files(rendered(EXAMPLE))
+    (tmp_path / "train.env").write_text(found[ENVIRONMENT])
+    script.write_text(found[INSTALL].replace("/srv/train", f"{tmp_path}/train").replace("/etc/", f"{tmp_path}/"))
+    environ = {"PATH": str(programs), "BIN": str(programs), "LOG": str(log)}
+    codes = [subprocess.run(["/bin/sh", script], env=environ, check=False).returncode for _ in range(2)]
+    asked = ["update -q", "update -q", "install -qy --no-install-recommends git python3-venv"]
+    started = ["systemctl daemon-reload", "systemctl enable --now train.service"]
+    assert codes == ([0, 0] if packages == "there" else [100, 0])
+    assert log.read_text().splitlines() == (started * 2 if packages == "there" else [*asked, *started])
+    assert (tmp_path / "train" / "src").is_dir()
