@@ -72,6 +72,12 @@ def test_exit_codes_that_no_restart_mends_are_ours(example: Path) -> None:
 
 
 @EXAMPLES
+def test_what_the_training_says_can_be_read_from_outside(example: Path) -> None:
+    service = unit(files(example)[UNIT])
+    assert {service.one("Service", f"Standard{stream}") for stream in ("Output", "Error")} == {"journal+console"}
+
+
+@EXAMPLES
 def test_systemd_waits_longer_than_the_drain(example: Path) -> None:
     service = unit(files(example)[UNIT])
     words = service.command({})

@@ -39,8 +39,8 @@ Restart=on-failure
 RestartSec=10
 # 2: an option cannot be used. 5: a newer writer owns the run. 126, 127: the training cannot be started.
 RestartPreventExitStatus=2 5 126 127
-StandardOutput=journal
-StandardError=journal
+StandardOutput=journal+console
+StandardError=journal+console
 SyslogIdentifier=train
 
 # PrivateDevices, ProtectClock and MemoryDenyWriteExecute stay off: GPUs are devices, and compilers make code.
