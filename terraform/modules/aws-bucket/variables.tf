@@ -93,7 +93,12 @@ variable "storage_class_transitions" {
         && try(index(["STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR"], one.storage_class), 4) > try(index(["STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR"], var.storage_class_transitions[max(number, 1) - 1].storage_class), -1)
       )
     ])
-    error_message = "storage_class_transitions must come in their order: each on a later day, from STANDARD_IA by INTELLIGENT_TIERING and ONEZONE_IA to GLACIER_IR. S3 moves nothing back."
+    error_message = "storage_class_transitions must come in their order: each on a later day, from STANDARD_IA by INTELLIGENT_TIERING to ONEZONE_IA or GLACIER_IR. S3 moves nothing back."
+  }
+
+  validation {
+    condition     = length(setintersection(["ONEZONE_IA", "GLACIER_IR"], var.storage_class_transitions[*].storage_class)) < 2
+    error_message = "storage_class_transitions must end with ONEZONE_IA or with GLACIER_IR: S3 moves nothing from the one to the other."
   }
 }
 

@@ -249,6 +249,16 @@ run "a_class_that_s3_moves_back_from" {
   expect_failures = [var.storage_class_transitions]
 }
 
+run "from_one_zone_to_glacier" {
+  command = plan
+
+  variables {
+    storage_class_transitions = [{ days = 30, storage_class = "ONEZONE_IA" }, { days = 90, storage_class = "GLACIER_IR" }]
+  }
+
+  expect_failures = [var.storage_class_transitions]
+}
+
 run "one_letter_as_a_wildcard" {
   command = plan
 
