@@ -19,7 +19,7 @@ MEANT = {
     "CKV_AWS_300": "unfinished uploads are dropped below the prefix of the runs: what others have in the bucket is theirs",
     "CKV_AWS_341": "a container on the machine must hear the notice, and is one hop further away",
     "CKV_GCP_26": "flow logs are billed, and in this network there is one machine, which nothing can reach",
-    "CKV_GCP_78": "versions of every checkpoint that retention deletes are billed; only gc can delete or replace, and a variable turns them on",
+    "CKV_GCP_78": "versions of every checkpoint that retention deletes are billed; of the roles only gc can delete or replace, and a variable turns them on",
     "CKV2_AWS_62": "nobody waits for events of the bucket",
 }
 
