@@ -28,17 +28,14 @@ resource "google_storage_bucket" "this" {
     }
   }
 
-  dynamic "lifecycle_rule" {
-    for_each = var.versioning ? [var.noncurrent_days] : []
-
-    content {
-      action {
-        type = "Delete"
-      }
-      condition {
-        days_since_noncurrent_time = lifecycle_rule.value
-        with_state                 = "ARCHIVED"
-      }
+  # Also without versioning: what was kept while it was on would stay for good, and be billed.
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      days_since_noncurrent_time = var.noncurrent_days
+      with_state                 = "ARCHIVED"
     }
   }
 

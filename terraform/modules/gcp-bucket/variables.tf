@@ -89,7 +89,7 @@ variable "versioning" {
 }
 
 variable "noncurrent_days" {
-  description = "After how many days a noncurrent version is deleted for good."
+  description = "After how many days a noncurrent version is deleted for good. It also cleans up where versioning is no longer on."
   type        = number
   default     = 7
   nullable    = false

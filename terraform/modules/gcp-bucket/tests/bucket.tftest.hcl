@@ -28,10 +28,18 @@ run "as_it_comes" {
   }
 
   assert {
-    condition = [for rule in google_storage_bucket.this.lifecycle_rule : [one(rule.action).type, one(rule.condition).age]] == [
-      ["AbortIncompleteMultipartUpload", 7]
+    condition = [for rule in google_storage_bucket.this.lifecycle_rule : one(rule.condition).age if one(rule.action).type == "AbortIncompleteMultipartUpload"] == [
+      7
     ]
-    error_message = "unfinished uploads are not dropped after a week, or something else is done"
+    error_message = "unfinished uploads are not dropped after a week"
+  }
+
+  assert {
+    condition = [
+      for rule in google_storage_bucket.this.lifecycle_rule : [one(rule.action).type, one(rule.condition).days_since_noncurrent_time, one(rule.condition).with_state]
+      if one(rule.action).type != "AbortIncompleteMultipartUpload"
+    ] == [["Delete", 7, "ARCHIVED"]]
+    error_message = "versions of a time when they were kept stay for good, or live ones end"
   }
 
   assert {
