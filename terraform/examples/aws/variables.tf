@@ -24,6 +24,7 @@ variable "run_name" {
   description = "The run that is trained. Another training needs another one."
   type        = string
   default     = "first-run"
+  nullable    = false
 }
 
 variable "repository" {
@@ -54,12 +55,18 @@ variable "instance_types" {
   description = "Kinds of machine that will do."
   type        = list(string)
   default     = ["m7i.large", "m7a.large", "m6i.large", "m6a.large"]
+  nullable    = false
 }
 
 variable "subnet_ids" {
   description = "Where the machine may start; null takes the subnets of the region's default network."
   type        = list(string)
   default     = null
+
+  validation {
+    condition     = var.subnet_ids == null || try(length(var.subnet_ids), 0) > 0
+    error_message = "Name at least one subnet, as in subnet-0123456789abcdef0, or none at all: null."
+  }
 }
 
 variable "public_ip" {

@@ -115,7 +115,7 @@ variable "kms_key_arn" {
   default     = null
 
   validation {
-    condition     = var.kms_key_arn == null || can(regex("^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/.+$", var.kms_key_arn))
+    condition     = var.kms_key_arn == null || can(regex("^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", var.kms_key_arn))
     error_message = "kms_key_arn must be the ARN of a key, arn:aws:kms:REGION:ACCOUNT:key/ID; an alias is not enough for a role's policy."
   }
 }
@@ -128,6 +128,11 @@ variable "access_log_bucket" {
   validation {
     condition     = var.access_log_bucket == null || var.access_log_bucket != var.bucket_name
     error_message = "access_log_bucket must be another bucket: logs of a bucket in itself never end."
+  }
+
+  validation {
+    condition     = var.access_log_bucket == null || can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.access_log_bucket))
+    error_message = "access_log_bucket must be the name of a bucket, not its ARN or its address."
   }
 }
 
@@ -158,7 +163,7 @@ variable "principals" {
 
   validation {
     condition = alltrue(flatten([
-      for role in values(var.principals) : [for one in role.arns : can(regex("^arn:aws[a-z-]*:(iam::[0-9]{12}:(root|role/|user/)|sts::[0-9]{12}:(assumed-role|federated-user)/)[^*?]*$", one))]
+      for role in values(var.principals) : [for one in role.arns : can(regex("^arn:aws[a-z-]*:(iam::[0-9]{12}:(root|(role|user)/([^*?\\s]*/)?[\\w+=,.@-]+)|sts::[0-9]{12}:(assumed-role/[\\w+=,.@-]+|federated-user)/[\\w+=,.@-]+)$", one))]
     ]))
     error_message = "arns must be whole ARNs of accounts, roles or users, without wildcards."
   }

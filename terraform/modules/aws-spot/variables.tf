@@ -21,10 +21,11 @@ variable "url" {
 variable "run_name" {
   description = "The run below url that the machine trains. Another training needs another one."
   type        = string
+  nullable    = false
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.run_name))
-    error_message = "A run's name consists of letters, digits, points, hyphens and underscores, with slashes between them."
+    condition     = can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.run_name)) && length(setintersection(split("/", var.run_name), [".", ".."])) == 0
+    error_message = "A run's name consists of letters, digits, points, hyphens and underscores, with slashes between them, and no part is . or .. alone."
   }
 }
 
@@ -62,6 +63,7 @@ variable "root_device_name" {
 variable "instance_types" {
   description = "Kinds of machine that will do, all of the image's architecture. The more there are, the rarer is a wait for spot capacity."
   type        = list(string)
+  nullable    = false
 
   validation {
     condition     = length(var.instance_types) > 0 && alltrue([for kind in var.instance_types : can(regex("^[a-z0-9-]+\\.[a-z0-9-]+$", kind))])

@@ -35,8 +35,8 @@ variable "prefix" {
   nullable    = false
 
   validation {
-    condition     = var.prefix == "" || can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.prefix))
-    error_message = "prefix must be names of letters, digits, dots, hyphens and underscores with a slash between them, and none at the ends."
+    condition     = var.prefix == "" || can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.prefix)) && length(setintersection(split("/", var.prefix), [".", ".."])) == 0
+    error_message = "prefix must be names of letters, digits, dots, hyphens and underscores with a slash between them, none at the ends, and none of them . or .. alone."
   }
 
   validation {

@@ -167,3 +167,27 @@ run "no_region" {
 
   expect_failures = [var.region]
 }
+
+run "no_subnets" {
+  command = plan
+
+  variables {
+    subnet_ids = []
+  }
+
+  expect_failures = [var.subnet_ids]
+}
+
+run "null_for_what_has_a_default" {
+  command = plan
+
+  variables {
+    run_name       = null
+    instance_types = null
+  }
+
+  assert {
+    condition     = output.run == "s3://a-bucket/runs/first-run" && contains(var.instance_types, "m7i.large")
+    error_message = "Null does not stand for the default."
+  }
+}

@@ -298,3 +298,103 @@ run "a_tag_that_no_service_takes" {
 
   expect_failures = [var.tags]
 }
+
+run "every_key" {
+  command = plan
+
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/*"
+  }
+
+  expect_failures = [var.kms_key_arn]
+}
+
+run "logs_in_an_address" {
+  command = plan
+
+  variables {
+    access_log_bucket = "s3://team-logs"
+  }
+
+  expect_failures = [var.access_log_bucket]
+}
+
+run "logs_in_no_name" {
+  command = plan
+
+  variables {
+    access_log_bucket = ""
+  }
+
+  expect_failures = [var.access_log_bucket]
+}
+
+run "a_role_without_a_name" {
+  command = plan
+
+  variables {
+    principals = { gc = { arns = ["arn:aws:iam::123456789012:role/"] } }
+  }
+
+  expect_failures = [var.principals]
+}
+
+run "a_role_that_is_a_folder" {
+  command = plan
+
+  variables {
+    principals = { gc = { arns = ["arn:aws:iam::123456789012:role/ops/"] } }
+  }
+
+  expect_failures = [var.principals]
+}
+
+run "a_user_without_a_name" {
+  command = plan
+
+  variables {
+    principals = { gc = { arns = ["arn:aws:iam::123456789012:user/"] } }
+  }
+
+  expect_failures = [var.principals]
+}
+
+run "an_account_with_something_behind" {
+  command = plan
+
+  variables {
+    principals = { gc = { arns = ["arn:aws:iam::123456789012:root/ops"] } }
+  }
+
+  expect_failures = [var.principals]
+}
+
+run "a_session_without_a_name" {
+  command = plan
+
+  variables {
+    principals = { gc = { arns = ["arn:aws:sts::123456789012:assumed-role/ops"] } }
+  }
+
+  expect_failures = [var.principals]
+}
+
+run "whom_a_role_may_name" {
+  command = plan
+
+  variables {
+    principals = { gc = { arns = [
+      "arn:aws:iam::123456789012:root",
+      "arn:aws:iam::123456789012:role/ops",
+      "arn:aws-cn:iam::123456789012:role/teams/vision/ops_1@example.org",
+      "arn:aws:iam::123456789012:user/somebody",
+      "arn:aws:sts::123456789012:assumed-role/ops/somebody@example.org",
+      "arn:aws:sts::123456789012:federated-user/somebody",
+    ] } }
+  }
+
+  assert {
+    condition     = length(var.principals.gc.arns) == 6
+    error_message = "a principal that AWS knows is refused"
+  }
+}

@@ -174,3 +174,23 @@ run "a_tag_that_no_service_takes" {
 
   expect_failures = [var.tags]
 }
+
+run "a_run_that_goes_up" {
+  command = plan
+
+  variables {
+    run_name = "team/../other"
+  }
+
+  expect_failures = [var.run_name]
+}
+
+run "a_run_that_stays_where_it_is" {
+  command = plan
+
+  variables {
+    run_name = "./first"
+  }
+
+  expect_failures = [var.run_name]
+}

@@ -217,3 +217,23 @@ run "a_labels_value_in_capitals" {
 
   expect_failures = [var.labels]
 }
+
+run "a_prefix_that_goes_up" {
+  command = plan
+
+  variables {
+    prefix = "runs/../others"
+  }
+
+  expect_failures = [var.prefix]
+}
+
+run "a_prefix_that_stays_where_it_is" {
+  command = plan
+
+  variables {
+    prefix = "."
+  }
+
+  expect_failures = [var.prefix]
+}

@@ -186,3 +186,23 @@ run "a_region_for_a_zone" {
 
   expect_failures = [var.zones]
 }
+
+run "a_run_that_goes_up" {
+  command = plan
+
+  variables {
+    run_name = "team/../other"
+  }
+
+  expect_failures = [var.run_name]
+}
+
+run "a_run_that_stays_where_it_is" {
+  command = plan
+
+  variables {
+    run_name = "./first"
+  }
+
+  expect_failures = [var.run_name]
+}
