@@ -101,7 +101,7 @@ variable "create_kms_key" {
 }
 
 variable "versioning" {
-  description = "Keep for a day what is deleted or overwritten, which costs that storage and lets a mistaken gc be undone."
+  description = "Keep for one to two days what is deleted or overwritten, which costs that storage and lets a mistaken gc be undone."
   type        = bool
   default     = true
   nullable    = false

@@ -28,7 +28,7 @@ variable "versioning" {
 }
 
 variable "noncurrent_days" {
-  description = "Days after which overwritten and deleted versions are gone for good. It also cleans up where versioning is no longer on."
+  description = "Days after which overwritten and deleted versions are gone for good; S3 adds the time until the next midnight UTC. It also cleans up where versioning is no longer on."
   type        = number
   default     = 1
   nullable    = false
