@@ -156,7 +156,7 @@ def act_as_their_role(commands: Mapping[str, str], folder: Path) -> None:
         (folder / program).write_text(f"#!/bin/sh\n{SEES}\n")
         (folder / program).chmod(0o755)
     environ = {
-        "HOME": "/home/a person",
+        "HOME": "/srv/a person",
         "PATH": f"{folder}:/usr/bin:/bin",
         "CLOUDSDK_CONFIG": "/elsewhere",
         "GOOGLE_APPLICATION_CREDENTIALS": "/a/key.json",
@@ -168,4 +168,4 @@ def act_as_their_role(commands: Mapping[str, str], folder: Path) -> None:
                 [shell, "-c", commands[name]], env=environ, capture_output=True, text=True, check=True
             )
             program = "gcloud auth application-default login" if name.startswith("as_") else f"ckptsync {name} "
-            assert done.stdout.startswith(f"/home/a person/.config/ckptsync-{who} none {program}"), commands[name]
+            assert done.stdout.startswith(f"/srv/a person/.config/ckptsync-{who} none {program}"), commands[name]
