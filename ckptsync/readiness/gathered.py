@@ -56,9 +56,9 @@ def gathered(
         waiting.append(_FIRST.format(groups.pop()[-1].name))
     lacking: set[str] = set()
     while len(groups) > 1 and (missing := _missing(groups, least=HABIT if is_over else 1)):
-        (*others, last) = groups.pop()
-        waiting.append(f"{last.name} has no {missing} beside it yet, as those before it have")
-        lacking = lacking.union(last.paths, *(one.paths for one in others))
+        group = groups.pop()
+        waiting.append(f"{group[-1].name} has no {missing} beside it yet, as those before it have")
+        lacking.update(*(one.paths for one in group))
     if not groups:
         return Gathered((), tuple(waiting))
     newest = _joined(groups[-1])

@@ -61,8 +61,8 @@ variable "run_name" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.run_name)) && length(setintersection(split("/", var.run_name), [".", ".."])) == 0
-    error_message = "A run's name consists of letters, digits, points, hyphens and underscores, with slashes between them, and no part is . or .. alone."
+    condition     = can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.run_name))
+    error_message = "A run's name consists of letters, digits, points, hyphens and underscores, with slashes between them."
   }
 
   validation {
