@@ -1,4 +1,4 @@
-"""One verb in a process of its own, so that it can be killed and its memory measured. Prints one line of JSON."""
+"""One verb in a process of its own, so that it can be killed and its memory measured. Prints `ready`, then one line of JSON."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def main() -> None:
     with open_run(url) as run:
         run.catalog.latest()  # builds the client, whose memory is not the transfer's
         before = memory_bytes("VmRSS")
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         if verb == "save":
             result: Saved | Restored = save(run, Path(path), step=int(rest[0]))
         else:
