@@ -74,20 +74,26 @@ def test_it_is_read_after_a_commit_and_every_ten_seconds_and_only_when_asked(
             yield opened
 
     with History(board, counted) as history:
+
+        def is_read(times: int) -> bool:
+            return len(opens) == times and not history._asked.is_set()
+
         clock.advance(1000)
         assert not opens
-        until(lambda: history.known().at_s is not None)
+        history.known()
+        until(lambda: is_read(1))
         for _ in range(50):
             history.known()
-        assert len(opens) == 1
+        assert is_read(1)
         commit(board, 4)
-        until(lambda: bool(history.known()) and len(opens) == 2)
-        clock.advance(9)
-        until(lambda: history._next_s > 1000 and not history._asked.is_set())
         history.known()
-        assert not history._asked.is_set()
+        until(lambda: is_read(2))
+        clock.advance(9)
+        history.known()
+        assert is_read(2)
         clock.advance(2)
-        until(lambda: bool(history.known()) and len(opens) == 3)
+        history.known()
+        until(lambda: is_read(3))
 
 
 def test_a_bucket_that_hangs_keeps_nobody_waiting(board: Board) -> None:
