@@ -166,6 +166,8 @@ class Companion:
         try:
             # One that was asked to end, and ends with 0, may have been amid a save.
             self._agent.drain(left_s, trainer_ended=True, ended_well=code == 0 and not self._asked_to_end)
+            if self._asked_to_end and code == 0 and (news := self._agent.look().news):
+                raise NotDurableError(f"not durable: {news[0]}")
         except FencedError:
             raise
         except CkptsyncError as error:

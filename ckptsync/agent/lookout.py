@@ -67,6 +67,7 @@ class Found:
         settling: whether there are such.
         waiting: why others are not whole, a sentence each.
         overdue: those of them that have stood for a minute by now, each once.
+        news: those of them that did not stand there at the first look.
         lacking: paths of those of them that lack what all before them have.
         tree: everything in the directory; None while there is none.
         never: whether none was whole at any look so far.
@@ -76,6 +77,7 @@ class Found:
     settling: bool = False
     waiting: tuple[str, ...] = ()
     overdue: tuple[str, ...] = ()
+    news: tuple[str, ...] = ()
     lacking: frozenset[str] = frozenset()
     tree: SourceTree | None = None
     never: bool = False
@@ -130,6 +132,7 @@ class Lookout:
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _looked: bool = False
     _ever_whole: bool = False
+    _at_first: frozenset[str] = frozenset()
     _waiting_since_s: dict[str, float] = field(default_factory=dict)
     _writing_since_s: float | None = None
 
@@ -161,7 +164,8 @@ class Lookout:
         except ConfigError:  # it was removed at this moment
             return Found()
         candidates = tuple(self._candidates(looked, now_s))
-        self._looked = True
+        if not self._looked:
+            self._looked, self._at_first = True, frozenset(looked.waiting)
         self._ever_whole = self._ever_whole or bool(candidates)
         self._watch_writing(looked, now_s)
         settled = tuple(one for one in candidates if now_s - one.whole_s >= SETTLE_S)
@@ -170,6 +174,7 @@ class Lookout:
             settling=len(settled) < len(candidates),
             waiting=looked.waiting,
             overdue=tuple(self._overdue(looked.waiting, now_s)),
+            news=tuple(why for why in looked.waiting if why not in self._at_first),
             lacking=looked.lacking,
             tree=looked.tree,
             never=not self._ever_whole,

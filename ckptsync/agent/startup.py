@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import glob
+import sys
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ckptsync.agent.aside import put_aside
 from ckptsync.agent.ledger import is_in
 from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
 from ckptsync.events import Event, Kind
 from ckptsync.readiness.base import Ready
-from ckptsync.readiness.names import family, numbers_in
+from ckptsync.readiness.names import family, number_of_unit, numbers_in
 from ckptsync.readiness.recognise import Looked, Recogniser
 from ckptsync.run import Run
 from ckptsync.snapshot.layout import parse_snapshot_id
@@ -21,6 +22,9 @@ from ckptsync.snapshot.manifest import Manifest
 from ckptsync.transfer.held import chosen
 from ckptsync.transfer.target import must_stay
 from ckptsync.verbs.restore import Restored, restore
+
+_BESIDE = {".json", ".jsonl", ".txt", ".yaml", ".yml", ".csv", ".log", ".md"}
+"""Endings of what tells of a checkpoint, and holds nothing of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,18 +67,18 @@ def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None)
     newest = run.catalog.latest()
     if newest is not None and looked is not None:
         if newer := [ready for ready in looked.snapshots if _is_newer(ready, looked, newest)]:
-            aside = put_aside(directory, looked.tree, looked.unfinished)
+            aside = put_aside(directory, looked.tree, _half(looked))
             lost = looked.unfinished | _best_of(newer[-1], looked, newest)
             _bring_back(run, directory, newest, lost)
             return Begun(kept=newer[-1].name or str(directory), step=newest.id.step, aside=aside)
         if (same := _same(looked, newest, directory)) is not None:
-            in_the_way = looked.unfinished | _later(looked, newest)
+            in_the_way = _half(looked) | _later(looked, newest)
             return Begun(kept=same, step=newest.id.step, aside=put_aside(directory, looked.tree, in_the_way))
     try:
         restored = restore(run, directory)
     except NoSnapshotError:
         _make(directory)
-        return Begun(aside=None if looked is None else put_aside(directory, looked.tree, looked.unfinished))
+        return Begun(aside=None if looked is None else put_aside(directory, looked.tree, _half(looked)))
     aside = _put_others_aside(run, directory, restored, rule, quiet_s) if must_stay(directory) else None
     return Begun(restored=restored, step=restored.step, aside=aside)
 
@@ -86,7 +90,7 @@ def _put_others_aside(run: Run, directory: Path, restored: Restored, rule: str, 
     if snapshot is None:
         return None
     ours = {entry.path for entry in run.catalog.get(snapshot).entries}
-    theirs = looked.unfinished.union(*(one.paths for one in looked.checkpoints))
+    theirs = _half(looked).union(*(one.paths for one in looked.checkpoints))
     return put_aside(directory, looked.tree, theirs - ours)
 
 
@@ -130,6 +134,25 @@ def _same(looked: Looked, newest: Manifest, directory: Path) -> str | None:
         return None
     found = [ready for ready in looked.snapshots if is_in(newest, chosen(looked.tree, ready.paths), ready)]
     return (found[-1].name if found else "") or str(directory)
+
+
+def _half(looked: Looked) -> frozenset[str]:
+    """Paths of what is no checkpoint, and what the training would take for one.
+
+    That is what is not whole for sure, and a folder of a later step than any that is whole, of the same kind, in which nothing of a checkpoint
+    is yet: the save was killed as it began.
+    """
+    last: dict[str, int] = {}
+    for one in looked.checkpoints:
+        if (number := number_of_unit(one.name)) is not None:
+            last[family(one.name)] = max(number, last.get(family(one.name), 0))
+    paths = set(looked.unfinished)
+    for folder in (directory.path for directory in looked.tree.directories):
+        if (number_of_unit(folder) or 0) > last.get(family(folder), sys.maxsize):
+            inside = {file.path for file in looked.tree.files if file.path.startswith(f"{folder}/")}
+            if all(PurePosixPath(path).suffix in _BESIDE for path in inside):
+                paths |= inside or {folder}
+    return frozenset(paths)
 
 
 def _later(looked: Looked, newest: Manifest) -> frozenset[str]:

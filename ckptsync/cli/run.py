@@ -175,7 +175,8 @@ def _bring(run: str, directory: Path, config: Config, observer: Observer) -> Non
         for kept in begun.restored.kept:
             say(f"what stood at {directory} before is kept in {kept}: it is in no snapshot, or could not be deleted")
     elif begun.kept is not None:
-        say(f"{begun.kept} in {directory} stays: it is the newest snapshot, of step {begun.step}, or newer")
+        name = "what is" if begun.kept == str(directory) else begun.kept
+        say(f"{name} in {directory} stays: it is the newest snapshot, of step {begun.step}, or newer")
     else:
         say(f"no snapshot yet: {directory} stays as it is")
     if begun.aside is not None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 from ckptsync.readiness.base import Folder, Ready
 from ckptsync.readiness.contents import Contents
+from ckptsync.readiness.habit import HABIT, Shape, wanted
 from ckptsync.readiness.loose import Parts, beside, is_another_state
 from ckptsync.readiness.names import family, number_in, ranks_in
 from ckptsync.readiness.pointers import pointing
 from ckptsync.readiness.torch import stem
-from ckptsync.readiness.units import HABIT
 
 _FIRST = (
     "{} is of one rank, and nothing tells yet how many there are: what the ranks write is taken when the next step begins, when the "
@@ -55,7 +55,7 @@ def gathered(
     if len(groups) == 1 and not is_over and any(ranks_in(one.name) and number_in(stem(one.name)) for one in groups[0]):
         waiting.append(_FIRST.format(groups.pop()[-1].name))
     lacking: set[str] = set()
-    while len(groups) > 1 and (missing := _missing(groups, least=HABIT if is_over else 1)):
+    while len(groups) > 1 and (missing := _missing(groups, is_over=is_over)):
         group = groups.pop()
         waiting.append(f"{group[-1].name} has no {missing} beside it yet, as those before it have")
         lacking.update(*(one.paths for one in group))
@@ -85,14 +85,14 @@ def _groups(checkpoints: Sequence[Ready]) -> list[list[Ready]]:
     return list(groups.values())
 
 
-def _missing(groups: Sequence[Sequence[Ready]], *, least: int) -> str:
-    """Name of a kind that the newest group lacks, and all older ones of its kinds have; empty when there is none, or too few are older."""
+def _missing(groups: Sequence[Sequence[Ready]], *, is_over: bool) -> str:
+    """Name of a kind that the newest group lacks, and older ones of its kinds have; empty when there is none, or too few are older."""
     own = {family(one.name) for one in groups[-1]}
     alike = [kinds for group in groups[:-1] if (kinds := {family(one.name) for one in group}) & own]
-    if len(alike) < least or not any("#" in kind for kind in own):
+    if (is_over and len(alike) < HABIT) or not any("#" in kind for kind in own):
         return ""
-    common = set.intersection(*alike) - own
-    parts = (kind for kind in common if not any(is_another_state(kind, one) for one in own))
+    before = set((+wanted([Shape(kinds) for kinds in alike], is_over=is_over)).elements())
+    parts = (kind for kind in before - own if not any(is_another_state(kind, one) for one in own))
     return min(parts, default="").rpartition("/")[2]
 
 

@@ -9,18 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import and_
 
 from ckptsync.readiness import dcp, safetensors, torch
 from ckptsync.readiness.base import Findings, Folder, Ready
 from ckptsync.readiness.contents import Contents, UnreadableError
+from ckptsync.readiness.habit import HABIT, Shape, wanted
 from ckptsync.readiness.names import family, is_plain, number_of_unit, step_along
 from ckptsync.readiness.pointers import named_after
-
-Shape = Counter[str]
-HABIT = 2
-"""So many before that had it outweigh the end of a training: that of `train | tee log` tells nothing of it."""
 
 
 @dataclass(slots=True)
@@ -40,8 +35,8 @@ class Shapes:
             self._seen[kind] = known
 
     def before(self, kind: str, number: int) -> list[Shape]:
-        """What the older ones held."""
-        return [shape for one, shape in self._seen.get(kind, {}).items() if one < number]
+        """What the older ones held, the oldest first."""
+        return [shape for one, shape in sorted(self._seen.get(kind, {}).items()) if one < number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +90,21 @@ def find(
         place = family(above.inner(kind))
         shapes.note(place, {unit.number: unit.shape for unit in known.values()})
         claimed |= known.keys()
-        less, whole = set[str](), -1
+        less, whole = dict[str, str](), -1
         for name, unit in known.items():
             older = shapes.before(place, unit.number)
             is_all = named_after(above, unit.folder, contents) or (is_over and len(older) < HABIT)
-            broken = dcp.why_not_in(unit.folder, contents)
-            if why := broken or ("" if is_all else _lacks(unit, reduce(and_, older) if older else None, newest)):
-                waiting.append(why)
-                torn |= {name} if broken else set()
-                less |= {name} if older and not broken else set()
+            if broken := dcp.why_not_in(unit.folder, contents):
+                waiting.append(broken)
+                torn.add(name)
+            elif why := "" if is_all else _lacks(unit, wanted(older, is_over=is_over) if older else None, newest):
+                less[name] = why
             else:
                 checkpoints.append(_ready(unit, contents))
                 whole = max(whole, unit.number)
-        lacking |= {name for name in less if known[name].number > whole}
+        later = {name: why for name, why in less.items() if known[name].number > whole}
+        waiting += later.values()
+        lacking |= {name for name in later if shapes.before(place, known[name].number)}
     return Findings(
         checkpoints=tuple(checkpoints),
         waiting=tuple(waiting),
@@ -117,11 +114,11 @@ def find(
     )
 
 
-def _lacks(unit: Unit, wanted: Shape | None, newest: int) -> str:
+def _lacks(unit: Unit, before: Shape | None, newest: int) -> str:
     """Why nothing tells that all of it is there; empty when something does."""
     name = unit.folder.path
-    if wanted is not None:
-        missing = next(iter(sorted((wanted - unit.shape).elements())), "")
+    if before is not None:
+        missing = next(iter(sorted((before - unit.shape).elements())), "")
         return f"{name} has no {missing} yet, as those before it have" if missing else ""
     if unit.number < newest:
         return ""

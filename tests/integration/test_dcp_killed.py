@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,22 @@ def trained(url: str, kill_at: int | None = None) -> list[str]:
     command = [*launcher, str(SCRIPT), url, "--steps", str(STEPS)]
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     lines: list[str] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ, start_new_session=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ, start_new_session=True
+        ) as process,
+    ):
         for line in process.stdout or ():
             lines.append(line.strip())
             if kill_at is not None and line.startswith(f"step {kill_at} "):
                 os.killpg(process.pid, signal.SIGKILL)
                 break
+        process.wait()
+        errors.seek(0)
+        said = errors.read()
     if kill_at is None:  # gloo's own threads abort a process now and then that is done: its code tells nothing
-        assert lines[-1].startswith("done ")
+        assert lines[-1].startswith("done "), said
     else:  # or one that is not: that is as good as killed
         assert process.returncode != 0
     return lines

@@ -120,33 +120,35 @@ def test_a_training_that_dies_behind_a_pipe_has_not_ended_well(tmp_path: Path, n
     assert len(listed.stdout.split()) == 4
 
 
-def test_parts_of_a_training_that_was_asked_to_end_are_not_committed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("writes", "committed", "code"),
+    [
+        ("write('G.pt'); write('D.pt'); write('G.pt')", [], 75),
+        ("write('1/a.pt'); write('1/b.pt'); write('2/a.pt')", [{"1/a.pt", "1/b.pt"}], 75),
+        ("write('1/a.pt'); write('1/b.pt'); write('2/a.pt'); write('2/b.pt')", [{"2/a.pt", "2/b.pt"}], 0),
+        ("write('last.pt')", [{"last.pt"}], 0),
+    ],
+)
+def test_what_a_training_that_was_asked_to_end_leaves_half_is_not_durable(
+    writes: str, committed: list[set[str]], code: int, tmp_path: Path
+) -> None:
     url = str(tmp_path / "bucket")
-    code = (
-        BEGIN
-        + "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); write('G.pt'); write('D.pt'); write('G.pt')\n"
-    )
-    argv = [
-        CKPTSYNC,
-        "run",
-        url,
-        "--dir",
-        str(tmp_path / "here"),
-        "--notices",
-        "none",
-        "--",
-        sys.executable,
-        "-c",
-        code,
-    ]
+    trains = f"{BEGIN}import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n{writes}\n"
+    argv = [CKPTSYNC, "run", url, "--dir", str(tmp_path / "here"), "--notices", "none", "--", sys.executable, "-c"]
     with subprocess.Popen(
-        [*argv[:-1], code + "print('written', flush=True); time.sleep(600)"], stdout=subprocess.PIPE, text=True
+        [*argv, f"{trains}print('written', flush=True); time.sleep(600)"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == "written\n"
         process.terminate()
-        assert process.wait(LONG_S) == 0
-    assert not Path(url).exists() or held(url) == []
+        said = process.stderr.read()
+        assert process.wait(LONG_S) == code, said
+    assert ("not durable" in said) == (code == 75)
+    assert (held(url)[:1] if Path(url).exists() else []) == committed
 
 
 def test_what_the_bucket_has_lost_is_committed_again(tmp_path: Path) -> None:

@@ -66,6 +66,41 @@ def test_what_the_bucket_has_not_got_yet_stays(run: Run, tmp_path: Path) -> None
     assert sorted(path.name for path in here.iterdir()) == ["step-1.pt", "step-2.pt"]
 
 
+@pytest.mark.parametrize("inside", [None, "metrics.json", "sub/config.yaml"])
+def test_a_folder_in_which_nothing_of_a_checkpoint_is_yet_is_out_of_the_way(
+    run: Run, tmp_path: Path, inside: str | None
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for step in (1, 2, 3):
+        write(here / f"step-{step}/model.pt", step)
+        (here / f"step-{step}/metrics.json").write_text("{}")
+    save(run, here, step=3)
+    for name in ("step-4", "logs-5"):
+        path = here / name / (inside or "")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}") if inside else path.mkdir()
+    aside = begun(run, here).aside
+    assert aside is not None
+    assert [path.name for path in aside.iterdir()] == ["step-4"]
+    assert sorted(path.name for path in here.iterdir()) == ["logs-5", "step-1", "step-2", "step-3"]
+    assert begun(run, here).aside is None
+
+
+@pytest.mark.parametrize("rule", ["auto", "marker"])
+def test_a_folder_that_may_be_a_checkpoint_stays(run: Run, tmp_path: Path, rule: str) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for step in (1, 2):
+        write(here / f"step-{step}/model.pt", step)
+    (here / "step-1/.ckptsync-ready").touch()
+    save(run, here, step=1)
+    (here / "step-3").mkdir()
+    (here / "step-3/weights.bin").write_bytes(b"0")
+    assert bring_newest(run, here, rule=rule, quiet_s=None).aside is None
+    assert (here / "step-2/model.pt").exists()
+
+
 def test_the_newest_that_stands_there_is_not_fetched(run: Run, tmp_path: Path) -> None:
     committed(run, tmp_path / "one", 1)
     here = tmp_path / "here"

@@ -81,6 +81,20 @@ def test_the_end_of_a_training_weighs_more_than_one_before_and_less_than_two(fol
         assert found.lacking == {"model_110.pt"}
 
 
+def test_half_of_a_step_that_was_left_makes_no_habit(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    for number in (10, 20, 30):
+        later(torch_file(folder / f"model_{number}.pt"))
+        later(torch_file(folder / f"optimizer_{number}.pt"))
+    later(torch_file(folder / "model_31.pt"))
+    later(torch_file(folder / "model_40.pt"))
+    assert newest(recogniser.look(0)).step == 30
+    later(torch_file(folder / "optimizer_40.pt"))
+    assert newest(recogniser.look(0)).step == 40
+    later(torch_file(folder / "model_50.pt"))
+    assert newest(recogniser.look(0)).step == 40
+
+
 def test_the_best_of_one_step_is_not_wanted_of_the_next(folder: Path) -> None:
     recogniser = Recogniser(folder)
     for name in ("epoch_1.pt", "best_1.pt", "epoch_2.pt"):

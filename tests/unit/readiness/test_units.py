@@ -53,13 +53,41 @@ def test_half_of_one_that_a_killed_training_left_is_not_whole_when_the_next_begi
     assert names(recogniser) == ["step-100", "step-200", "step-400"]
 
 
-def test_who_saves_less_from_now_on_is_waited_for_once(folder: Path) -> None:
+def test_who_saves_less_from_now_on_is_waited_for_twice(folder: Path) -> None:
     recogniser = Recogniser(folder)
-    step(folder, 100)
-    step(folder, 200, "model.pt")
-    assert names(recogniser) == ["step-100"]
-    step(folder, 300, "model.pt")
-    assert names(recogniser) == ["step-100", "step-300"]
+    for number in (100, 200, 300):
+        step(folder, number)
+    for number in (400, 500):
+        step(folder, number, "model.pt")
+        assert names(recogniser) == ["step-100", "step-200", "step-300"]
+    step(folder, 600, "model.pt")
+    assert names(recogniser)[-1] == "step-600"
+    assert recogniser.look(2e9).waiting == ()  # those in between are of no interest any more
+
+
+@pytest.mark.parametrize("whole", [[100], [100, 200], [100, 200, 300]])
+def test_half_of_one_that_was_left_makes_no_habit(folder: Path, whole: list[int]) -> None:
+    recogniser = Recogniser(folder)
+    for number in whole:
+        step(folder, number)
+    step(folder, 310, "model.pt")
+    names(recogniser)
+    step(folder, 400, "model.pt")
+    assert "step-400" not in names(recogniser)
+    step(folder, 400)
+    assert names(recogniser)[-1] == "step-400"
+    step(folder, 500, "model.pt")
+    assert names(recogniser)[-1] == "step-400"
+
+
+def test_what_is_saved_every_other_time_is_no_part_of_all(folder: Path) -> None:
+    recogniser = Recogniser(folder)
+    for number in range(1, 5):
+        step(folder, number, "model.pt", *(["ema.pt"] if number % 2 == 0 else []))
+        names(recogniser)
+    for number in range(5, 9):
+        step(folder, number, "model.pt", *(["ema.pt"] if number % 2 == 0 else []))
+        assert names(recogniser)[-1] == f"step-{number}"
 
 
 def test_what_is_deleted_before_the_next_begins_is_remembered(folder: Path) -> None:
