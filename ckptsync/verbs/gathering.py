@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from msgspec import UNSET, UnsetType
 
-from ckptsync.errors import ConflictError, IncompleteError, ManifestError, NoSnapshotError, NotFoundError
+from ckptsync.errors import ConflictError, IncompleteError, ManifestError, NoSnapshotError, NotFoundError, StoreError
 from ckptsync.events import Event, Kind
 from ckptsync.records import read_record, this_writer, timestamp
 from ckptsync.run import Run
@@ -152,7 +152,8 @@ class Gathering:
             try:
                 self._check_kept()  # the snapshot may have come and gone while we slept
             except IncompleteError:
-                self.run.store.delete([layout.manifest_key(self.snapshot)])
+                with suppress(StoreError):  # where trainers may not delete, whoever reads finds it damaged
+                    self.run.store.delete([layout.manifest_key(self.snapshot)])
                 raise
         self.run.observer(
             Event(kind=Kind.COMMITTED, path=manifest.snapshot, bytes=manifest.size, count=len(manifest.files))

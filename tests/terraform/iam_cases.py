@@ -17,7 +17,7 @@ COMMITS = {"manifest": layout.manifest_key(LATER), "claim": layout.writer_key(2)
 DATA = {
     "file": layout.data_key(LATER, "model.safetensors"),
     "file in a folder named manifests": layout.data_key(LATER, "manifests/latest.json"),
-    "file in a folder named writers": layout.data_key(LATER, "writers/state.json"),
+    "file in a folder named writers": layout.data_key(LATER, "writers/settings.json"),
     "file in a folder named leases": layout.data_key(LATER, f"leases/{EARLIER}/abcdefgh"),
     "file in a folder named like a doctor's": layout.data_key(LATER, "doctor-0123456789abcdef/x"),
 }

@@ -30,6 +30,8 @@ EnvironmentFile=/etc/train.env
 Environment=PYTHONUNBUFFERED=1
 WorkingDirectory=/srv/train/src
 StateDirectory=train
+# A GPU's driver makes its device nodes by a program of root, which the training must not start.
+ExecStartPre=-+/bin/sh -c 'command -v nvidia-modprobe && exec nvidia-modprobe -u -c 0'
 ExecStart=/srv/train/venv/bin/ckptsync run --dir /var/lib/train/checkpoints --state-dir /var/lib/train/journal \
     --drain-timeout 300s -- /srv/train/venv/bin/python train.py $TRAIN_OPTIONS
 # SIGTERM goes to ckptsync alone, which passes it on. It is done within --drain-timeout.

@@ -1,11 +1,12 @@
 # What the bucket refuses, whatever anybody's own policy allows. docs/design/format.md tells the keys.
 
 locals {
-  # Letters of keys are counted, so that a checkpoint's own folder named `manifests` or `data` is not taken for ours.
+  # Letters of keys are counted, so that a checkpoint's own folder named `manifests` or `data` is not taken for ours. No run comes to a
+  # million writers, so that their numbers, counted down, begin with 99, and a checkpoint's own `writers/settings.json` is none.
   id   = "????????-????????????-????????"
   runs = ["${local.bucket_arn}/${local.folder}", "${local.bucket_arn}/${local.folder}*/"]
 
-  commits = [for key in setproduct(local.runs, ["manifests/${local.id}.json", "writers/????????.json"]) : join("", key)]
+  commits = [for key in setproduct(local.runs, ["manifests/${local.id}.json", "writers/99??????.json"]) : join("", key)]
 
   # What is there for good, or for gc to delete.
   kept = [for key in setproduct(local.runs, [

@@ -89,11 +89,11 @@ variable "storage_class_transitions" {
   validation {
     condition = alltrue([
       for number, one in var.storage_class_transitions : number == 0 ? true : (
-        one.days > var.storage_class_transitions[max(number, 1) - 1].days
+        one.days > var.storage_class_transitions[max(number, 1) - 1].days + (endswith(var.storage_class_transitions[max(number, 1) - 1].storage_class, "_IA") ? 29 : 0)
         && try(index(["STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR"], one.storage_class), 4) > try(index(["STANDARD_IA", "INTELLIGENT_TIERING", "ONEZONE_IA", "GLACIER_IR"], var.storage_class_transitions[max(number, 1) - 1].storage_class), -1)
       )
     ])
-    error_message = "storage_class_transitions must come in their order: each on a later day, from STANDARD_IA by INTELLIGENT_TIERING to ONEZONE_IA or GLACIER_IR. S3 moves nothing back."
+    error_message = "storage_class_transitions must come in their order: each on a later day, or 30 days later than STANDARD_IA, for which S3 bills 30 days, from STANDARD_IA by INTELLIGENT_TIERING to ONEZONE_IA or GLACIER_IR. S3 moves nothing back."
   }
 
   validation {

@@ -24,8 +24,15 @@ variable "run_name" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.run_name)) && length(setintersection(split("/", var.run_name), [".", ".."])) == 0
-    error_message = "A run's name consists of letters, digits, points, hyphens and underscores, with slashes between them, and no part is . or .. alone."
+    condition     = can(regex("^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$", var.run_name))
+    error_message = "A run's name consists of letters, digits, points, hyphens and underscores, with slashes between them."
+  }
+
+  validation {
+    condition = length(setintersection(split("/", var.run_name), [
+      "..", ".", "aliases", "data", "journals", "launches", "leases", "manifests", "pins", "quarantine", "ranks", "writers"
+    ])) == 0
+    error_message = "No folder of a run's name may be called as those within runs, such as data or leases: the rights tell records by these."
   }
 }
 

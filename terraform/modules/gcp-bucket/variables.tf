@@ -13,8 +13,8 @@ variable "bucket_name" {
   type        = string
 
   validation {
-    condition     = can(regex("^[a-z0-9][a-z0-9_-]{1,61}[a-z0-9]$", var.bucket_name)) && !startswith(var.bucket_name, "goog")
-    error_message = "bucket_name must be 3 to 63 lower-case letters, digits, hyphens and underscores, begin and end with a letter or digit, and not begin with goog."
+    condition     = can(regex("^[a-z0-9][a-z0-9_-]{1,61}[a-z0-9]$", var.bucket_name)) && !startswith(var.bucket_name, "goog") && !strcontains(var.bucket_name, "google")
+    error_message = "bucket_name must be 3 to 63 lower-case letters, digits, hyphens and underscores, begin and end with a letter or digit, neither begin with goog nor contain google."
   }
 }
 
@@ -170,7 +170,7 @@ variable "create_service_accounts" {
 }
 
 variable "service_account_prefix" {
-  description = "What the service accounts' names begin with; -trainer, -reader and -gc follow."
+  description = "What the service accounts' names begin with; -trainer, -reader and -gc follow. Unique in the project: a second bucket needs another."
   type        = string
   default     = "ckptsync"
 

@@ -16,6 +16,7 @@ from ckptsync.clock import SYSTEM
 from ckptsync.errors import (
     CkptsyncError,
     ConfigError,
+    DeniedError,
     FencedError,
     IncompleteError,
     ManifestError,
@@ -553,10 +554,17 @@ def test_what_is_being_deleted_is_not_committed_again(
     assert not verify(run).bad
 
 
-def test_a_rank_that_slept_before_it_committed_brings_nothing_back(run: Run, save_all: Any, store: Any) -> None:
+@pytest.mark.parametrize("may_delete", [True, False])
+def test_a_rank_that_slept_before_it_committed_brings_nothing_back(
+    run: Run, save_all: Any, store: Any, *, may_delete: bool
+) -> None:
     """Another rank commits in its place, the job goes on, retention lets go of the step; then it wakes up."""
     save_all(2, ranks=[0], timeout_s=0.0)
     slept: list[Outcome] = []
+
+    def deny(verb: str, key: str) -> None:
+        if verb == "delete" and key.startswith(layout.MANIFESTS):
+            raise DeniedError("it may not")
 
     def sleep(verb: str, key: str) -> None:
         if verb == "put" and key.startswith(layout.MANIFESTS) and not slept:
@@ -564,12 +572,13 @@ def test_a_rank_that_slept_before_it_committed_brings_nothing_back(run: Run, sav
             slept.append(save_all(2, ranks=[0], timeout_s=0.0)[0])
             save_all(2, step=6)
             assert len(collect(run, LatestN(1), grace_s=0.0, dry_run=False).removed) == 1
+            store.before = (lambda *_: None) if may_delete else deny
 
     store.before = sleep
     outcome = save_all(2, ranks=[1])[1]
     assert isinstance(slept[0], Saved)
     assert "is being deleted or gone" in _refused(outcome)
-    assert [listed.id.step for listed in run.catalog.listed()] == [6]
+    assert [listed.id.step for listed in run.catalog.listed()] == ([6] if may_delete else [6, 5])
 
 
 def test_a_twin_does_not_replace_a_file_that_is_committed(run: Run, save_all: Any, store: Any) -> None:

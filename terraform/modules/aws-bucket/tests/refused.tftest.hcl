@@ -398,3 +398,13 @@ run "whom_a_role_may_name" {
     error_message = "a principal that AWS knows is refused"
   }
 }
+
+run "a_class_for_a_day" {
+  command = plan
+
+  variables {
+    storage_class_transitions = [{ days = 30, storage_class = "STANDARD_IA" }, { days = 59, storage_class = "GLACIER_IR" }]
+  }
+
+  expect_failures = [var.storage_class_transitions]
+}

@@ -194,3 +194,13 @@ run "a_run_that_stays_where_it_is" {
 
   expect_failures = [var.run_name]
 }
+
+run "a_run_called_as_a_folder_of_runs" {
+  command = plan
+
+  variables {
+    run_name = "aliases/x"
+  }
+
+  expect_failures = [var.run_name]
+}
