@@ -102,7 +102,7 @@ class Agent:
             raise ConfigError(f"{directory} and the run {opened.directory} lie in each other; keep the run elsewhere")
         self._ledger = Ledger(ledger_path(config.state_path(), opened.place, directory))
         self._backlog = Backlog(options.backlog, is_durable=self._ledger.__contains__)
-        self._lookout = Lookout(directory, options.ready, options.quiet_s, clock)
+        self.lookout = Lookout(directory, options.ready, options.quiet_s, clock)
         self._guard = Guard(directory, options, is_durable=self._ledger.__contains__, observer=self._observer)
         self._watch = Watch(directory, way=options.watch, say=self._say, stop=self._stop)
         self.board = Board(_first_status(opened.url, directory, clock), clock=clock)
@@ -183,7 +183,7 @@ class Agent:
         self._endgame.lift_cap()
         if over := self.trainer_done.is_set() if ended_well is None else ended_well:
             with self._looking:
-                self._lookout.training_is_over(since_first_look=ended_well is not None)
+                self.lookout.training_is_over(since_first_look=ended_well is not None)
         self._look_a_last_time()
         while not trainer_ended and self._endgame.awaits and self._clock.monotonic() < until_s:
             if self._stop.wait(SETTLE_S):
@@ -261,7 +261,7 @@ class Agent:
         """Look once, and let what is new and whole wait for its upload. From any thread."""
         with self._looking:
             try:
-                found = self._lookout.look()
+                found = self.lookout.look()
             except (DiskError, SourceChangedError) as error:
                 self._failed(error)
                 return Found(settling=isinstance(error, SourceChangedError))

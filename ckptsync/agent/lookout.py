@@ -144,6 +144,11 @@ class Lookout:
         """
         self._recogniser = Recogniser(self.directory, rule=self.rule, quiet_s=self.quiet_s)
 
+    def remember(self, snapshots: Iterable[Iterable[str]]) -> None:
+        """As `Recogniser.remember`."""
+        if self._recogniser is not None:
+            self._recogniser.remember(snapshots)
+
     def training_is_over(self, *, since_first_look: bool) -> None:
         """As `Recogniser.training_is_over`."""
         if self._recogniser is not None:

@@ -6,12 +6,14 @@ import glob
 import sys
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ckptsync.agent.aside import put_aside
 from ckptsync.agent.ledger import is_in
-from ckptsync.errors import ConfigError, IntegrityError, NoSnapshotError
+from ckptsync.clock import Clock
+from ckptsync.errors import ConfigError, IntegrityError, ManifestError, NoSnapshotError, NotFoundError
 from ckptsync.events import Event, Kind
 from ckptsync.readiness.base import Ready
 from ckptsync.readiness.names import family, number_of_unit, numbers_in
@@ -25,6 +27,8 @@ from ckptsync.verbs.restore import Restored, restore
 
 _BESIDE = {".json", ".jsonl", ".txt", ".yaml", ".yml", ".csv", ".log", ".md"}
 """Endings of what tells of a checkpoint, and holds nothing of it."""
+_RECENT = 4
+"""Snapshots that tell what the training saves: enough to see what it saves every other time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +40,14 @@ class Begun:
         kept: name of a checkpoint on the disk that is the newest snapshot, or newer than it; None when there is none.
         step: of the newest snapshot; None when there is none.
         aside: where checkpoints are now that were in the way; None when there were none.
+        recent: paths of each of the last snapshots, where something stood in the directory.
     """
 
     restored: Restored | None = None
     kept: str | None = None
     step: int | None = None
     aside: Path | None = None
+    recent: tuple[frozenset[str], ...] = field(default=(), compare=False)
 
 
 def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None) -> Begun:
@@ -63,7 +69,39 @@ def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None)
         StoreError: the bucket failed for good.
     """
     check_directory(directory)
-    looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now()) if directory.is_dir() else None
+    looking = _Looking(directory, rule, quiet_s, run.clock, _recent(run) if directory.is_dir() else ())
+    return replace(_begun(run, directory, looking), recent=looking.recent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Looking:
+    """How a directory is looked at."""
+
+    directory: Path
+    rule: str
+    quiet_s: float | None
+    clock: Clock
+    recent: tuple[frozenset[str], ...]
+
+    def look(self) -> Looked:
+        """Look once, as somebody who knows the last snapshots."""
+        recogniser = Recogniser(self.directory, rule=self.rule, quiet_s=self.quiet_s)
+        recogniser.remember(self.recent)
+        return recogniser.look(self.clock.now())
+
+
+def _recent(run: Run) -> tuple[frozenset[str], ...]:
+    """Paths of each of the last snapshots that can be read."""
+    recent: list[frozenset[str]] = []
+    for listed in run.catalog.listed(limit=_RECENT):
+        with suppress(ManifestError, NotFoundError):
+            recent.append(frozenset(file.path for file in run.catalog.load(listed).files))
+    return tuple(recent)
+
+
+def _begun(run: Run, directory: Path, looking: _Looking) -> Begun:
+    """Let the newest checkpoint stand in the directory."""
+    looked = looking.look() if directory.is_dir() else None
     newest = run.catalog.latest()
     if newest is not None and looked is not None:
         if newer := [ready for ready in looked.snapshots if _is_newer(ready, looked, newest)]:
@@ -79,19 +117,19 @@ def bring_newest(run: Run, directory: Path, *, rule: str, quiet_s: float | None)
     except NoSnapshotError:
         _make(directory)
         return Begun(aside=None if looked is None else put_aside(directory, looked.tree, _half(looked)))
-    aside = _put_others_aside(run, directory, restored, rule, quiet_s) if must_stay(directory) else None
+    aside = _put_others_aside(run, looking, restored) if must_stay(directory) else None
     return Begun(restored=restored, step=restored.step, aside=aside)
 
 
-def _put_others_aside(run: Run, directory: Path, restored: Restored, rule: str, quiet_s: float | None) -> Path | None:
+def _put_others_aside(run: Run, looking: _Looking, restored: Restored) -> Path | None:
     """Move every other checkpoint out of a directory that cannot be replaced as a whole, as a mount point."""
-    looked = Recogniser(directory, rule=rule, quiet_s=quiet_s).look(run.clock.now())
+    looked = looking.look()
     snapshot = parse_snapshot_id(restored.snapshot)
     if snapshot is None:
         return None
     ours = {entry.path for entry in run.catalog.get(snapshot).entries}
     theirs = _half(looked).union(*(one.paths for one in looked.checkpoints))
-    return put_aside(directory, looked.tree, theirs - ours)
+    return put_aside(looking.directory, looked.tree, theirs - ours)
 
 
 def check_directory(directory: Path) -> None:

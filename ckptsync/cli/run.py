@@ -139,7 +139,8 @@ def _supervised(
         exits.enter_context(watching(config.agent, agent.notice, signals=False))
         agent.board.entered(State.RESTORING)
         with spanned(spans, "restore"):
-            _bring(run, directory, config, fan_out(observer, agent.board.observe))
+            recent = _bring(run, directory, config, fan_out(observer, agent.board.observe))
+        agent.lookout.remember(recent)
         agent.look()  # what stands here by now is not of the command
 
         def start() -> Child:
@@ -159,8 +160,8 @@ def _supervised(
             return companion.wait()
 
 
-def _bring(run: str, directory: Path, config: Config, observer: Observer) -> None:
-    """Let the newest checkpoint stand in the directory, and tell which."""
+def _bring(run: str, directory: Path, config: Config, observer: Observer) -> Sequence[frozenset[str]]:
+    """Let the newest checkpoint stand in the directory, and tell which; paths of each of the last snapshots."""
     from ckptsync.agent.startup import bring_newest
     from ckptsync.events import Event, Kind
     from ckptsync.run import open_run
@@ -181,6 +182,7 @@ def _bring(run: str, directory: Path, config: Config, observer: Observer) -> Non
         say(f"no snapshot yet: {directory} stays as it is")
     if begun.aside is not None:
         say(f"what stood in {directory} beside that, half written or behind, is in {begun.aside} now")
+    return begun.recent
 
 
 def _request_file(exits: ExitStack) -> Path:

@@ -143,6 +143,15 @@ class Recogniser:
         self._cannot_be_saved: tuple[str, ...] = ()
         self._gathered = Gathered(())
 
+    def remember(self, snapshots: Iterable[Iterable[str]]) -> None:
+        """Take in what was whole before, by the paths of its files, so that what was deleted since is missed in what comes. Before the first look.
+
+        Args:
+            snapshots: committed ones.
+        """
+        for paths in snapshots:
+            self._shapes.remember(paths)
+
     def training_is_over(self, *, since_first_look: bool = True) -> None:
         """Take it from now on that the training has ended well, so that nothing is to come. Safe to call again.
 

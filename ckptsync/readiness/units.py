@@ -7,8 +7,9 @@ it and was written after it; the first of its kind is taken once the next has be
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from ckptsync.readiness import dcp, safetensors, torch
 from ckptsync.readiness.base import Findings, Folder, Ready
@@ -23,20 +24,39 @@ class Shapes:
     """What the folders of each kind held that were seen so far; for one thread."""
 
     _seen: dict[str, dict[int, Shape]] = field(default_factory=dict)
+    _told: dict[str, set[int]] = field(default_factory=dict)
+
+    def remember(self, paths: Iterable[str]) -> None:
+        """Take in what a checkpoint that was whole held; since then some of it may have been deleted from the disk."""
+        held: dict[str, Shape] = {}
+        for path in paths:
+            above = [str(folder) for folder in PurePosixPath(path).parents if number_of_unit(folder.name) is not None]
+            if above:
+                held.setdefault(above[0], Shape())[family(path[len(above[0]) + 1 :])] += 1
+        for folder, shape in held.items():
+            kind, number = family(folder), number_of_unit(PurePosixPath(folder).name) or 0
+            seen = self._seen.setdefault(kind, {})
+            seen[number] = seen.get(number, Shape()) | shape
+            self._told.setdefault(kind, set()).add(number)
 
     def note(self, kind: str, found: dict[int, Shape]) -> None:
         """Take in what is there now. Of what is gone the newest is remembered, as its successor may come later."""
         before = self._seen.get(kind, {})
+        told = {number: before[number] for number in self._told.get(kind, ())}
         gone = max((number for number in before if number not in found), default=None)
-        known = {number: shape | before.get(number, Shape()) for number, shape in found.items()}
+        known = told | {number: shape | before.get(number, Shape()) for number, shape in found.items()}
         if gone is not None and gone < max(found, default=0):
             known[gone] = before[gone]
         if known:
             self._seen[kind] = known
 
     def before(self, kind: str, number: int) -> list[Shape]:
-        """What the older ones held, the oldest first."""
-        return [shape for one, shape in sorted(self._seen.get(kind, {}).items()) if one < number]
+        """What the older ones held, the oldest first; what is known to have been whole counts alone where it is a habit."""
+        older = {one: shape for one, shape in sorted(self._seen.get(kind, {}).items()) if one < number}
+        told = self._told.get(kind, set()) & older.keys()
+        if len(told) < HABIT:
+            return [*older.values()]
+        return [shape for one, shape in older.items() if one in told or one > max(told)]
 
 
 @dataclass(frozen=True, slots=True)

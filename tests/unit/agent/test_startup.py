@@ -101,6 +101,38 @@ def test_a_folder_that_may_be_a_checkpoint_stays(run: Run, tmp_path: Path, rule:
     assert (here / "step-2/model.pt").exists()
 
 
+def test_what_older_ones_have_lost_since_is_missed_in_half_of_a_new_one(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for step in (1, 2, 3, 4, 5):
+        for name in ("model.pt", "optimizer.pt"):
+            write(here / f"step-{step}/{name}", step)
+        save(run, here, step=step)
+        if step < 5:
+            (here / f"step-{step}/optimizer.pt").unlink()  # as a training may, to keep the disk small
+    write(here / "step-6/model.pt", 6)
+    found = begun(run, here)
+    assert (found.kept, found.step) == ("step-5", 5)
+    assert found.aside is not None
+    assert [path.name for path in found.aside.iterdir()] == ["step-6"]
+    for name in ("model.pt", "optimizer.pt"):
+        write(here / f"step-6/{name}", 6)
+    found = begun(run, here)
+    assert (found.kept, found.aside) == ("step-6", None)
+
+
+def test_what_is_saved_every_other_time_is_not_missed(run: Run, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for step in (1, 2, 3, 4, 5):
+        for name in ("model.pt", "ema.pt")[: 1 + step % 2]:
+            write(here / f"step-{step}/{name}", step)
+        save(run, here, step=step)
+    write(here / "step-6/model.pt", 6)
+    found = begun(run, here)
+    assert (found.kept, found.aside) == ("step-6", None)
+
+
 def test_the_newest_that_stands_there_is_not_fetched(run: Run, tmp_path: Path) -> None:
     committed(run, tmp_path / "one", 1)
     here = tmp_path / "here"
