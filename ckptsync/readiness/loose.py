@@ -25,12 +25,13 @@ def _listed(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-_VERSION = _listed(
+_EMERGENCY = _listed("crash crashed emergency interrupt interrupted preempt preempted preemption")
+_VERSION = _EMERGENCY | _listed(
     "best last latest newest current final min max lowest highest top new old prev previous backup bak init initial "
     "pretrained base"
 )
 """Words that tell one state of a thing from another."""
-_WHOLE = _listed(
+_WHOLE = _EMERGENCY | _listed(
     "best last latest newest current final resume save saved checkpoint checkpoints chkpt ckpt ckpts snapshot snapshots"
 )
 """Words that say that a file is a checkpoint."""

@@ -35,6 +35,8 @@ PARTS = [
     ("model.pt", "checkpoint.pt"),
 ]
 STATES = [
+    ("step_100.pt", "interrupted.pt"),
+    ("last.pt", "emergency_checkpoint.pt"),
     ("last.pt", "best.pt"),
     ("model_last.pt", "model_best.pt"),
     ("best_model.pt", "last.pt"),
