@@ -19,7 +19,7 @@ locals {
       Action   = "s3:ListBucket"
       Resource = local.bucket_arn
     },
-    # S3 takes the key of an object that is not there for such a prefix, when it decides between 404 and 403.
+    # S3 takes the key of an object that is not there for such a prefix, when it decides between 404 and 403 (Ceph does as S3 here: #68577).
     [for condition in [{ StringLike = { "s3:prefix" = "${local.folder}*" } }] : { Condition = condition } if local.folder != ""]...
   )
   lists_uploads = { # S3 knows no condition that narrows this to a prefix
