@@ -14,7 +14,7 @@ HABIT = 2
 
 
 def wanted(older: Sequence[Shape], *, is_over: bool) -> Shape:
-    """What a checkpoint holds, as those before it do.
+    """What a checkpoint holds, as those before it do; one of them may have been left half written, and is not the oldest.
 
     Args:
         older: the oldest first.
